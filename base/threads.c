@@ -1,0 +1,59 @@
+#include "base/threads.h"
+
+#include <cblas.h>
+#include <dirent.h>
+#include <omp.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <time.h>
+
+extern void openblas_set_num_threads(int n);
+
+void threads_init(int n)
+{
+    if (n <= 0) {
+        const char *s = getenv("OMP_NUM_THREADS");
+        n = s ? atoi(s) : 0;
+    }
+    if (n <= 0) {
+        cpu_set_t set;
+        n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    }
+    omp_set_dynamic(0);
+    omp_set_num_threads(n);
+    openblas_set_num_threads(1);
+}
+
+int threads_count(void) { return omp_get_max_threads(); }
+
+double time_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+int64_t process_peak_rss(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (int64_t)u.ru_maxrss * 1024;
+}
+
+int64_t process_page_faults(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (int64_t)u.ru_minflt + u.ru_majflt;
+}
+
+int64_t process_threads_created(void)
+{
+    DIR *d = opendir("/proc/self/task");
+    if (!d) return -1;
+    int64_t n = 0;
+    for (struct dirent *f; (f = readdir(d));) n += f->d_name[0] != '.';
+    closedir(d);
+    return n;
+}

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Runs the test programs under $BUILD/tests (those whose path holds an argument, or all) and counts their cases.
+# A program speaks TAP through cmocka. One that dies counts as a failure. Last line: N passed, N failed[, N skipped].
+set -u
+build=${BUILD:-build}
+passed=0 failed=0 skipped=0
+export CMOCKA_MESSAGE_OUTPUT=TAP TRIAD_BIN="$PWD/$build/triad" TRIAD_BUILD="$PWD/$build"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+for t in "$build"/tests/*/test_*; do
+    [ -x "$t" ] && [ -f "$t" ] || continue
+    case "$t" in *.o | *.d) continue ;; esac
+    if [ $# -gt 0 ]; then
+        hit=0
+        for want in "$@"; do case "$t" in *"$want"*) hit=1 ;; esac; done
+        [ $hit = 1 ] || continue
+    fi
+    start=$(date +%s.%N)
+    timeout "${TEST_TIMEOUT:-600}" "$t" >"$log" 2>&1
+    status=$?
+    ok=$(grep -cE '^ok [0-9]+' "$log")
+    skip=$(grep -cE '^ok [0-9]+.*# SKIP' "$log")
+    bad=$(grep -cE '^not ok [0-9]+' "$log")
+    if [ $status -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
+    if [ $status -eq 0 ] && [ "$ok" -eq 0 ]; then bad=1; fi
+    passed=$((passed + ok - skip)) failed=$((failed + bad)) skipped=$((skipped + skip))
+    printf '%-52s %4d passed %3d failed %6.1f s\n' "${t#"$build"/tests/}" $((ok - skip)) "$bad" \
+        "$(echo "$(date +%s.%N) - $start" | bc -l 2>/dev/null || echo 0)"
+    if [ "$bad" -gt 0 ] || [ $status -ne 0 ]; then
+        echo "---- $t (exit status $status)"
+        tail -n 60 "$log"
+        echo "----"
+    fi
+done
+printf '%d passed, %d failed' "$passed" "$failed"
+[ "$skipped" -gt 0 ] && printf ', %d skipped' "$skipped"
+printf '\n'
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
