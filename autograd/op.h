@@ -132,6 +132,8 @@ struct ad_op {
     /* Asked by the fuse pass: `user`, an elementwise op, is the only reader of output 0 (as its operand `at`; `other` is its
      * second operand or 0). Emits one node that does both and returns it, or 0. `in` are the node's inputs in `g`. */
     val (*absorb)(struct ad_graph *g, const struct ad_node *n, const val *in, const struct ad_op *user, int at, val other);
+    /* Asked by the simplify pass: a val of `g` (an input, or a smaller expression) that equals output 0, or 0. */
+    val (*simplify)(struct ad_graph *g, const struct ad_node *n, const val *in);
     const struct ad_case *cases;
     int n_cases;
 };
