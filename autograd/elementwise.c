@@ -1,5 +1,5 @@
-/* Elementwise ops: the shared shape rule, the plain loop over `scalar`, and the f32 run that takes a program tile by tile.
- * Broadcasting and views cost nothing here: an input is read through its strides. */
+/* Elementwise ops: the shared shape rule, the plain loop over `scalar`, and the f32 run that takes a program tile by
+ * tile. Broadcasting and views cost nothing here: an input is read through its strides. */
 #include <string.h>
 
 #include "autograd/internal.h"
@@ -35,7 +35,8 @@ int ad_infer_elementwise(struct ad_infer *f)
             return ad_infer_fail(f, "the inputs must have one type, not %s and %s", ad_dtype_name(f->in_dtype[0]),
                                  ad_dtype_name(f->in_dtype[i]));
         if (!ad_broadcast_shape(s, f->in_shape[i], &s))
-            return ad_infer_fail(f, "%s and %s do not broadcast", ad_shape_text(a, s), ad_shape_text(b, f->in_shape[i]));
+            return ad_infer_fail(f, "%s and %s do not broadcast", ad_shape_text(a, s),
+                                 ad_shape_text(b, f->in_shape[i]));
     }
     f->shape[0] = s;
     return 0;
@@ -107,8 +108,7 @@ static struct nest make_nest(const struct ad_call *c)
     for (int d = 0; d < s.rank; d++) {
         if (s.dim[d] == 1) continue;
         bool merge = n.rank > 0;
-        for (int k = 0; k < c->n_in && merge; k++)
-            merge = n.stride[k][n.rank - 1] == stride[k][d] * s.dim[d];
+        for (int k = 0; k < c->n_in && merge; k++) merge = n.stride[k][n.rank - 1] == stride[k][d] * s.dim[d];
         if (!merge) n.dim[n.rank++] = 1;
         n.dim[n.rank - 1] *= s.dim[d];
         for (int k = 0; k < c->n_in; k++) n.stride[k][n.rank - 1] = stride[k][d];
@@ -124,8 +124,8 @@ struct code {
     int n_slots;
 };
 
-static void scalar_tile(const struct ad_op *op, int64_t n, const float *const *in, const int *step, float *out, const void *attr,
-                        int n_src)
+static void scalar_tile(const struct ad_op *op, int64_t n, const float *const *in, const int *step, float *out,
+                        const void *attr, int n_src)
 {
     for (int64_t i = 0; i < n; i++) {
         double x[3];
@@ -155,7 +155,8 @@ static struct code make_code(const struct ad_program *p)
 }
 
 /* n numbers of the output, from inputs that advance by step (0 or 1). */
-static void run_tile(const struct code *code, int64_t n, const float *const *in, const int *step, float *out, float (*tmp)[TILE])
+static void run_tile(const struct code *code, int64_t n, const float *const *in, const int *step, float *out,
+                     float (*tmp)[TILE])
 {
     const struct ad_program *p = code->p;
     for (int i = 0; i < p->n_lines; i++) {
@@ -168,13 +169,16 @@ static void run_tile(const struct code *code, int64_t n, const float *const *in,
             by[k] = r < p->n_in ? step[r] : 1;
         }
         float *to = i == p->n_lines - 1 ? out : tmp[code->slot[i]];
-        if (code->tile[i]) code->tile[i](n, src, by, to, l->attr);
-        else scalar_tile(l->op, n, src, by, to, l->attr, l->n_src);
+        if (code->tile[i])
+            code->tile[i](n, src, by, to, l->attr);
+        else
+            scalar_tile(l->op, n, src, by, to, l->attr, l->n_src);
     }
 }
 
 /* Work item `item`: tile number item % tiles of outer index item / tiles. */
-static void run_item(const struct ad_call *c, const struct code *code, const struct nest *n, int64_t item, int64_t tiles)
+static void run_item(const struct ad_call *c, const struct code *code, const struct nest *n, int64_t item,
+                     int64_t tiles)
 {
     float tmp[PROGRAM_LINES][TILE], gathered[PROGRAM_INPUTS][TILE];
     const float *in[PROGRAM_INPUTS];

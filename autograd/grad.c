@@ -71,7 +71,8 @@ void ad_grad(struct ad_graph *g, const val *y, const val *seeds, int n_y, const 
         val seed = seeds ? seeds[i] : 0;
         char text[96];
         if (!seed && ad_count(g->value[y[i]].shape) != 1)
-            ad_fail(g, "grad: y[%d] is %s; without seeds it must be a scalar", i, ad_shape_text(text, g->value[y[i]].shape));
+            ad_fail(g, "grad: y[%d] is %s; without seeds it must be a scalar", i,
+                    ad_shape_text(text, g->value[y[i]].shape));
         else if (seed && !ad_same_shape(g->value[seed].shape, g->value[y[i]].shape))
             ad_fail(g, "grad: seed %d has another shape than y", i);
         if (g->status.code) break;

@@ -10,7 +10,10 @@
 #include "base/buf.h"
 #include "base/rng.h"
 
-size_t ad_dtype_size(enum ad_dtype t) { return t == AD_F32 || t == AD_I32 ? 4 : 8; }
+size_t ad_dtype_size(enum ad_dtype t)
+{
+    return t == AD_F32 || t == AD_I32 ? 4 : 8;
+}
 
 const char *ad_dtype_name(enum ad_dtype t)
 {
@@ -36,7 +39,8 @@ bool ad_same_shape(struct ad_shape a, struct ad_shape b)
 char *ad_shape_text(char out[96], struct ad_shape s)
 {
     int n = snprintf(out, 96, "(");
-    for (int i = 0; i < s.rank; i++) n += snprintf(out + n, 96 - (size_t)n, "%s%lld", i ? ", " : "", (long long)s.dim[i]);
+    for (int i = 0; i < s.rank; i++)
+        n += snprintf(out + n, 96 - (size_t)n, "%s%lld", i ? ", " : "", (long long)s.dim[i]);
     snprintf(out + n, 96 - (size_t)n, ")");
     return out;
 }
@@ -120,7 +124,10 @@ void ad_pop(struct ad_graph *g)
     g->path = g->path_stack[--g->depth];
 }
 
-const char *ad_path(const struct ad_graph *g) { return g->path; }
+const char *ad_path(const struct ad_graph *g)
+{
+    return g->path;
+}
 
 uint64_t ad_new_stream(struct ad_graph *g)
 {
@@ -200,8 +207,8 @@ val ad_param(struct ad_graph *g, const char *name, enum ad_dtype t, struct ad_sh
     val v = find_leaf(g, &ad_op_param, name);
     if (!v) return ad_leaf(g, &ad_op_param, &(struct leaf_attr){.name = name, .shape = s, .dtype = t});
     if (!ad_same_shape(g->value[v].shape, s) || g->value[v].dtype != t)
-        return ad_fail(g, "parameter '%s' was %s and is now asked for as %s", name, ad_shape_text(old, g->value[v].shape),
-                       ad_shape_text(text, s));
+        return ad_fail(g, "parameter '%s' was %s and is now asked for as %s", name,
+                       ad_shape_text(old, g->value[v].shape), ad_shape_text(text, s));
     return v;
 }
 
@@ -226,12 +233,27 @@ val ad_full(struct ad_graph *g, enum ad_dtype t, struct ad_shape s, double value
     return ad_broadcast(g, ad_const(g, t, value), s);
 }
 
-val ad_zeros_like(struct ad_graph *g, val x) { return ad_full(g, ad_dtype_of(g, x), ad_shape_of(g, x), 0); }
-val ad_ones_like(struct ad_graph *g, val x) { return ad_full(g, ad_dtype_of(g, x), ad_shape_of(g, x), 1); }
+val ad_zeros_like(struct ad_graph *g, val x)
+{
+    return ad_full(g, ad_dtype_of(g, x), ad_shape_of(g, x), 0);
+}
+val ad_ones_like(struct ad_graph *g, val x)
+{
+    return ad_full(g, ad_dtype_of(g, x), ad_shape_of(g, x), 1);
+}
 
-struct ad_shape ad_shape_of(const struct ad_graph *g, val v) { return g->value[v].shape; }
-enum ad_dtype ad_dtype_of(const struct ad_graph *g, val v) { return g->value[v].dtype; }
-int ad_rank(const struct ad_graph *g, val v) { return g->value[v].shape.rank; }
+struct ad_shape ad_shape_of(const struct ad_graph *g, val v)
+{
+    return g->value[v].shape;
+}
+enum ad_dtype ad_dtype_of(const struct ad_graph *g, val v)
+{
+    return g->value[v].dtype;
+}
+int ad_rank(const struct ad_graph *g, val v)
+{
+    return g->value[v].shape.rank;
+}
 
 int64_t ad_dim(const struct ad_graph *g, val v, int axis)
 {
@@ -242,8 +264,14 @@ int64_t ad_dim(const struct ad_graph *g, val v, int axis)
     return g->value[v].shape.dim[axis];
 }
 
-const struct ad_node *ad_node_of(const struct ad_graph *g, val v) { return v ? g->node[g->value[v].node] : NULL; }
-int64_t ad_node_count(const struct ad_graph *g) { return (int64_t)g->n_node - 1; }
+const struct ad_node *ad_node_of(const struct ad_graph *g, val v)
+{
+    return v ? g->node[g->value[v].node] : NULL;
+}
+int64_t ad_node_count(const struct ad_graph *g)
+{
+    return (int64_t)g->n_node - 1;
+}
 
 int ad_infer_fail(struct ad_infer *f, const char *fmt, ...)
 {
@@ -306,8 +334,14 @@ static void add_output(struct ad_graph *g, const char *name, val v, bool to_call
     g->output[g->n_output++] = (struct ad_named){arena_strdup(&g->mem, name), v, 0, to_caller};
 }
 
-void ad_output(struct ad_graph *g, const char *name, val v) { add_output(g, name, v, false); }
-void ad_output_to_caller(struct ad_graph *g, const char *name, val v) { add_output(g, name, v, true); }
+void ad_output(struct ad_graph *g, const char *name, val v)
+{
+    add_output(g, name, v, false);
+}
+void ad_output_to_caller(struct ad_graph *g, const char *name, val v)
+{
+    add_output(g, name, v, true);
+}
 
 void ad_update(struct ad_graph *g, val state, val next)
 {
@@ -335,7 +369,8 @@ char *ad_needed(const struct ad_graph *g)
 {
     char *need = mem_zero(g->n_node, 1);
     for (size_t i = 0; i < g->n_output; i++) need[g->value[g->output[i].v].node] = 1;
-    for (size_t i = 0; i < g->n_update; i++) need[g->value[g->update[i].v].node] = need[g->value[g->update[i].next].node] = 1;
+    for (size_t i = 0; i < g->n_update; i++)
+        need[g->value[g->update[i].v].node] = need[g->value[g->update[i].next].node] = 1;
     for (size_t i = g->n_node - 1; i > 0; i--)
         if (need[i])
             for (int k = 0; k < g->node[i]->n_in; k++) need[g->value[g->node[i]->in[k]].node] = 1;

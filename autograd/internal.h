@@ -19,7 +19,7 @@ struct ad_named {
 
 struct ad_graph {
     struct arena mem;
-    struct ad_node **node; /* [n_node]; node 0 is unused */
+    struct ad_node **node;  /* [n_node]; node 0 is unused */
     struct ad_value *value; /* [n_value]; value 0 is poison */
     size_t n_node, cap_node, n_value, cap_value;
     struct ad_named *output, *update;
@@ -27,7 +27,10 @@ struct ad_graph {
     const char *path;
     const char *path_stack[32];
     int depth;
-    struct { uint64_t path; int64_t used; } *stream;
+    struct {
+        uint64_t path;
+        int64_t used;
+    } * stream;
     size_t n_stream, cap_stream;
     struct err status;
 };
@@ -37,12 +40,15 @@ struct leaf_attr {
     const char *name; /* inputs and parameters */
     const void *data; /* constants: bytes */
     size_t bytes;
-    double scalar;    /* constants of one element: their value */
+    double scalar; /* constants of one element: their value */
     struct ad_shape shape;
     int32_t dtype;
 };
 extern const struct ad_op ad_op_input, ad_op_param, ad_op_const;
-static inline const struct leaf_attr *leaf(const struct ad_node *n) { return n->attr; }
+static inline const struct leaf_attr *leaf(const struct ad_node *n)
+{
+    return n->attr;
+}
 static inline bool is_scalar_const(const struct ad_graph *g, val v, double *x)
 {
     const struct ad_node *n = ad_node_of(g, v);

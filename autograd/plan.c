@@ -41,16 +41,20 @@ struct ad_plan {
 
 int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e)
 {
-    static const struct { const char *name; unsigned flag; } words[] = {
-        {"nosimplify", AD_NO_SIMPLIFY}, {"nofuse", AD_NO_FUSE},     {"noplan", AD_NO_REUSE},
-        {"nokernels", AD_NO_KERNELS},   {"nan", AD_CHECK_FINITE},   {"reference", AD_REFERENCE},
+    static const struct {
+        const char *name;
+        unsigned flag;
+    } words[] = {
+        {"nosimplify", AD_NO_SIMPLIFY}, {"nofuse", AD_NO_FUSE},   {"noplan", AD_NO_REUSE},
+        {"nokernels", AD_NO_KERNELS},   {"nan", AD_CHECK_FINITE}, {"reference", AD_REFERENCE},
     };
     *flags = 0;
     for (const char *p = text; *p;) {
         size_t n = strcspn(p, ","), i = 0, count = sizeof words / sizeof *words;
         while (i < count && (strlen(words[i].name) != n || strncmp(words[i].name, p, n))) i++;
         if (i == count)
-            return err_set(e, ERR_USAGE, "unknown debug word '%.*s'; there are nosimplify, nofuse, noplan, nokernels, nan, reference",
+            return err_set(e, ERR_USAGE,
+                           "unknown debug word '%.*s'; there are nosimplify, nofuse, noplan, nokernels, nan, reference",
                            (int)n, p);
         *flags |= words[i].flag;
         p += n + (p[n] == ',');
@@ -68,9 +72,16 @@ void ad_call_fail(const struct ad_call *c, const char *fmt, ...)
     err_set(c->fault, ERR_SHAPE, "%s: %s", c->op->name, why);
 }
 
-static double scalar_copy(const double *x, const void *attr) { return x[0]; }
-static const struct ad_op op_copy = {.name = "copy", .flags = AD_ELEMENTWISE, .min_in = 1, .max_in = 1,
-                                     .infer = ad_infer_elementwise, .scalar = scalar_copy};
+static double scalar_copy(const double *x, const void *attr)
+{
+    return x[0];
+}
+static const struct ad_op op_copy = {.name = "copy",
+                                     .flags = AD_ELEMENTWISE,
+                                     .min_in = 1,
+                                     .max_in = 1,
+                                     .infer = ad_infer_elementwise,
+                                     .scalar = scalar_copy};
 
 /* Ends that are leaves, or one val under two names, get memory of their own. */
 static void own_ends(struct ad_graph *g)
@@ -78,7 +89,8 @@ static void own_ends(struct ad_graph *g)
     for (size_t i = 0; i < g->n_output; i++) {
         bool again = false;
         for (size_t k = 0; k < i; k++) again |= g->output[k].v == g->output[i].v;
-        if (again || ad_node_of(g, g->output[i].v)->op->flags & AD_LEAF) g->output[i].v = AD_NODE(g, &op_copy, NULL, g->output[i].v);
+        if (again || ad_node_of(g, g->output[i].v)->op->flags & AD_LEAF)
+            g->output[i].v = AD_NODE(g, &op_copy, NULL, g->output[i].v);
     }
     for (size_t i = 0; i < g->n_update; i++)
         if (ad_node_of(g, g->update[i].next)->op->flags & AD_LEAF)
@@ -128,7 +140,8 @@ static int bind_params(struct ad_plan *p, struct ad_store *store, struct err *e)
         if (!x) return err_set(e, ERR_STATE, "parameter '%s' is not in the store", leaf(n)->name);
         if (!ad_same_shape(x->shape, v->shape) || x->dtype != v->dtype)
             return err_set(e, ERR_SHAPE, "parameter '%s' is %s %s in the store, the graph expects %s %s", x->name,
-                           ad_shape_text(a, x->shape), ad_dtype_name(x->dtype), ad_shape_text(b, v->shape), ad_dtype_name(v->dtype));
+                           ad_shape_text(a, x->shape), ad_dtype_name(x->dtype), ad_shape_text(b, v->shape),
+                           ad_dtype_name(v->dtype));
         if (!x->data) return err_set(e, ERR_STATE, "parameter '%s' has no memory yet: call ad_store_commit", x->name);
         p->l.root[p->l.place[n->out].root].base = x->data;
         p->stats.param_bytes += (int64_t)p->l.root[p->l.place[n->out].root].bytes;
@@ -193,7 +206,8 @@ static void make_steps(struct ad_plan *p, const char *need)
             t[j] = p->l.place[v].t;
             p->tensor_val[p->n_tensor++] = v;
         }
-        s->call = (struct ad_call){.in = t, .out = t + n->n_in, .n_in = n->n_in, .n_out = n->n_out, .attr = n->attr, .op = n->op};
+        s->call = (struct ad_call){
+            .in = t, .out = t + n->n_in, .n_in = n->n_in, .n_out = n->n_out, .attr = n->attr, .op = n->op};
         choose(p, s, i);
     }
 }
@@ -244,7 +258,8 @@ struct ad_plan *ad_plan_new(const struct ad_graph *g, struct ad_store *store, un
         return NULL;
     }
     for (size_t i = 1; i < p->l.n_root; i++)
-        if (p->l.root[i].kind == ROOT_ARENA) p->l.root[i].base = p->arena + p->l.root[ad_layout_root(&p->l, (int32_t)i)].offset;
+        if (p->l.root[i].kind == ROOT_ARENA)
+            p->l.root[i].base = p->arena + p->l.root[ad_layout_root(&p->l, (int32_t)i)].offset;
     return p;
 }
 
@@ -270,8 +285,14 @@ static bool bind(struct ad_plan *p, enum root_kind kind, const char *name, void 
     return false;
 }
 
-bool ad_bind(struct ad_plan *p, const char *name, const void *data) { return bind(p, ROOT_INPUT, name, (void *)(uintptr_t)data); }
-bool ad_bind_out(struct ad_plan *p, const char *name, void *data) { return bind(p, ROOT_CALLER, name, data); }
+bool ad_bind(struct ad_plan *p, const char *name, const void *data)
+{
+    return bind(p, ROOT_INPUT, name, (void *)(uintptr_t)data);
+}
+bool ad_bind_out(struct ad_plan *p, const char *name, void *data)
+{
+    return bind(p, ROOT_CALLER, name, data);
+}
 
 static int check_bound(const struct ad_plan *p, struct err *e)
 {
@@ -292,7 +313,7 @@ static void resolve(struct ad_plan *p)
     }
 }
 
-static bool finite(const struct ad_tensor *t)
+static bool all_finite(const struct ad_tensor *t)
 {
     if (!ad_is_float(t->dtype) || !ad_contiguous(t)) return true;
     int64_t n = ad_count(t->shape);
@@ -305,9 +326,9 @@ static int check_finite(const struct step *s, struct err *e)
 {
     char text[96];
     for (int i = 0; i < s->call.n_out; i++)
-        if (!finite(&s->call.out[i]))
-            return err_set(e, ERR_NONFINITE, "%s%s%s %s made a value that is not finite", s->node->path, *s->node->path ? ": " : "",
-                           s->node->op->name, ad_shape_text(text, s->call.out[i].shape));
+        if (!all_finite(&s->call.out[i]))
+            return err_set(e, ERR_NONFINITE, "%s%s%s %s made a value that is not finite", s->node->path,
+                           *s->node->path ? ": " : "", s->node->op->name, ad_shape_text(text, s->call.out[i].shape));
     return 0;
 }
 
@@ -341,7 +362,8 @@ int ad_run(struct ad_plan *p, uint64_t seed, uint64_t step, struct err *e)
     for (size_t i = 0; i < p->g->n_update; i++) {
         const struct place *from = &p->l.place[p->g->update[i].next], *to = &p->l.place[p->g->update[i].v];
         const struct root *r = &p->l.root[to->root];
-        memcpy(r->base, (char *)p->l.root[from->root].base + (size_t)from->offset * ad_dtype_size(from->t.dtype), r->bytes);
+        memcpy(r->base, (char *)p->l.root[from->root].base + (size_t)from->offset * ad_dtype_size(from->t.dtype),
+               r->bytes);
     }
     return 0;
 }
@@ -368,7 +390,10 @@ double ad_result_scalar(const struct ad_plan *p, const char *name)
     return NAN;
 }
 
-struct ad_plan_stats ad_plan_stats(const struct ad_plan *p) { return p->stats; }
+struct ad_plan_stats ad_plan_stats(const struct ad_plan *p)
+{
+    return p->stats;
+}
 
 void ad_plan_profile(struct ad_plan *p, bool on)
 {

@@ -1,5 +1,5 @@
-/* A fused chain of elementwise ops: a little program that runs tile by tile in the first-level cache. A single elementwise
- * op is a program of one line. */
+/* A fused chain of elementwise ops: a little program that runs tile by tile in the first-level cache. A single
+ * elementwise op is a program of one line. */
 #ifndef TRIAD_AUTOGRAD_PROGRAM_H
 #define TRIAD_AUTOGRAD_PROGRAM_H
 

@@ -73,17 +73,23 @@ int ad_store_declare(struct ad_store *s, const char *name, enum ad_dtype t, stru
     struct ad_entry *old = ad_store_find(s, name);
     if (old) {
         if (ad_same_shape(old->shape, shape) && old->dtype == t) return 0;
-        return err_set(e, ERR_SHAPE, "parameter '%s' is %s %s and is now declared as %s %s", name, ad_shape_text(a, old->shape),
-                       ad_dtype_name(old->dtype), ad_shape_text(b, shape), ad_dtype_name(t));
+        return err_set(e, ERR_SHAPE, "parameter '%s' is %s %s and is now declared as %s %s", name,
+                       ad_shape_text(a, old->shape), ad_dtype_name(old->dtype), ad_shape_text(b, shape),
+                       ad_dtype_name(t));
     }
-    if (s->committed) return err_set(e, ERR_STATE, "parameter '%s' is declared after the parameters were laid out", name);
+    if (s->committed)
+        return err_set(e, ERR_STATE, "parameter '%s' is declared after the parameters were laid out", name);
     if (!(flags & AD_STATE) && t != AD_F32 && t != AD_F64)
         return err_set(e, ERR_SHAPE, "parameter '%s' of type %s cannot be trained", name, ad_dtype_name(t));
     grow_table(s);
     s->entry = mem_grow(s->entry, &s->cap, s->n + 1, sizeof *s->entry);
     size_t at = find_slot(s, name);
-    s->entry[s->n] = (struct ad_entry){.name = arena_strdup(&s->mem, name), .dtype = t, .shape = shape, .flags = flags,
-                                       .init = init, .count = ad_count(shape)};
+    s->entry[s->n] = (struct ad_entry){.name = arena_strdup(&s->mem, name),
+                                       .dtype = t,
+                                       .shape = shape,
+                                       .flags = flags,
+                                       .init = init,
+                                       .count = ad_count(shape)};
     s->slot[at] = (int32_t)++s->n;
     return 0;
 }
@@ -115,7 +121,10 @@ static void fill(const struct ad_store *s, struct ad_entry *p)
 }
 
 /* Trainable f32 entries lie in `flat`; all others (state, f64 used by checks) in `state`. */
-static bool in_flat(const struct ad_entry *p) { return !(p->flags & AD_STATE) && p->dtype == AD_F32; }
+static bool in_flat(const struct ad_entry *p)
+{
+    return !(p->flags & AD_STATE) && p->dtype == AD_F32;
+}
 
 int ad_store_commit(struct ad_store *s, struct err *e)
 {
@@ -143,8 +152,14 @@ int ad_store_commit(struct ad_store *s, struct err *e)
     return 0;
 }
 
-int ad_store_count(const struct ad_store *s) { return s ? (int)s->n : 0; }
-struct ad_entry *ad_store_at(const struct ad_store *s, int i) { return &s->entry[i]; }
+int ad_store_count(const struct ad_store *s)
+{
+    return s ? (int)s->n : 0;
+}
+struct ad_entry *ad_store_at(const struct ad_store *s, int i)
+{
+    return &s->entry[i];
+}
 
 int64_t ad_store_trainable(const struct ad_store *s)
 {
@@ -153,5 +168,11 @@ int64_t ad_store_trainable(const struct ad_store *s)
     return n;
 }
 
-int64_t ad_store_flat_count(const struct ad_store *s) { return s->flat_count; }
-float *ad_store_flat(const struct ad_store *s) { return s->flat; }
+int64_t ad_store_flat_count(const struct ad_store *s)
+{
+    return s->flat_count;
+}
+float *ad_store_flat(const struct ad_store *s)
+{
+    return s->flat;
+}

@@ -1,5 +1,5 @@
-/* fuse: elementwise chains become one node that runs tile by tile; a product takes its bias, residual and activation with
- * it where the op says how (`absorb`). Runs after gradients exist, so what it makes need not be differentiable. */
+/* fuse: elementwise chains become one node that runs tile by tile; a product takes its bias, residual and activation
+ * with it where the op says how (`absorb`). Runs after gradients exist, so what it makes need not be differentiable. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,7 +7,8 @@
 #include "autograd/plan.h"
 #include "autograd/program.h"
 
-/* ---- products that take their only reader with them ---------------------------------------------------------------- */
+/* ---- products that take their only reader with them ----------------------------------------------------------------
+ */
 
 struct walk {
     const struct ad_graph *from;
@@ -20,7 +21,8 @@ struct walk {
 
 static struct walk walk_begin(const struct ad_graph *from)
 {
-    struct walk w = {.from = from, .g = ad_graph_new(), .map = mem_zero(from->n_value, sizeof(val)), .need = ad_needed(from)};
+    struct walk w = {
+        .from = from, .g = ad_graph_new(), .map = mem_zero(from->n_value, sizeof(val)), .need = ad_needed(from)};
     w.readers = ad_readers(from, w.need);
     return w;
 }
@@ -56,7 +58,10 @@ static void ensure(struct walk *w, val v)
 }
 
 /* A product whose only reader is an elementwise node waits for it. */
-static bool waits(const struct walk *w, const struct ad_node *n) { return n->op->absorb && n->n_out == 1 && w->readers[n->out] == 1; }
+static bool waits(const struct walk *w, const struct ad_node *n)
+{
+    return n->op->absorb && n->n_out == 1 && w->readers[n->out] == 1;
+}
 
 static bool absorb(struct walk *w, const struct ad_node *user)
 {
@@ -100,7 +105,8 @@ static struct ad_graph *absorb_pass(const struct ad_graph *from, int64_t *change
     return walk_end(&w);
 }
 
-/* ---- elementwise chains ---------------------------------------------------------------------------------------------- */
+/* ---- elementwise chains
+ * ---------------------------------------------------------------------------------------------- */
 
 struct group {
     int32_t lines, inputs;
@@ -109,7 +115,8 @@ struct group {
 
 static bool can_fuse(const struct ad_graph *g, const struct ad_node *n)
 {
-    if (!(n->op->flags & AD_ELEMENTWISE) || n->op->flags & AD_RANDOM || n->n_in > 3 || n->op == &ad_op_fused) return false;
+    if (!(n->op->flags & AD_ELEMENTWISE) || n->op->flags & AD_RANDOM || n->n_in > 3 || n->op == &ad_op_fused)
+        return false;
     enum ad_dtype t = g->value[n->out].dtype;
     if (!ad_is_float(t)) return false;
     for (int k = 0; k < n->n_in; k++)
@@ -143,7 +150,8 @@ static bool join(struct group *gr, const struct ad_node *p)
 static int32_t *find_groups(const struct ad_graph *g, const char *need, struct group *group)
 {
     int32_t *root = mem_zero(g->n_node, sizeof *root);
-    int32_t *reader = mem_zero(g->n_value, sizeof *reader); /* the one group that reads the val; -1: several or an end */
+    int32_t *reader =
+        mem_zero(g->n_value, sizeof *reader); /* the one group that reads the val; -1: several or an end */
     for (size_t i = 0; i < g->n_output; i++) reader[g->output[i].v] = -1;
     for (size_t i = 0; i < g->n_update; i++) reader[g->update[i].next] = -1;
     for (size_t i = g->n_node - 1; i > 0; i--) {
@@ -152,7 +160,8 @@ static int32_t *find_groups(const struct ad_graph *g, const char *need, struct g
         if (!need[i]) continue;
         if (can_fuse(g, n)) {
             int32_t r = reader[n->out];
-            bool joined = r > 0 && can_fuse(g, g->node[r]) && g->value[n->out].dtype == g->value[g->node[r]->out].dtype &&
+            bool joined = r > 0 && can_fuse(g, g->node[r]) &&
+                          g->value[n->out].dtype == g->value[g->node[r]->out].dtype &&
                           ad_same_shape(g->value[n->out].shape, g->value[g->node[r]->out].shape) && join(&group[r], n);
             if (joined) {
                 root[i] = r;
@@ -205,8 +214,10 @@ static struct ad_graph *chain_pass(const struct ad_graph *from)
     int32_t *root = find_groups(from, w.need, group);
     for (size_t i = 1; i < from->n_node; i++) {
         if (!w.need[i] || root[i] != (int32_t)i) continue;
-        if (group[i].lines > 1) w.map[from->node[i]->out] = emit_group(&w, root, &group[i], i);
-        else copy(&w, from->node[i]);
+        if (group[i].lines > 1)
+            w.map[from->node[i]->out] = emit_group(&w, root, &group[i], i);
+        else
+            copy(&w, from->node[i]);
     }
     free(root);
     free(group);

@@ -10,7 +10,8 @@ enum { ALIGN = 64 };
 static int32_t new_root(struct layout *l, enum root_kind kind, size_t bytes, int32_t at)
 {
     l->root = mem_grow(l->root, &l->cap_root, l->n_root + 1, sizeof *l->root);
-    l->root[l->n_root] = (struct root){.kind = kind, .bytes = bytes, .first = at, .last = at, .alias = (int32_t)l->n_root};
+    l->root[l->n_root] =
+        (struct root){.kind = kind, .bytes = bytes, .first = at, .last = at, .alias = (int32_t)l->n_root};
     return (int32_t)l->n_root++;
 }
 
@@ -43,7 +44,8 @@ static void place_leaf(struct layout *l, const struct ad_graph *g, const struct 
 }
 
 /* Whether node n can read its input i as the tensor t. */
-static bool takes(const struct layout *l, const struct ad_graph *g, const struct ad_node *n, int i, const struct ad_tensor *t)
+static bool takes(const struct layout *l, const struct ad_graph *g, const struct ad_node *n, int i,
+                  const struct ad_tensor *t)
 {
     if (n->op->flags & (AD_ELEMENTWISE | AD_STRIDED) || n->op->view) return true;
     if (!n->op->takes || n->n_in > 16) return false;
@@ -150,7 +152,8 @@ static void try_in_place(struct layout *l, const struct ad_graph *g, int32_t at)
 static void find_lives(struct layout *l, const struct ad_graph *g, const char *need, const char *end)
 {
     for (size_t i = 1; i < g->n_node; i++)
-        for (int k = 0; need[i] && k < g->node[i]->n_in; k++) l->root[l->place[g->node[i]->in[k]].root].last = (int32_t)i;
+        for (int k = 0; need[i] && k < g->node[i]->n_in; k++)
+            l->root[l->place[g->node[i]->in[k]].root].last = (int32_t)i;
     for (size_t v = 1; v < g->n_value; v++)
         if (end[v]) {
             struct root *r = &l->root[l->place[v].root];
@@ -161,7 +164,8 @@ static void find_lives(struct layout *l, const struct ad_graph *g, const char *n
 
 void ad_layout(const struct ad_graph *g, const char *need, bool reuse, struct layout *l)
 {
-    *l = (struct layout){.place = mem_zero(g->n_value, sizeof *l->place), .scratch = mem_zero(g->n_node, sizeof *l->scratch),
+    *l = (struct layout){.place = mem_zero(g->n_value, sizeof *l->place),
+                         .scratch = mem_zero(g->n_node, sizeof *l->scratch),
                          .run = mem_zero(g->n_node, 1)};
     new_root(l, ROOT_NONE, 0, 0);
     struct readers rd = find_readers(g, need);
@@ -204,7 +208,10 @@ static int by_size(const void *a, const void *b)
     return x->first < y->first ? -1 : x->first > y->first;
 }
 
-static size_t padded(size_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; }
+static size_t padded(size_t bytes)
+{
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
 
 void ad_layout_offsets(struct layout *l, bool reuse)
 {

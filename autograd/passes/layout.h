@@ -9,8 +9,8 @@ enum root_kind { ROOT_NONE, ROOT_INPUT, ROOT_PARAM, ROOT_CONST, ROOT_ARENA, ROOT
 /* A piece of memory that one or several values share. */
 struct root {
     enum root_kind kind;
-    const char *name;   /* inputs, parameters, outputs to the caller */
-    void *base;         /* bound memory; for the arena base + offset */
+    const char *name; /* inputs, parameters, outputs to the caller */
+    void *base;       /* bound memory; for the arena base + offset */
     size_t bytes, offset;
     int32_t first, last; /* the nodes between which an arena piece must keep its content */
     bool pinned;         /* until the end of the run */
@@ -19,17 +19,17 @@ struct root {
 
 struct place {
     int32_t root;
-    int64_t offset;       /* elements from the root's start */
-    struct ad_tensor t;   /* data is NULL; shape and strides are right */
+    int64_t offset;     /* elements from the root's start */
+    struct ad_tensor t; /* data is NULL; shape and strides are right */
     bool view;
 };
 
 struct layout {
     struct root *root;
     size_t n_root, cap_root;
-    struct place *place;  /* [n_value] */
-    int32_t *scratch;     /* [n_node]: a root or 0 */
-    char *run;            /* [n_node]: has something to execute */
+    struct place *place; /* [n_value] */
+    int32_t *scratch;    /* [n_node]: a root or 0 */
+    char *run;           /* [n_node]: has something to execute */
     size_t arena_bytes, unshared_bytes;
     int64_t n_views, n_in_place;
 };

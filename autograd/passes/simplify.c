@@ -57,7 +57,8 @@ static val share(struct ad_graph *g, struct table *t, val v)
 /* Computes a node whose inputs are all constants; returns the constant or 0. */
 static val fold(struct ad_graph *g, const struct ad_graph *from, const struct ad_node *n, const val *in)
 {
-    if (n->n_in == 0 || n->n_in > 16 || n->n_out != 1 || n->op->flags & AD_RANDOM || !(n->op->eval || n->op->scalar)) return 0;
+    if (n->n_in == 0 || n->n_in > 16 || n->n_out != 1 || n->op->flags & AD_RANDOM || !(n->op->eval || n->op->scalar))
+        return 0;
     struct ad_tensor t[17];
     for (int i = 0; i <= n->n_in; i++) {
         const struct ad_value *x = i < n->n_in ? &g->value[in[i]] : &from->value[n->out];
@@ -71,11 +72,14 @@ static val fold(struct ad_graph *g, const struct ad_graph *from, const struct ad
     struct err fault = {0};
     struct ad_tensor *out = &t[n->n_in];
     out->data = room;
-    struct ad_call c = {.in = t, .out = out, .n_in = n->n_in, .n_out = 1, .attr = n->attr, .op = n->op, .fault = &fault};
+    struct ad_call c = {
+        .in = t, .out = out, .n_in = n->n_in, .n_out = 1, .attr = n->attr, .op = n->op, .fault = &fault};
     size_t scratch = n->op->scratch ? n->op->scratch(&c) : 0;
     c.scratch = scratch ? mem_alloc(scratch) : NULL;
-    if (n->op->eval) n->op->eval(&c);
-    else ad_eval_elementwise(&c);
+    if (n->op->eval)
+        n->op->eval(&c);
+    else
+        ad_eval_elementwise(&c);
     free(c.scratch);
     return fault.code ? 0 : ad_const_data(g, out->dtype, out->shape, room);
 }
