@@ -316,8 +316,8 @@ static int read_merges(struct reader *r, const json_t *list)
     for (size_t i = 0; i < n && !rc; i++) {
         char path[60];
         snprintf(path, sizeof path, "model.merges[%zu]", i);
-        const char *a, *b;
-        size_t na;
+        const char *a = "", *b = "";
+        size_t na = 0;
         rc = merge_parts(r, json_array_get(list, i), path, &a, &na, &b);
         if (rc) break;
         int32_t left = vocab_find(&t->model_vocab, a, na), right = vocab_find(&t->model_vocab, b, strlen(b));
@@ -345,7 +345,7 @@ static int read_bpe(struct reader *r, const json_t *m)
 {
     struct tokenizer *t = r->t;
     const json_t *dropout = json_object_get(m, "dropout");
-    if (dropout && !json_is_null(dropout) && json_number_value(dropout) != 0)
+    if (dropout && !json_is_null(dropout) && !(json_is_number(dropout) && json_number_value(dropout) == 0))
         return bad(r, "model.dropout", "only null or 0 is supported: encoding is deterministic");
     int rc = get_optional(r, m, "model", "unk_token", &t->unk);
     if (!rc) rc = get_optional(r, m, "model", "continuing_subword_prefix", &t->prefix);
