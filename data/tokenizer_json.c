@@ -318,7 +318,9 @@ static int read_merges(struct reader *r, const json_t *list)
         snprintf(path, sizeof path, "model.merges[%zu]", i);
         const char *a = "", *b = "";
         size_t na = 0;
-        rc = merge_parts(r, json_array_get(list, i), path, &a, &na, &b);
+        const json_t *j = json_array_get(list, i);
+        if (json_is_string(j) && !strncmp(json_string_value(j), "#version", 8)) continue; /* as merges.txt begins */
+        rc = merge_parts(r, j, path, &a, &na, &b);
         if (rc) break;
         int32_t left = vocab_find(&t->model_vocab, a, na), right = vocab_find(&t->model_vocab, b, strlen(b));
         if (left < 0)
