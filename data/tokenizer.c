@@ -74,7 +74,8 @@ int32_t tok_id(const struct tokenizer *t, const char *token)
 }
 const char *tok_piece(const struct tokenizer *t, int32_t id)
 {
-    return id >= 0 && id < t->vocab.n ? t->vocab.piece[id] : NULL;
+    if (id < 0 || id >= t->vocab.n) return NULL;
+    return t->shown[id] ? t->shown[id] : t->vocab.piece[id];
 }
 bool tok_is_special(const struct tokenizer *t, int32_t id)
 {

@@ -43,7 +43,7 @@ void tok_decode(const struct tokenizer *t, const int32_t *ids, int64_t n, bool s
 /* One more than the highest id: the rows of an embedding table. */
 int64_t tok_vocab_size(const struct tokenizer *t);
 int32_t tok_id(const struct tokenizer *t, const char *token); /* "</s>" -> 2; -1 where there is none */
-const char *tok_piece(const struct tokenizer *t, int32_t id); /* the token as the file writes it; NULL if none */
+const char *tok_piece(const struct tokenizer *t, int32_t id); /* its token, NULL if none; an added one as normalized */
 bool tok_is_special(const struct tokenizer *t, int32_t id);
 int32_t tok_start_id(const struct tokenizer *t); /* first token put before a text; -1 if none */
 int32_t tok_end_id(const struct tokenizer *t);   /* last token put after a text; -1 if none */

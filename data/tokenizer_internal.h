@@ -150,6 +150,7 @@ struct tokenizer {
     struct tok_vocab model_vocab; /* what the model knows */
     struct tok_vocab vocab;       /* the same and the added tokens */
     bool *special;                /* by id, vocab.n long */
+    const char **shown;           /* by id: what an added token that is normalized decodes to; else NULL */
     bool wordpiece;
     struct tok_merges merges;
     const char *unk, *prefix, *suffix; /* unk and suffix may be NULL (BPE); prefix too */

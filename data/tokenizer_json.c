@@ -472,10 +472,15 @@ static int read_added(struct reader *r, const json_t *list)
     }
     sort_added(&r->t->raw);
     sort_added(&r->t->normalized);
-    r->t->special = arena_alloc(&r->t->arena, (size_t)r->t->vocab.n + 1);
-    for (size_t i = 0; i < r->t->raw.n; i++) r->t->special[r->t->raw.v[i].id] |= r->t->raw.v[i].special;
-    for (size_t i = 0; i < r->t->normalized.n; i++)
-        r->t->special[r->t->normalized.v[i].id] |= r->t->normalized.v[i].special;
+    struct tokenizer *t = r->t;
+    t->special = arena_alloc(&t->arena, (size_t)t->vocab.n + 1);
+    t->shown = arena_alloc(&t->arena, ((size_t)t->vocab.n + 1) * sizeof *t->shown);
+    for (size_t i = 0; i < t->raw.n; i++) t->special[t->raw.v[i].id] |= t->raw.v[i].special;
+    for (size_t i = 0; i < t->normalized.n; i++) {
+        const struct tok_added *a = &t->normalized.v[i];
+        t->special[a->id] |= a->special;
+        t->shown[a->id] = a->pattern;
+    }
     return 0;
 }
 
