@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,7 +40,7 @@ struct build {
 
 static char *clip_name(const struct emoji *m, int k)
 {
-    return mem_printf("audio/%s.%d.ogg", m->id, k);
+    return mem_printf("audio/%s.%d.flac", m->id, k);
 }
 static char *image_name(const struct emoji *m)
 {
@@ -99,7 +100,7 @@ static int make_clip(struct build *b, const struct emoji *m, int k, struct err *
         int rate;
         size_t len;
         rc = speech_say(b->speech, p.voice, p.speed, p.pitch, m->caption[0], &samples, &n, &rate, e);
-        if (!rc) rc = speech_encode(samples, n, rate, (uint32_t)hash_str(name), &data, &len, e);
+        if (!rc) rc = speech_encode(samples, n, rate, &data, &len, e);
         if (!rc) rc = put(path, data, len, e);
         if (!rc) rc = 1;
         free(samples);
@@ -317,8 +318,10 @@ static int build(struct build *b, const struct data_emoji_opts *o, struct err *e
     char *key = make_key(b, e);
     if (!key) return e->code;
     bool done;
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    int jobs = o->jobs ? o->jobs : cores < 1 ? 1 : cores > MAX_JOBS ? MAX_JOBS : (int)cores;
+    cpu_set_t cores;
+    int jobs = o->jobs;
+    if (jobs == 0) jobs = sched_getaffinity(0, sizeof cores, &cores) ? 1 : CPU_COUNT(&cores);
+    if (jobs > MAX_JOBS) jobs = MAX_JOBS;
     rc = prepare(b, key, &done, e);
     if (!rc && !done) rc = make_files(b, jobs, e);
     if (!rc && !done) rc = finish(b, key, e);

@@ -65,9 +65,8 @@ const char *speech_version(const struct speech *s); /* what the program says of 
 int speech_say(const struct speech *s, const char *voice, int speed, int pitch, const char *text, int16_t **samples,
                int64_t *n, int *rate, struct err *e) MUST_CHECK;
 
-/* Resamples to 16 kHz and encodes as Ogg Vorbis, the same bytes each time. The caller frees *data. */
-int speech_encode(const int16_t *samples, int64_t n, int rate, uint32_t serial, char **data, size_t *len,
-                  struct err *e) MUST_CHECK;
+/* Resamples to 16 kHz and encodes as FLAC. The caller frees *data. */
+int speech_encode(const int16_t *samples, int64_t n, int rate, char **data, size_t *len, struct err *e) MUST_CHECK;
 
 /* The clips of an emoji: k < voices are for training, k == voices is held out. */
 struct speech_plan {
