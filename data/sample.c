@@ -1,72 +1,15 @@
-/* Makes batches: chooses entries, takes them from the cache or decodes them, augments, packs. What is random is drawn from
- * a generator keyed by (seed, modality, item, epoch); what is cached holds no randomness, and what is not in the cache is
- * rounded as if it had come from there. */
+/* Adds a sample to a batch: chooses its entries, takes them from the cache or decodes them, augments. What is random is
+ * drawn from a generator keyed by (seed, modality, item, epoch); what is cached holds no randomness, and what is not in
+ * the cache is rounded as if it had come from there. */
 #include "data/sample.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
+#include "base/half.h"
 #include "data/audio.h"
 
-enum { MAX_TRIES = 100 };
 #define MAX_ROWS ((int64_t)1 << 30) /* offsets are int32 */
-
-int64_t data_round_rows(int64_t n, int64_t unit)
-{
-    int64_t step = unit;
-    while (n >= 16 * step) step *= 2;
-    return n <= 0 ? unit : (n + step - 1) / step * step;
-}
-
-static int room_need(struct data_room *r, size_t bytes, size_t keep, struct err *e)
-{
-    if (bytes <= r->cap) return 0;
-    size_t cap = bytes + bytes / 4;
-    void *p = mem_block(cap, "a batch", e);
-    if (!p) return ERR_MEMORY;
-    if (keep) memcpy(p, r->p, keep);
-    mem_block_free(r->p, r->cap);
-    r->p = p;
-    r->cap = cap;
-    return 0;
-}
-
-static void room_free(struct data_room *r)
-{
-    mem_block_free(r->p, r->cap);
-    *r = (struct data_room){0};
-}
-
-/* Half floats: half the memory, and 11 bits are more than a spectrogram or a microphone holds. Round to nearest even. */
-static void to_half(const float *x, int64_t n, uint16_t *out)
-{
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t u;
-        memcpy(&u, &x[i], 4);
-        uint32_t sign = u >> 16 & 0x8000, m = u & 0x7fffffff;
-        float tiny, magic = 0.5f; /* below 2^-14 the addition to 0.5 rounds at the place of a half's last bit */
-        memcpy(&tiny, &m, 4);
-        tiny += magic;
-        uint32_t t, normal = (m - 0x38000000 + 0xfff + (m >> 13 & 1)) >> 13;
-        memcpy(&t, &tiny, 4);
-        uint32_t h = m < 0x38800000 ? t - 0x3f000000 : normal;
-        out[i] = (uint16_t)(sign | (h < 0x7bff ? h : 0x7bff)); /* too large becomes the largest */
-    }
-}
-
-static void from_half(const uint16_t *x, int64_t n, float *out)
-{
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t m = (uint32_t)(x[i] & 0x7fff) << 13;
-        float f;
-        memcpy(&f, &m, 4);
-        f *= 0x1p112f; /* moves the exponent's bias, denormals included */
-        out[i] = x[i] & 0x8000 ? -f : f;
-    }
-}
 
 static struct data_key key_start(const char *kind)
 {
@@ -79,7 +22,10 @@ static void key_add(struct data_key *k, const void *p, size_t n)
     k->b = hash_bytes(p, n, k->b);
 }
 
-static void key_str(struct data_key *k, const char *s) { key_add(k, s, strlen(s) + 1); }
+static void key_str(struct data_key *k, const char *s)
+{
+    key_add(k, s, strlen(s) + 1);
+}
 
 /* One entry of one modality of one item, on its way into a batch. */
 struct job {
@@ -106,8 +52,8 @@ static bool cached(const struct job *j, struct data_key key, struct data_cache_v
     return hit;
 }
 
-/* Pictures. What is cached: without random crops the picture at its final size, else at the smallest size from which the
- * smallest crop need not be enlarged. */
+/* Pictures. What is cached: without random crops the picture at its final size, else at the smallest size from which
+ * the smallest crop need not be enlarged. */
 
 static int shrink(const struct job *j, struct data_image *im)
 {
@@ -133,7 +79,8 @@ static int shrink(const struct job *j, struct data_image *im)
 static int base_image(const struct job *j, struct data_image *im, bool *own)
 {
     const struct data_modality *m = j->m;
-    double how[] = {(double)m->h, (double)m->w, (double)m->fit, (double)m->filter, m->image.crop_max > 0, m->image.crop_min};
+    double how[] = {(double)m->h,      (double)m->w,          (double)m->fit,
+                    (double)m->filter, m->image.crop_max > 0, m->image.crop_min};
     struct data_key key = key_start("image");
     key_str(&key, j->k->plan->c.manifest->path);
     key_str(&key, j->entry->value);
@@ -169,7 +116,7 @@ static int change_pixels(struct job *j, const struct data_image *im, const uint8
     size_t bytes = (size_t)(m->h * m->w * 3);
     *px = im->px;
     if (a->crop_max <= 0 && a->flip <= 0 && a->shift <= 0) return 0;
-    int rc = room_need(&j->k->pixels, 2 * bytes, 0, j->e);
+    int rc = data_room_need(&j->k->pixels, 2 * bytes, 0, j->e);
     if (rc) return rc;
     struct data_image cut = {.h = m->h, .w = m->w, .px = j->k->pixels.p};
     if (a->crop_max > 0) {
@@ -215,9 +162,11 @@ static int rows_need(const struct job *j, int64_t more, size_t bytes)
 {
     int64_t used = j->part->rows;
     if (more > MAX_ROWS - used)
-        return err_set(j->e, ERR_SHAPE, "%s: more than %lld rows in a batch; make the batch smaller or cut the items shorter",
+        return err_set(j->e, ERR_SHAPE,
+                       "%s: more than %lld rows in a batch; make the batch smaller or cut the items shorter",
                        j->m->name, (long long)MAX_ROWS);
-    return room_need(j->room, (size_t)data_round_rows(used + more, j->m->round_rows) * bytes, (size_t)used * bytes, j->e);
+    return data_room_need(j->room, (size_t)data_round_rows(used + more, j->m->round_rows) * bytes, (size_t)used * bytes,
+                          j->e);
 }
 
 static int add_text(struct job *j)
@@ -252,8 +201,8 @@ static int add_text(struct job *j)
 static struct data_key audio_key(const struct job *j, bool waves, double seconds)
 {
     const struct data_logmel_config *c = &j->m->logmel;
-    double how[] = {(double)c->rate, seconds, c->window_s, c->hop_s, (double)c->fft, (double)c->bins, c->low, c->high,
-                    (double)c->style};
+    double how[] = {(double)c->rate, seconds, c->window_s, c->hop_s,        (double)c->fft,
+                    (double)c->bins, c->low,  c->high,     (double)c->style};
     struct data_key key = key_start(waves ? "wave" : "frames");
     key_str(&key, j->k->plan->c.manifest->path);
     key_str(&key, j->entry->value);
@@ -272,13 +221,19 @@ static int decode_audio(const struct job *j, double seconds, struct data_audio *
     return rc;
 }
 
-/* Rounds n values to half floats, which stay in k->half. */
+static void from_half(const uint16_t *h, int64_t n, float *out)
+{
+    for (int64_t i = 0; i < n; i++) out[i] = half_to_float(h[i]);
+}
+
+/* Rounds n values to half floats, which stay in k->half: half the memory, and 11 bits are more than a spectrogram needs
+ * or a microphone gives. */
 static int halve(const struct job *j, float *x, int64_t n)
 {
-    int rc = room_need(&j->k->half, (size_t)n * 2, 0, j->e);
+    int rc = data_room_need(&j->k->half, (size_t)n * 2, 0, j->e);
     if (rc) return rc;
-    to_half(x, n, j->k->half.p);
-    from_half(j->k->half.p, n, x);
+    uint16_t *h = j->k->half.p;
+    for (int64_t i = 0; i < n; i++) x[i] = half_to_float(h[i] = half_from_float(x[i]));
     return 0;
 }
 
@@ -367,7 +322,7 @@ static int choose(struct data_maker *k, const struct data_modality *m, const str
     const struct data_loader_config *c = &k->plan->c;
     *choice = -1;
     if (!f) return 0;
-    int rc = room_need(&k->usable, (size_t)f->n * sizeof(int), 0, e);
+    int rc = data_room_need(&k->usable, (size_t)f->n * sizeof(int), 0, e);
     if (rc) return rc;
     int *usable = k->usable.p, n = manifest_use(c->manifest, f, c->split, usable);
     if (n == 0) return 0;
@@ -376,17 +331,22 @@ static int choose(struct data_maker *k, const struct data_modality *m, const str
     return 0;
 }
 
-/* Adds an item as sample i. On error the batch holds what it held before. */
-static int add_item(struct data_maker *k, struct data_slot *s, int64_t i, int64_t item, struct err *e)
+int data_sample_add(struct data_maker *k, struct data_slot *s, int64_t i, int64_t item, struct err *e)
 {
-    static int (*const add[])(struct job *) = {[DATA_IMAGE] = add_image, [DATA_TEXT] = add_text, [DATA_AUDIO] = add_audio};
+    static int (*const add[])(struct job *) = {
+        [DATA_IMAGE] = add_image, [DATA_TEXT] = add_text, [DATA_AUDIO] = add_audio};
     const struct data_plan *p = k->plan;
     int rc = 0, done = 0;
     for (; done < p->c.n_modalities && !rc; done++) {
         const struct data_modality *m = &p->m[done];
         const struct manifest_field *f = manifest_field(&p->c.manifest->item[item], m->field);
         struct data_part *part = &s->b.part[done];
-        struct job j = {.k = k, .m = m, .at = done, .part = part, .room = &s->room[done], .e = e,
+        struct job j = {.k = k,
+                        .m = m,
+                        .at = done,
+                        .part = part,
+                        .room = &s->room[done],
+                        .e = e,
                         .rng = rng_make(hash_bytes(&p->c.seed, sizeof p->c.seed, hash_str(m->name)), (uint64_t)item,
                                         (uint64_t)s->b.epoch)};
         int choice;
@@ -410,168 +370,4 @@ static int add_item(struct data_maker *k, struct data_slot *s, int64_t i, int64_
     }
     const struct manifest_item *it = &p->c.manifest->item[item];
     return err_prefix(e, "%s:%lld: item '%s'", p->c.manifest->path, (long long)it->line, it->id);
-}
-
-/* As add_item; with `skip` a bad item gives way to others drawn by (seed, item, epoch). */
-static int add_sample(struct data_maker *k, struct data_slot *s, int64_t i, struct err *e)
-{
-    const struct data_loader_config *c = &k->plan->c;
-    int64_t item = s->b.sample[i];
-    struct rng rng = rng_make(c->seed ^ hash_str("skip"), (uint64_t)item, (uint64_t)s->b.epoch);
-    for (int t = 0;; t++) {
-        struct err own = {0};
-        int rc = add_item(k, s, i, item, &own);
-        if (!rc) return 0;
-        bool bad = rc == ERR_FORMAT || rc == ERR_IO;
-        if (!bad || !c->skip) return err_set(e, rc, "%s", own.msg);
-        if (t == MAX_TRIES)
-            return err_set(e, rc, "%s (and %d other items instead of it could not be read either)", own.msg, MAX_TRIES);
-        k->plan->warn(k->plan->warn_ctx, item, own.msg);
-        k->skipped++;
-        item = c->items[rng_below(&rng, c->n_items)];
-    }
-}
-
-/* Groups */
-
-static int32_t root(int32_t *group, int32_t i)
-{
-    while (group[i] != i) i = group[i] = group[group[i]];
-    return i;
-}
-
-/* Sample i shows what `key` stands for: joins it to the first that did. */
-static void shows(struct data_slot *s, int32_t i, uint64_t key)
-{
-    key += key == 0;
-    size_t at = (key ^ key >> 32) & (s->n_keys - 1);
-    while (s->key[at] && s->key[at] != key) at = (at + 1) & (s->n_keys - 1);
-    if (!s->key[at]) {
-        s->key[at] = key;
-        s->owner[at] = i;
-        return;
-    }
-    int32_t a = root(s->b.group, i), b = root(s->b.group, s->owner[at]);
-    s->b.group[a > b ? a : b] = a > b ? b : a;
-}
-
-static void find_groups(const struct data_plan *p, struct data_slot *s)
-{
-    memset(s->key, 0, s->n_keys * sizeof *s->key);
-    for (int32_t i = 0; i < s->b.size; i++) s->b.group[i] = i;
-    for (int32_t i = 0; i < s->b.size; i++) {
-        const struct manifest_item *it = &p->c.manifest->item[s->b.sample[i]];
-        if (it->group) shows(s, i, hash_bytes(it->group, strlen(it->group), hash_str("group")));
-        for (int m = 0; m < p->c.n_modalities; m++) {
-            if (s->b.part[m].choice[i] < 0) continue;
-            const char *v = manifest_field(it, p->m[m].field)->entry[s->b.part[m].choice[i]].value;
-            shows(s, i, hash_bytes(v, strlen(v), hash_str(p->m[m].kind == DATA_TEXT ? "text" : "file")));
-        }
-    }
-    for (int32_t i = 0; i < s->b.size; i++) s->b.group[i] = root(s->b.group, i);
-}
-
-static int64_t rounded_cap(int64_t n) { return n <= 8 ? 8 : (n + 7) / 8 * 8; }
-
-/* Rounds sizes up and fills what is beyond the items with zeros. */
-static int finish(const struct data_plan *p, struct data_slot *s, struct err *e)
-{
-    for (int i = 0; i < p->c.n_modalities; i++) {
-        const struct data_modality *m = &p->m[i];
-        struct data_part *part = &s->b.part[i];
-        int64_t used = part->rows;
-        part->cap = p->always[i] ? s->b.size : rounded_cap(part->n);
-        for (int64_t k = part->n + 1; k <= part->cap; k++) part->offsets[k] = (int32_t)used;
-        if (m->kind == DATA_IMAGE) {
-            int64_t one = m->h * m->w * 3;
-            memset(part->image + part->n * one, 0, (size_t)((part->cap - part->n) * one) * sizeof(float));
-            continue;
-        }
-        size_t row = m->kind == DATA_TEXT ? sizeof(int32_t) : (size_t)m->logmel.bins * sizeof(float);
-        part->rows = data_round_rows(used, m->round_rows);
-        int rc = room_need(&s->room[i], (size_t)part->rows * row, (size_t)used * row, e);
-        if (rc) return rc;
-        memset((char *)s->room[i].p + (size_t)used * row, 0, (size_t)(part->rows - used) * row);
-        if (m->kind == DATA_TEXT) part->tokens = s->room[i].p;
-        else part->frames = s->room[i].p;
-    }
-    return 0;
-}
-
-int data_slot_make(struct data_maker *k, struct data_slot *s, struct err *e)
-{
-    for (int i = 0; i < s->b.n_parts; i++) {
-        s->b.part[i].n = s->b.part[i].rows = 0;
-        s->b.part[i].offsets[0] = 0;
-    }
-    for (int64_t i = 0; i < s->b.size; i++) {
-        int rc = add_sample(k, s, i, e);
-        if (rc) return rc;
-    }
-    find_groups(k->plan, s);
-    return finish(k->plan, s, e);
-}
-
-int data_slot_init(struct data_slot *s, const struct data_plan *plan, struct err *e)
-{
-    int n = plan->c.n_modalities, rc = 0;
-    int64_t B = plan->c.batch, cap = rounded_cap(B);
-    *s = (struct data_slot){.n_keys = 16};
-    while (s->n_keys < (size_t)(2 * B * (n + 1))) s->n_keys *= 2;
-    s->key = mem_alloc(s->n_keys * sizeof *s->key);
-    s->owner = mem_alloc(s->n_keys * sizeof *s->owner);
-    s->room = mem_zero((size_t)n, sizeof *s->room);
-    s->b.sample = mem_zero((size_t)B, sizeof *s->b.sample);
-    s->b.group = mem_zero((size_t)B, sizeof *s->b.group);
-    s->b.part = mem_zero((size_t)n, sizeof *s->b.part);
-    s->b.n_parts = n;
-    for (int i = 0; i < n; i++) {
-        struct data_part *p = &s->b.part[i];
-        p->offsets = mem_zero((size_t)cap + 1, sizeof *p->offsets);
-        p->row = mem_zero((size_t)B, sizeof *p->row);
-        p->choice = mem_zero((size_t)B, sizeof *p->choice);
-        if (plan->m[i].kind != DATA_IMAGE || rc) continue;
-        rc = room_need(&s->room[i], (size_t)(cap * plan->m[i].h * plan->m[i].w * 3) * sizeof(float), 0, e);
-        p->image = s->room[i].p;
-    }
-    return rc;
-}
-
-void data_slot_free(struct data_slot *s, const struct data_plan *plan)
-{
-    for (int i = 0; i < s->b.n_parts; i++) {
-        free(s->b.part[i].offsets);
-        free(s->b.part[i].row);
-        free(s->b.part[i].choice);
-        room_free(&s->room[i]);
-    }
-    free(s->b.part);
-    free(s->b.sample);
-    free(s->b.group);
-    free(s->room);
-    free(s->key);
-    free(s->owner);
-}
-
-int data_maker_init(struct data_maker *k, const struct data_plan *plan, struct err *e)
-{
-    *k = (struct data_maker){.plan = plan};
-    k->logmel = mem_zero((size_t)plan->c.n_modalities, sizeof(struct data_logmel *));
-    for (int i = 0; i < plan->c.n_modalities; i++) {
-        if (plan->m[i].kind != DATA_AUDIO) continue;
-        int rc = data_logmel_new(&plan->m[i].logmel, &k->logmel[i], e);
-        if (rc) return err_prefix(e, "%s", plan->m[i].name);
-    }
-    return 0;
-}
-
-void data_maker_free(struct data_maker *k)
-{
-    for (int i = 0; k->logmel && i < k->plan->c.n_modalities; i++) data_logmel_free(k->logmel[i]);
-    free(k->logmel);
-    data_scratch_free(&k->scratch);
-    room_free(&k->pixels);
-    room_free(&k->wave);
-    room_free(&k->half);
-    room_free(&k->usable);
 }
