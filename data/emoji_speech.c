@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <math.h>
 #include <sndfile.h>
-#include <soxr.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +15,7 @@
 
 #include "base/buf.h"
 #include "base/file.h"
+#include "data/audio.h"
 
 enum { RATE = 16000, MAX_WAV = 64 << 20 };
 #define PROGRAM "espeak-ng"
@@ -299,22 +299,14 @@ static int write_flac(const float *x, int64_t n, struct buf *out, struct err *e)
     return 0;
 }
 
-int speech_encode(const int16_t *samples, int64_t n, int rate, char **data, size_t *len, struct err *e)
+int speech_encode(const int16_t *samples, int64_t n, int rate, struct buf *flac, struct err *e)
 {
-    size_t room = (size_t)((double)n * RATE / rate + 1.5), used = 0, made = 0;
-    float *x = mem_alloc((size_t)n * sizeof *x), *y = mem_alloc(room * sizeof *y);
+    float *x = mem_alloc((size_t)n * sizeof *x), *y = NULL;
     for (int64_t i = 0; i < n; i++) x[i] = samples[i] * (1.0f / 32768);
-    soxr_quality_spec_t quality = soxr_quality_spec(SOXR_HQ, 0);
-    soxr_error_t bad = soxr_oneshot(rate, RATE, 1, x, (size_t)n, &used, y, room, &made, NULL, &quality, NULL);
-    struct buf b = {0};
-    int rc = bad || made == 0 ? err_set(e, ERR_FORMAT, "cannot resample from %d Hz: %s", rate, bad ? bad : "too short")
-                              : write_flac(y, (int64_t)made, &b, e);
+    int64_t made;
+    int rc = data_audio_resample(x, n, rate, RATE, &y, &made, e);
+    if (!rc) rc = write_flac(y, made, flac, e);
     free(x);
     free(y);
-    *data = NULL;
-    *len = 0;
-    if (rc) return rc;
-    *data = b.data;
-    *len = b.len;
-    return 0;
+    return rc;
 }
