@@ -3,6 +3,7 @@
 #ifndef TRIAD_CLI_CLI_H
 #define TRIAD_CLI_CLI_H
 
+int cli_data(int argc, char **argv);
 int cli_tokenizer(int argc, char **argv);
 
 #endif

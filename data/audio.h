@@ -8,6 +8,8 @@
 
 #define DATA_AUDIO_MAX_SAMPLES ((int64_t)1 << 28) /* of all channels together: an hour and a half of 48 kHz mono */
 
+#define DATA_AUDIO_MAX_LEVEL 40000.0f /* floats on the scale of 16-bit integers pass; what is beyond is damage */
+
 struct data_audio {
     float *x;     /* (n), nominally -1..1 */
     int64_t n;    /* samples; 0 is a valid, empty clip (x is then still a valid pointer) */
@@ -17,8 +19,8 @@ struct data_audio {
 /* Decodes `len` bytes to mono (the channels' mean) at `rate` Hz (0: the file's own). Only the first `max_seconds` are
  * kept (0: all); no more than that is decoded. `name` is used in messages. The caller frees with data_audio_free.
  * ERR_FORMAT where the format is not known, the data is corrupt or ends before the samples that its header promises,
- * a sample is NaN or infinite, or the clip has more than DATA_AUDIO_MAX_SAMPLES; ERR_MEMORY. On error *a is empty.
- * Safe from many threads. */
+ * a sample is NaN, infinite or beyond +-DATA_AUDIO_MAX_LEVEL, or the clip has more than DATA_AUDIO_MAX_SAMPLES;
+ * ERR_MEMORY. On error *a is empty. Safe from many threads. */
 int data_audio_decode(const char *name, const void *data, size_t len, int64_t rate, double max_seconds,
                       struct data_audio *a, struct err *e) MUST_CHECK;
 void data_audio_free(struct data_audio *a); /* leaves it empty; an empty one is fine */
