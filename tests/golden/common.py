@@ -31,22 +31,19 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def randn(g, *shape, dtype=torch.float64):
-    return torch.randn(shape, generator=g, dtype=torch.float64).float().to(dtype)
-
-
 def randomise(model, g):
     """Weights large enough that every part of the model shows in the loss: matrices of norm-keeping size, gains near 1,
     biases away from 0 (a fresh initialisation would hide a forgotten bias)."""
     with torch.no_grad():
         for name, p in model.named_parameters():
             r = torch.randn(p.shape, generator=g)
-            if "embedding" in name or "position" in name or "cls_token" in name:
+            if p.ndim == 1 and name.endswith(("weight", "bias")):
+                p.copy_((1 if name.endswith("weight") else 0) + 0.2 * r)
+            elif any(word in name for word in ("embedding", "embed_positions", "cls_token")) and p.ndim < 4:
                 p.copy_(0.4 * r)
             elif p.ndim >= 2:
                 p.copy_(r / math.sqrt(p[0].numel()))
-            elif p.ndim == 1:
-                p.copy_((1 if name.endswith("weight") else 0) + 0.2 * r)
+
 
 
 def save(folder, name, tensors):

@@ -12,8 +12,8 @@ steps.json            the loss before each of 20 AdamW steps on this same batch 
 from common import *
 from transformers import CLIPConfig, CLIPModel
 
-SIZES = dict(image=32, patch=8, vision_width=32, vision_layers=2, vision_heads=2, vision_mlp=128, text_width=24,
-             text_layers=2, text_heads=2, text_mlp=96, vocab=99, context=16, projection=20, batch=6, steps=20,
+SIZES = dict(image=32, patch=8, vision_width=32, vision_layers=2, vision_heads=2, vision_mlp=80, text_width=24,
+             text_layers=2, text_heads=2, text_mlp=56, vocab=99, context=16, projection=20, batch=5, steps=20,
              activation="quick_gelu")
 ADAMW = dict(lr=2e-4, betas=[0.9, 0.98], eps=1e-6, weight_decay=0.1, clip=1.0)
 LOGIT_SCALE = 2.6592
