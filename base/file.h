@@ -6,21 +6,22 @@
 #include <stddef.h>
 #include "base/err.h"
 
-/* Reads a whole file of at most `max` bytes; a 0 byte follows the content. The caller frees *data. ERR_IO if it cannot be
- * read, ERR_FORMAT if it is larger. On error *data is NULL. */
+/* Reads a whole file of at most `max` bytes; a 0 byte follows the content. The caller frees *data. ERR_IO if it cannot
+ * be read, ERR_FORMAT if it is larger. On error *data is NULL. */
 int file_read(const char *path, size_t max, char **data, size_t *len, struct err *e) MUST_CHECK;
 
-/* Writes `path` whole: into a temporary name in the same folder, synced, renamed. On error the old file is untouched. */
+/* Writes `path` whole: into a temporary name in the same folder, synced, renamed. On error the old file is untouched.
+ */
 int file_write(const char *path, const void *data, size_t len, struct err *e) MUST_CHECK;
 
-int file_mkdirs(const char *path, struct err *e) MUST_CHECK;           /* as mkdir -p */
+int file_mkdirs(const char *path, struct err *e) MUST_CHECK; /* as mkdir -p */
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
-int64_t file_size(const char *path);                                   /* -1 where there is none */
-char *file_join(const char *dir, const char *name);                    /* name alone if it is absolute; caller frees */
-char *file_dirname(const char *path);                                  /* caller frees; "." where there is none */
-const char *file_basename(const char *path);                           /* points into path */
-int file_remove_tree(const char *path, struct err *e) MUST_CHECK;      /* a missing one is no error */
+int64_t file_size(const char *path);                              /* -1 where there is none */
+char *file_join(const char *dir, const char *name);               /* name alone if it is absolute; caller frees */
+char *file_dirname(const char *path);                             /* caller frees; "." where there is none */
+const char *file_basename(const char *path);                      /* points into path */
+int file_remove_tree(const char *path, struct err *e) MUST_CHECK; /* a missing one is no error */
 int file_sync_dir(const char *path, struct err *e) MUST_CHECK;
 
 /* Names in a folder (without . and ..), sorted by byte. The caller frees with file_list_free. */

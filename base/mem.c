@@ -16,9 +16,18 @@ static void *or_die(void *p, size_t bytes)
     return p;
 }
 
-void *mem_alloc(size_t bytes) { return or_die(malloc(bytes ? bytes : 1), bytes); }
-void *mem_zero(size_t count, size_t size) { return or_die(calloc(count ? count : 1, size ? size : 1), count * size); }
-void *mem_resize(void *p, size_t bytes) { return or_die(realloc(p, bytes ? bytes : 1), bytes); }
+void *mem_alloc(size_t bytes)
+{
+    return or_die(malloc(bytes ? bytes : 1), bytes);
+}
+void *mem_zero(size_t count, size_t size)
+{
+    return or_die(calloc(count ? count : 1, size ? size : 1), count * size);
+}
+void *mem_resize(void *p, size_t bytes)
+{
+    return or_die(realloc(p, bytes ? bytes : 1), bytes);
+}
 
 char *mem_strndup(const char *s, size_t n)
 {
@@ -28,7 +37,10 @@ char *mem_strndup(const char *s, size_t n)
     return p;
 }
 
-char *mem_strdup(const char *s) { return mem_strndup(s, strlen(s)); }
+char *mem_strdup(const char *s)
+{
+    return mem_strndup(s, strlen(s));
+}
 
 char *mem_printf(const char *fmt, ...)
 {

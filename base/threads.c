@@ -25,7 +25,10 @@ void threads_init(int n)
     openblas_set_num_threads(1);
 }
 
-int threads_count(void) { return omp_get_max_threads(); }
+int threads_count(void)
+{
+    return omp_get_max_threads();
+}
 
 double time_now(void)
 {
