@@ -1,6 +1,6 @@
 """Ops on odd shapes, with their gradients, by PyTorch in f64: `make_ops.py SEED OUT`.
 
-ops.json         {"cases": [{"name", "op", "attr", "in": [names], "out": [names], "grad": [names]}]}
+ops.json         {"cases": [{"name", "op", "attr", "in": [names], "out": [names], "weighed", "grad"}]}
 ops.safetensors  NAME/in.X and NAME/out.Y; NAME/w.Y, random, and NAME/grad.X = d(sum of w.Y * out.Y)/d in.X
 
 Tensors are in triad's layouts: images (N, H, W, C), sequences (N, T, C), packed sequences (T, C) with offsets (B + 1);
@@ -30,13 +30,14 @@ def offsets(lengths):
     return ints([sum(lengths[:i]) for i in range(len(lengths) + 1)])
 
 
-def case(name, op, fn, x, attr=None, grad=None):
-    """x: name -> tensor, rounded to f32 so that both precisions see the same input. fn(*x) gives a tensor or a dict of them. grad: which inputs have one; None: all floats."""
+def case(name, op, fn, x, attr=None, grad=None, weighed=None):
+    """x: name -> tensor, rounded to f32 so that both precisions see the same input. fn(*x) gives a tensor or a dict of
+    them. grad: which inputs have one; None: all floats. weighed: which outputs are in the sum; None: all floats."""
     x = {k: v.float().double().requires_grad_() if v.is_floating_point() else v for k, v in x.items()}
     out = fn(*x.values())
     out = out if isinstance(out, dict) else {"y": out}
     grad = [k for k, v in x.items() if v.is_floating_point()] if grad is None else grad
-    w = {k: rnd(*v.shape).float().double() for k, v in out.items() if v.is_floating_point()} if grad else {}
+    w = {k: rnd(*v.shape).float().double() for k, v in out.items() if k in (weighed or out) and v.is_floating_point()} if grad else {}
     if grad:
         total = sum((w[k] * out[k]).sum() for k in w)
         for k, d in zip(grad, torch.autograd.grad(total, [x[k] for k in grad])):
@@ -44,7 +45,8 @@ def case(name, op, fn, x, attr=None, grad=None):
     for prefix, group in (("in", x), ("out", out), ("w", w)):
         for k, v in group.items():
             TENSORS[f"{name}/{prefix}.{k}"] = stored(v.detach(), exact=prefix != "out")
-    CASES.append({"name": name, "op": op, "attr": attr or {}, "in": list(x), "out": list(out), "grad": grad})
+    CASES.append({"name": name, "op": op, "attr": attr or {}, "in": list(x), "out": list(out), "weighed": list(w),
+                  "grad": grad})
 
 
 def stored(v, exact):
@@ -135,7 +137,7 @@ for shape in ((3, 4, 5, 3), (4, 7, 5), (9, 4)):
     c, axes = shape[-1], tuple(range(len(shape) - 1))
     case(f"batch_norm_{len(shape)}d", "batch_norm", lambda x, gain, bias: dict(
         y=F.batch_norm(x.reshape(-1, c), None, None, gain, bias, True, 0.1, 1e-5).reshape(x.shape),
-        mean=x.mean(axes), var=x.var(axes, correction=0)), dict(x=rnd(*shape) + 2, gain=rnd(c), bias=rnd(c)), dict(eps=1e-5))
+        mean=x.mean(axes), var=x.var(axes, correction=0)), dict(x=rnd(*shape) + 2, gain=rnd(c), bias=rnd(c)), dict(eps=1e-5), weighed=["y"])
 case("batch_norm_fixed", "batch_norm_fixed",
      lambda x, gain, bias, mean, var: nhwc(F.batch_norm(nchw(x), mean.detach(), var.detach(), gain, bias, False, 0.1, 1e-3)),
      dict(x=rnd(2, 3, 5, 4), gain=rnd(4), bias=rnd(4), mean=rnd(4), var=rnd(4, lo=0.2, hi=3)), dict(eps=1e-3),
