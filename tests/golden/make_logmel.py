@@ -11,6 +11,7 @@ deviation (with n - 1) + 1e-5. Values are (frames, 80), frames = 1 + floor(n / 1
 
 logmel.safetensors   short.waveform, odd.waveform (n) f32; short.logmel, odd.logmel (frames, 80) rounded from f64
 """
+
 from common import *
 
 RATE, N_FFT, HOP, WINDOW, BINS, LOW, HIGH = 16000, 512, 160, 400, 80, 20.0, 8000.0
@@ -20,8 +21,8 @@ def waveform(n):
     t = torch.arange(n, dtype=torch.float64) / RATE
     state, noise = 1, []
     for _ in range(n):
-        state = (state * 6364136223846793005 + 1442695040888963407) % 2 ** 64
-        noise.append((state >> 40) / 2 ** 23 - 1)
+        state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+        noise.append((state >> 40) / 2**23 - 1)
     phase = 2 * math.pi * (200 * t + 2900 * t * t / (n / RATE))
     return (0.5 * torch.sin(phase) + 0.05 * torch.tensor(noise, dtype=torch.float64)).float()
 
@@ -44,10 +45,28 @@ os.makedirs(folder, exist_ok=True)
 tensors = {}
 for name, n in (("short", 4800), ("odd", 17603)):
     x = waveform(n)
-    power = torch.stft(x.double(), N_FFT, HOP, WINDOW, window, center=True, pad_mode="reflect", return_complex=True).abs().square()
+    power = (
+        torch.stft(x.double(), N_FFT, HOP, WINDOW, window, center=True, pad_mode="reflect", return_complex=True)
+        .abs()
+        .square()
+    )
     m = torch.log(power.T @ bank + 1e-6)
     tensors[name + ".waveform"], tensors[name + ".logmel"] = x, ((m - m.mean()) / (m.std() + 1e-5)).float()
 save(folder, "logmel.safetensors", tensors)
-save_json(folder, "config.json", dict(kind="logmel", rate=RATE, n_fft=N_FFT, hop=HOP, window=WINDOW, bins=BINS, low=LOW, high=HIGH,
-                                      clips=["short", "odd"], versions=versions()))
+save_json(
+    folder,
+    "config.json",
+    dict(
+        kind="logmel",
+        rate=RATE,
+        n_fft=N_FFT,
+        hop=HOP,
+        window=WINDOW,
+        bins=BINS,
+        low=LOW,
+        high=HIGH,
+        clips=["short", "odd"],
+        versions=versions(),
+    ),
+)
 print(folder + ":", {k: list(v.shape) for k, v in tensors.items()})

@@ -1,6 +1,7 @@
 /* Runs build/golden over the committed reference folders, and over spoiled ones, which it must refuse. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 #include <stdio.h>
