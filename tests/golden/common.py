@@ -1,15 +1,15 @@
 """What the make_*.py scripts share: arguments, random weights, files.
 
 Every reference is computed in f64 from f32 weights and inputs, so that both sides start from the same numbers, and is
-written as f32 where a reader compares in f32 (rounding to f32 moves a number by 6e-8 of itself, far below any tolerance).
+written as f32 where a reader compares in f32 (rounding to f32 moves a number by 6e-8 of itself, far below any
+tolerance).
 """
-
 import json, math, os, sys
 import torch
 from safetensors.torch import save_file
 
 torch.set_num_threads(1)
-# Attention must be PyTorch's own ("sdpa"): the eager path of transformers takes its softmax in f32 even in an f64 model.
+# PyTorch's own attention: the eager path of transformers takes its softmax in f32 even in an f64 model.
 ATTENTION = dict(attn_implementation="sdpa")
 torch.use_deterministic_algorithms(True)
 
@@ -18,10 +18,8 @@ def arguments(defaults, usage):
     """SEED [key=value ...] OUT_FOLDER -> (seed, sizes, folder). A value takes the type of its default."""
     words, sizes = sys.argv[1:], dict(defaults)
     if len(words) < 2 or not words[0].isdigit() or "=" in words[-1]:
-        sys.exit(
-            f"usage: {os.path.basename(sys.argv[0])} {usage}\nsizes: "
-            + " ".join(f"{k}={v}" for k, v in defaults.items())
-        )
+        sys.exit(f"usage: {os.path.basename(sys.argv[0])} {usage}\nsizes: " + " ".join(f"{k}={v}"
+                                                                                       for k, v in defaults.items()))
     for w in words[1:-1]:
         key, _, value = w.partition("=")
         if key not in defaults:
@@ -63,7 +61,6 @@ def save_json(folder, name, value):
 
 def versions():
     import transformers
-
     return {"torch": torch.__version__, "transformers": transformers.__version__}
 
 
@@ -72,13 +69,10 @@ def gradients(model):
 
 
 def gradient_error(got, truth):
-    """What `got` is off by: the largest |got - truth| / |truth| over tensors (2-norms); and, for tensors whose gradient is
-    zero in exact arithmetic (the bias of the keys: softmax does not see it), |got| over the norm of the whole gradient.
-    """
+    """What `got` is off by: the largest |got - truth| / |truth| over tensors (2-norms); and, for tensors whose gradient
+    is zero in exact arithmetic (the bias of the keys: softmax does not see it), |got| over the norm of all."""
     total = math.sqrt(sum(t.double().square().sum().item() for t in truth.values()))
     off = {n: (got[n].double() - t.double()).norm().item() for n, t in truth.items()}
     norm = {n: t.double().norm().item() for n, t in truth.items()}
-    return dict(
-        gradient_relative=max([off[n] / norm[n] for n in off if norm[n] > 1e-6 * total]),
-        vanishing_gradient=max([off[n] / total for n in off if norm[n] <= 1e-6 * total], default=0.0),
-    )
+    return dict(gradient_relative=max([off[n] / norm[n] for n in off if norm[n] > 1e-6 * total]),
+                vanishing_gradient=max([off[n] / total for n in off if norm[n] <= 1e-6 * total], default=0.0))
