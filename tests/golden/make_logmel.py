@@ -6,8 +6,8 @@ u_i = (s_i >> 40) / 2^23 - 1 with s_i = 6364136223846793005 s_(i-1) + 1442695040
 
 The spectrogram: frames of 512 samples every 160, centred (the clip mirrored by 256 at both ends, edge sample not
 repeated), under a periodic Hann window of 400 in their middle; power; 80 triangles evenly spaced in mel
-(2595 log10(1 + f / 700)) from 20 to 8000 Hz, of height 1; log(m + 1e-6); then the clip's mean is taken off and it is divided by its standard
-deviation (with n - 1) + 1e-5. Values are (frames, 80), frames = 1 + floor(n / 160).
+(2595 log10(1 + f / 700)) from 20 to 8000 Hz, of height 1; log(m + 1e-6); then the clip's mean is taken off and it is
+divided by its standard deviation (with n - 1) + 1e-5. Values are (frames, 80), frames = 1 + floor(n / 160).
 
 logmel.safetensors   short.waveform, odd.waveform (n) f32; short.logmel, odd.logmel (frames, 80) rounded from f64
 """
