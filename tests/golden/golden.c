@@ -40,21 +40,31 @@ void golden_compare(struct golden_report *r, const char *name, const void *got, 
     if (!(relative <= *worst)) *worst = relative;
 }
 
+/* The file that describes a folder, and who checks it; other kinds of config.json are models. */
 static const struct {
-    const char *file;
-    int (*check)(const char *dir, struct golden_report *r, struct err *e);
-} kinds[] = {{"ops.json", golden_check_ops}};
+    const char *file, *kind;
+    int (*check)(const char *dir, json_t *config, struct golden_report *r, struct err *e);
+} kinds[] = {{"ops.json", "ops", golden_check_ops}, {"config.json", NULL, golden_check_model}};
 
 static int check(const char *dir, struct golden_report *r, struct err *e)
 {
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         char *path = file_join(dir, kinds[i].file);
+        json_error_t why;
+        json_t *config = file_exists(path) ? json_load_file(path, JSON_REJECT_DUPLICATES, &why) : NULL;
         bool here = file_exists(path);
+        const char *kind = json_string_value(json_object_get(config, "kind"));
+        int code = 0;
+        if (here && !kind)
+            code = err_set(e, ERR_FORMAT, "%s: no 'kind' in it%s%s", path, config ? "" : ": ", config ? "" : why.text);
+        here = kind && (!kinds[i].kind || strcmp(kinds[i].kind, kind) == 0);
+        if (here) code = kinds[i].check(dir, config, r, e);
+        json_decref(config);
         free(path);
-        if (here) return kinds[i].check(dir, r, e);
+        if (here || code) return code;
     }
-    return err_set(e, ERR_USAGE, "%s: not a folder that a make_*.py of tests/golden wrote (expected an %s in it)", dir,
-                   kinds[0].file);
+    return err_set(e, ERR_USAGE, "%s: not a folder that a make_*.py of tests/golden wrote: no config.json or ops.json",
+                   dir);
 }
 
 int main(int argc, char **argv)

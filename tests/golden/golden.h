@@ -5,7 +5,7 @@
 #define TRIAD_TESTS_GOLDEN_H
 
 #include <jansson.h>
-#include "autograd/graph.h"
+#include "autograd/store.h"
 
 /* ---- tensors.c: a safetensors file, every number as a double ------------------------------------------------------
  */
@@ -27,11 +27,20 @@ struct golden_file {
  */
 int golden_read(struct golden_file *f, const char *dir, const char *name, struct err *e) MUST_CHECK;
 void golden_free(struct golden_file *f);
-/* "a" + "b" is the name; NULL and ERR_FORMAT if the file has none. */
+/* NULL and ERR_FORMAT if the file has none of that name. */
 const struct golden_tensor *golden_find(const struct golden_file *f, struct err *e, const char *fmt, ...)
     PRINTF_LIKE(3, 4);
 /* The numbers as `t`, newly allocated. */
 void *golden_as(const struct golden_tensor *x, enum ad_dtype t);
+
+/* ---- names.c ------------------------------------------------------------------------------------------------------
+ */
+/* The tensor of our parameter `entry` out of a file of a reference of this kind, whose names begin with `prefix`, in
+ * our layout; used[i] is set for every tensor i of the file that went into it (`used` may be NULL). A bias that the
+ * reference does not have (of Whisper's keys) is zero. The caller frees out->x. ERR_STATE: there is no such name;
+ * ERR_SHAPE. */
+int golden_translate(const char *kind, const struct golden_file *f, const char *prefix, const struct ad_entry *entry,
+                     bool *used, struct golden_tensor *out, struct err *e) MUST_CHECK;
 
 /* ---- golden.c -----------------------------------------------------------------------------------------------------
  */
@@ -44,8 +53,10 @@ struct golden_report {
 void golden_compare(struct golden_report *r, const char *name, const void *got, enum ad_dtype t,
                     const struct golden_tensor *want, double tol, double floor);
 
-/* ---- check_*.c: compare one kind of folder; wrong values are counted in r, a negative code means it could not be done
+/* ---- check_*.c: compare one kind of folder; `config` is its JSON; wrong values are counted in r, a negative code
+ * means it could not be done
  */
-int golden_check_ops(const char *dir, struct golden_report *r, struct err *e) MUST_CHECK;
+int golden_check_ops(const char *dir, json_t *config, struct golden_report *r, struct err *e) MUST_CHECK;
+int golden_check_model(const char *dir, json_t *config, struct golden_report *r, struct err *e) MUST_CHECK;
 
 #endif

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, ViTConfig, ViTForImageClassification, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-SIZES = dict(width=16, layers=2, heads=2, mlp=40, batch=3, vocab=31, context=12, image=20, patch=4, bins=10, frames=38,
+SIZES = dict(width=16, layers=2, heads=2, mlp=40, batch=3, vocab=31, segments=1, context=12, image=20, patch=4, bins=10, frames=38,
              classes=5)
 SEED, Z, OUT = arguments(SIZES, "SEED [size=N ...] OUT_FOLDER")
 COMMON = dict(hidden_size=Z["width"], num_hidden_layers=Z["layers"], num_attention_heads=Z["heads"],
@@ -79,7 +79,7 @@ def bert():
     randomise(model, g)
     n = lengths(g, Z["context"])
     token = torch.randint(1, Z["vocab"], (sum(n),), generator=g, dtype=torch.int32)
-    kind = torch.randint(0, 2, (sum(n),), generator=g, dtype=torch.int32)
+    kind = torch.randint(0, Z["segments"], (sum(n),), generator=g, dtype=torch.int32)
     w = torch.randn(sum(n), Z["width"], generator=g)
 
     def forward(m, x): # padded with a mask, and the rows of tokens taken from it
@@ -239,5 +239,5 @@ def pick(names):
 bert()
 vit()
 whisper()
-resnet("resnet_basic", SEED + 3, "3x3", [6, 10], [1, 2], False, [13, 11])
-resnet("resnet_bottleneck", SEED + 4, "7x7", [4, 6], [2, 1], True, [37, 29])
+resnet("resnet_basic", SEED + 3, "3x3", [6, 10], [1, 2], False, [13, 13])
+resnet("resnet_bottleneck", SEED + 4, "7x7", [4, 6], [2, 1], True, [29, 29])
