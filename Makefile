@@ -12,7 +12,7 @@ CC := gcc
 endif
 VERSION := 0.1.0
 
-ROOMS := base autograd layers models optim data train eval cli
+ROOMS := base autograd layers models optim data run eval train cli
 PKGS := hdf5 kissfft-float soxr sndfile libfyaml jansson libpcre2-8 libutf8proc freetype2 harfbuzz libpng libjpeg expat
 # The OpenMP build of OpenBLAS, whichever build Debian's alternatives point at.
 BLAS_DIR := $(firstword $(wildcard /usr/lib/*/openblas-openmp))
@@ -21,7 +21,7 @@ PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 
 OPT ?= -O2 -g1
 ARCH ?= -march=x86-64-v3
-WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wno-unused-parameter
+WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wno-unused-parameter -Wno-missing-field-initializers
 CFLAGS += -std=gnu11 $(OPT) $(ARCH) $(WARN) -fopenmp -fno-math-errno -fno-trapping-math -fno-strict-aliasing $(SANITIZE)
 CPPFLAGS += -I. -Iinclude -D_GNU_SOURCE -DTRIAD_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
 LDLIBS += $(PKG_LIBS) -L$(BLAS_DIR) -Wl,-rpath,$(BLAS_DIR) -lopenblas -lm -lpthread

@@ -57,7 +57,7 @@ int err_exit_status(int code);       /* the process exit status for a code; 0 fo
 /* A broken invariant is a bug in triad: says where and aborts, in every build. */
 #define CHECK(cond) ((cond) ? (void)0 : check_failed(__FILE__, __LINE__, #cond, NULL))
 #define CHECK_MSG(cond, ...) ((cond) ? (void)0 : check_failed(__FILE__, __LINE__, #cond, __VA_ARGS__))
-void check_failed(const char *file, int line, const char *cond, const char *fmt, ...) __attribute__((noreturn))
-PRINTF_LIKE(4, 5);
+void check_failed(const char *file, int line, const char *cond, const char *fmt, ...) PRINTF_LIKE(4, 5)
+    __attribute__((noreturn));
 
 #endif
