@@ -6,10 +6,8 @@
 #include "base/mem.h"
 #include "tests/golden/golden.h"
 
-* /
-
-    /* '#' stands for a number, the same on both sides. Up to three of theirs are joined along the last axis. */
-    struct rename {
+/* '#' stands for a number, the same on both sides. Up to three of theirs are joined along the last axis. */
+struct rename {
     const char *ours, *theirs[3];
     bool turn;
 };
