@@ -44,7 +44,10 @@ void golden_compare(struct golden_report *r, const char *name, const void *got, 
 static const struct {
     const char *file, *kind;
     int (*check)(const char *dir, json_t *config, struct golden_report *r, struct err *e);
-} kinds[] = {{"ops.json", "ops", golden_check_ops}, {"config.json", NULL, golden_check_model}};
+} kinds[] = {{"ops.json", "ops", golden_check_ops},
+             {"optim.json", "optim", golden_check_optim},
+             {"config.json", "logmel", golden_check_logmel},
+             {"config.json", NULL, golden_check_model}};
 
 static int check(const char *dir, struct golden_report *r, struct err *e)
 {
@@ -63,7 +66,8 @@ static int check(const char *dir, struct golden_report *r, struct err *e)
         free(path);
         if (here || code) return code;
     }
-    return err_set(e, ERR_USAGE, "%s: not a folder that a make_*.py of tests/golden wrote: no config.json or ops.json",
+    return err_set(e, ERR_USAGE,
+                   "%s: not a folder that a make_*.py of tests/golden wrote: no config.json, ops.json or optim.json",
                    dir);
 }
 

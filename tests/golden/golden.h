@@ -57,6 +57,8 @@ void golden_compare(struct golden_report *r, const char *name, const void *got, 
  * means it could not be done
  */
 int golden_check_ops(const char *dir, json_t *config, struct golden_report *r, struct err *e) MUST_CHECK;
+int golden_check_optim(const char *dir, json_t *config, struct golden_report *r, struct err *e) MUST_CHECK;
+int golden_check_logmel(const char *dir, json_t *config, struct golden_report *r, struct err *e) MUST_CHECK;
 int golden_check_model(const char *dir, json_t *config, struct golden_report *r, struct err *e) MUST_CHECK;
 
 #endif

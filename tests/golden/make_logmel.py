@@ -12,6 +12,7 @@ divided by its standard deviation (with n - 1) + 1e-5. Values are (frames, 80), 
 logmel.safetensors   short.waveform, odd.waveform (n) f32; short.logmel, odd.logmel (frames, 80) rounded from f64
 """
 from common import *
+from transformers import WhisperFeatureExtractor
 
 RATE, N_FFT, HOP, WINDOW, BINS, LOW, HIGH = 16000, 512, 160, 400, 80, 20.0, 8000.0
 
@@ -48,6 +49,9 @@ for name, n in (("short", 4800), ("odd", 17603)):
                        return_complex=True).abs().square()
     m = torch.log(power.T @ bank + 1e-6)
     tensors[name + ".waveform"], tensors[name + ".logmel"] = x, ((m - m.mean()) / (m.std() + 1e-5)).float()
+# Whisper's own: extractor's f32 input, but its arithmetic is f64 until the end.
+extractor = WhisperFeatureExtractor(feature_size=BINS, sampling_rate=RATE, hop_length=HOP, n_fft=WINDOW)
+tensors["short.whisper"] = torch.tensor(extractor._np_extract_fbank_features(tensors["short.waveform"][None].numpy(), "cpu")[0]).T.float()
 save(folder, "logmel.safetensors", tensors)
 save_json(
     folder, "config.json",
