@@ -9,7 +9,10 @@ repeated), under a periodic Hann window of 400 in their middle; power; 80 triang
 (2595 log10(1 + f / 700)) from 20 to 8000 Hz, of height 1; log(m + 1e-6); then the clip's mean is taken off and it is
 divided by its standard deviation (with n - 1) + 1e-5. Values are (frames, 80), frames = 1 + floor(n / 160).
 
-logmel.safetensors   short.waveform, odd.waveform (n) f32; short.logmel, odd.logmel (frames, 80) rounded from f64
+Beside them Whisper's features by transformers: windows of 400, Slaney's mel from 0 Hz, log10, one frame fewer.
+
+logmel.safetensors   short.waveform, odd.waveform (n); short.logmel, odd.logmel (frames, 80); short.whisper (frames - 1,
+                     80). All f32, computed in f64.
 """
 from common import *
 from transformers import WhisperFeatureExtractor
@@ -49,9 +52,10 @@ for name, n in (("short", 4800), ("odd", 17603)):
                        return_complex=True).abs().square()
     m = torch.log(power.T @ bank + 1e-6)
     tensors[name + ".waveform"], tensors[name + ".logmel"] = x, ((m - m.mean()) / (m.std() + 1e-5)).float()
-# Whisper's own: extractor's f32 input, but its arithmetic is f64 until the end.
+# Whisper's own features. They come from an f64 Fourier transform whose result is rounded to f32 once.
 extractor = WhisperFeatureExtractor(feature_size=BINS, sampling_rate=RATE, hop_length=HOP, n_fft=WINDOW)
-tensors["short.whisper"] = torch.tensor(extractor._np_extract_fbank_features(tensors["short.waveform"][None].numpy(), "cpu")[0]).T.float()
+features = extractor._np_extract_fbank_features(tensors["short.waveform"][None].numpy(), "cpu")
+tensors["short.whisper"] = torch.tensor(features[0]).T.float()
 save(folder, "logmel.safetensors", tensors)
 save_json(
     folder, "config.json",

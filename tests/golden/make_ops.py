@@ -96,7 +96,8 @@ for dims in ([0], [1, 2], [0, 2], [0, 1, 2]):
             case(f"{op}_{tag}", op, lambda x: fn(x, dims), dict(x=rnd(3, 5, 4)), dict(axes=dims))
 case("max_ties", "max", lambda x: torch.amax(x, 1), dict(x=ints([[1, 3, 3, 0], [2, 2, 2, 2]]).double()), dict(axes=[1]))
 case("logsumexp", "logsumexp", lambda x: torch.logsumexp(x, 1), dict(x=rnd(3, 5, 4) * 4), dict(axis=1))
-case("logsumexp_large", "logsumexp", lambda x: torch.logsumexp(x, -1), dict(x=rnd(3, 5) + 900), dict(axis=-1))
+# exp overflows f32 at 88.7. Not much further: the gradient exp(x - y) cannot know y better than to f32's last digit.
+case("logsumexp_large", "logsumexp", lambda x: torch.logsumexp(x, -1), dict(x=rnd(3, 5) + 90), dict(axis=-1))
 case("softmax", "softmax", lambda x: torch.softmax(x, -1), dict(x=rnd(2, 3, 7) * 3))
 case("softmax_large", "softmax", lambda x: torch.softmax(x, -1), dict(x=rnd(3, 5) + 900))
 case("log_softmax", "log_softmax", lambda x: torch.log_softmax(x, -1), dict(x=rnd(2, 3, 7) * 3))
