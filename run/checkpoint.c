@@ -1,7 +1,7 @@
 /* Saving and loading a run's state. See checkpoint.h. */
 #include "run/checkpoint.h"
 
-#include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -91,18 +91,15 @@ static int save_all(const char *aside, const struct run_state *s, const struct a
     return rc;
 }
 
-/* Puts `aside` in the place of `folder`. An old one is moved away first, so that there is always a whole one. */
+/* Puts `aside` in the place of `folder`; an old one changes places with it in one step, so that there is always a whole
+ * one. */
 static int swap_in(const char *aside, const char *folder, const char *parent, struct err *e)
 {
-    char *old = mem_printf("%s/.old-%s", parent, file_basename(folder));
-    int rc = file_remove_tree(old, e);
-    bool had = !rc && file_exists(folder);
-    if (!rc && had && rename(folder, old)) rc = err_errno(e, "%s: cannot be moved aside", folder);
-    if (!rc && rename(aside, folder)) rc = err_errno(e, "%s: cannot be renamed to %s", aside, folder);
-    if (!rc) rc = file_sync_dir(parent, e);
-    if (!rc && had) rc = file_remove_tree(old, e);
-    free(old);
-    return rc;
+    bool had = file_exists(folder);
+    if (renameat2(AT_FDCWD, aside, AT_FDCWD, folder, had ? RENAME_EXCHANGE : 0))
+        return err_errno(e, "%s: cannot be renamed to %s", aside, folder);
+    int rc = file_sync_dir(parent, e);
+    return !rc && had ? file_remove_tree(aside, e) : rc;
 }
 
 int run_checkpoint_save(const char *dir, const struct run_state *s, const struct ad_store *store, const struct opt *o,
