@@ -19,8 +19,8 @@ from torch import nn
 from transformers import BertConfig, BertModel, ViTConfig, ViTForImageClassification, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-SIZES = dict(width=16, layers=2, heads=2, mlp=40, batch=3, vocab=31, segments=1, context=12, image=20, patch=4, bins=10, frames=38,
-             classes=5)
+SIZES = dict(width=16, layers=2, heads=2, mlp=40, batch=3, vocab=31, segments=1, context=12, image=20, patch=4, bins=10,
+             frames=38, classes=5)
 SEED, Z, OUT = arguments(SIZES, "SEED [size=N ...] OUT_FOLDER")
 COMMON = dict(hidden_size=Z["width"], num_hidden_layers=Z["layers"], num_attention_heads=Z["heads"],
               intermediate_size=Z["mlp"], hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, hidden_act="gelu",

@@ -59,45 +59,87 @@ static void test_ops(void **state)
 {
     right("tests/golden/ops");
 }
+static void test_clip(void **state)
+{
+    right("tests/golden/clip");
+}
+static void test_bert(void **state)
+{
+    right("tests/golden/towers/bert");
+}
+static void test_vit(void **state)
+{
+    right("tests/golden/towers/vit");
+}
+static void test_whisper(void **state)
+{
+    right("tests/golden/towers/whisper");
+}
+static void test_resnet_basic(void **state)
+{
+    right("tests/golden/towers/resnet_basic");
+}
+static void test_resnet_bottleneck(void **state)
+{
+    right("tests/golden/towers/resnet_bottleneck");
+}
+static void test_optim(void **state)
+{
+    right("tests/golden/optim");
+}
+static void test_logmel(void **state)
+{
+    right("tests/golden/logmel");
+}
 
-/* A copy of tests/golden/ops whose tensors went through `spoil`. */
-static char *spoiled(void (*spoil)(char *data, size_t *len))
+/* ---- what must be found -------------------------------------------------------------------------------------------
+ */
+
+/* A copy of the folder `from` in which `file` went through `spoil`. */
+static char *spoiled(const char *from, const char *file, void (*spoil)(char *data, size_t *len))
 {
     struct err e = {0};
-    char *dir = mem_strdup("/tmp/triad-golden-XXXXXX");
+    char *dir = mem_strdup("/tmp/triad-golden-XXXXXX"), **names;
+    int n;
     assert_non_null(mkdtemp(dir));
-    for (int i = 0; i < 2; i++) {
-        const char *name = i ? "ops.safetensors" : "ops.json";
-        char *from = file_join("tests/golden/ops", name), *to = file_join(dir, name), *data;
+    assert_int_equal(file_list(from, &names, &n, &e), 0);
+    for (int i = 0; i < n; i++) {
+        char *old = file_join(from, names[i]), *new = file_join(dir, names[i]), *data;
         size_t len;
-        assert_int_equal(file_read(from, 1 << 24, &data, &len, &e), 0);
-        if (i) spoil(data, &len);
-        assert_int_equal(file_write(to, data, len, &e), 0);
+        assert_int_equal(file_read(old, 1 << 24, &data, &len, &e), 0);
+        if (strcmp(names[i], file) == 0) spoil(data, &len);
+        assert_int_equal(file_write(new, data, len, &e), 0);
         free(data);
-        free(from);
-        free(to);
+        free(old);
+        free(new);
     }
+    file_list_free(names, n);
     return dir;
 }
 
-static void check_spoiled(void (*spoil)(char *data, size_t *len), int want, const char *says)
+static void refused(const char *from, const char *file, void (*spoil)(char *data, size_t *len), int want,
+                    const char *says)
 {
     struct err e = {0};
-    char tail[4001], *dir = spoiled(spoil);
+    char tail[4001], *dir = spoiled(from, file, spoil);
     int status = golden(dir, tail);
     assert_int_equal(file_remove_tree(dir, &e), 0);
     free(dir);
     if (status != want || !strstr(tail, says)) fail_msg("exit status %d, not %d: %s", status, want, tail);
 }
 
-/* The first number of the file is of a gradient in f64: its sign is in its eighth byte. */
-static void flip_sign(char *data, size_t *len)
+/* Bytes of the first number of a file's tensors; doubles come first. */
+static char *first_number(char *data)
 {
     uint64_t head;
     memcpy(&head, data, sizeof head);
-    data[8 + head + 7] ^= (char)0x80;
+    return data + 8 + head;
 }
 
+static void flip_sign(char *data, size_t *len)
+{
+    first_number(data)[7] ^= (char)0x80;
+}
 static void cut(char *data, size_t *len)
 {
     *len /= 2;
@@ -114,18 +156,36 @@ static void bad_json(char *data, size_t *len)
 {
     data[8] = '[';
 }
-
-static void test_flipped_sign(void **state)
+static void to_nan(char *data, size_t *len)
 {
-    check_spoiled(flip_sign, 1, ", 2 wrong");
-} /* once in f64, once in f32 */
+    memset(first_number(data), 0xff, 8);
+}
+
+/* 1 + 2^-13 times the number, give or take: 1e-4, ten times what a loss may be off by. */
+static void a_little(char *data, size_t *len)
+{
+    first_number(data)[4] ^= (char)0x80;
+}
+
+static void test_wrong_numbers(void **state)
+{
+    /* A gradient, looked at in f64 and in f32. */
+    refused("tests/golden/ops", "ops.safetensors", flip_sign, 1, ", 2 wrong");
+    refused("tests/golden/ops", "ops.safetensors", to_nan, 1, ", 2 wrong");
+    refused("tests/golden/clip", "expected.safetensors", a_little, 1, ", 1 wrong"); /* the loss */
+    refused("tests/golden/optim", "optim.safetensors", flip_sign, 1, ", 1 wrong");
+}
+
 static void test_broken_files(void **state)
 {
+    const char *ops = "tests/golden/ops", *file = "ops.safetensors";
     int format = err_exit_status(ERR_FORMAT);
-    check_spoiled(cut, format, "its place in the file does not fit its shape");
-    check_spoiled(cut_to_nothing, format, "cut short");
-    check_spoiled(huge_header, format, "cut short");
-    check_spoiled(bad_json, format, "not a JSON object");
+    refused(ops, file, cut, format, "its place in the file does not fit its shape");
+    refused(ops, file, cut_to_nothing, format, "cut short");
+    refused(ops, file, huge_header, format, "cut short");
+    refused(ops, file, bad_json, format, "not a JSON object");
+    refused(ops, "ops.json", cut, format, "ops.json: no 'kind' in it");
+    refused("tests/golden/clip", "weights.safetensors", cut, format, "its place in the file");
 }
 
 static void test_not_a_folder(void **state)
@@ -137,7 +197,19 @@ static void test_not_a_folder(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ops), cmocka_unit_test(test_flipped_sign),
-                                       cmocka_unit_test(test_broken_files), cmocka_unit_test(test_not_a_folder)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ops),
+        cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_bert),
+        cmocka_unit_test(test_vit),
+        cmocka_unit_test(test_whisper),
+        cmocka_unit_test(test_resnet_basic),
+        cmocka_unit_test(test_resnet_bottleneck),
+        cmocka_unit_test(test_optim),
+        cmocka_unit_test(test_logmel),
+        cmocka_unit_test(test_wrong_numbers),
+        cmocka_unit_test(test_broken_files),
+        cmocka_unit_test(test_not_a_folder),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
