@@ -73,7 +73,7 @@ static void ask_gradients(struct check *c, struct ad_graph *g, val loss)
  */
 
 static struct model_trunk trunk(const struct check *c, const char *width, const char *layers, const char *heads,
-                                const char *mlp)
+                                const char *mlp, struct err *e)
 {
     struct model_trunk t = model_trunk_default();
     t.width = size(c, width);
@@ -82,8 +82,12 @@ static struct model_trunk trunk(const struct check *c, const char *width, const 
     t.mlp_ratio = (double)size(c, mlp) / (double)t.width;
     t.eps = json_number_value(json_object_get(c->config, "eps"));
     const char *activation = json_string_value(json_object_get(c->config, "activation"));
-    for (int i = 0; activation && nn_activation_names[i]; i++)
-        if (strcmp(nn_activation_names[i], activation) == 0) t.activation = i;
+    if (!activation) return t;
+    if (strcmp(activation, "gelu_pytorch_tanh") == 0) activation = "gelu_tanh"; /* transformers' name */
+    int i = 0;
+    while (nn_activation_names[i] && strcmp(nn_activation_names[i], activation) != 0) i++;
+    if (!nn_activation_names[i]) err_set(e, ERR_FORMAT, "the activation '%s' is not known", activation);
+    t.activation = i;
     return t;
 }
 
@@ -108,13 +112,13 @@ static val build_clip(struct nn *m, struct check *c, struct err *e)
     const struct golden_tensor *tokens = golden_find(&c->inputs, e, "tokens");
     if (!tokens) return 0;
     struct model_tower image = {.name = "image", .kind = MODEL_VIT, .image_size = size(c, "image")};
-    image.vit = (struct model_vit){.trunk = trunk(c, "vision_width", "vision_layers", "vision_heads", "vision_mlp"),
+    image.vit = (struct model_vit){.trunk = trunk(c, "vision_width", "vision_layers", "vision_heads", "vision_mlp", e),
                                    .patch = size(c, "patch"),
                                    .class_token = true,
                                    .entry_norm = true};
     image.vit.trunk.pool = NN_POOL_FIRST;
     struct model_tower text = {.name = "text", .kind = MODEL_TEXT};
-    text.text = (struct model_text){.trunk = trunk(c, "text_width", "text_layers", "text_heads", "text_mlp"),
+    text.text = (struct model_text){.trunk = trunk(c, "text_width", "text_layers", "text_heads", "text_mlp", e),
                                     .vocab = size(c, "vocab"),
                                     .length = size(c, "context")};
     text.text.trunk.pool = NN_POOL_LAST;
@@ -136,7 +140,7 @@ static val build_bert(struct nn *m, struct check *c, struct err *e)
     const struct golden_tensor *w = golden_find(&c->inputs, e, "w");
     if (!w) return 0;
     struct model_tower t = {.name = "text", .kind = MODEL_TEXT};
-    t.text = (struct model_text){.trunk = trunk(c, "width", "layers", "heads", "mlp"),
+    t.text = (struct model_text){.trunk = trunk(c, "width", "layers", "heads", "mlp", e),
                                  .vocab = size(c, "vocab"),
                                  .length = size(c, "context"),
                                  .entry_norm = true,
@@ -149,7 +153,7 @@ static val build_bert(struct nn *m, struct check *c, struct err *e)
 static val build_vit(struct nn *m, struct check *c, struct err *e)
 {
     struct model_tower t = {.name = "image", .kind = MODEL_VIT, .image_size = size(c, "image")};
-    t.vit = (struct model_vit){.trunk = trunk(c, "width", "layers", "heads", "mlp"),
+    t.vit = (struct model_vit){.trunk = trunk(c, "width", "layers", "heads", "mlp", e),
                                .patch = size(c, "patch"),
                                .class_token = true,
                                .patch_bias = true,
@@ -163,7 +167,7 @@ static val build_whisper(struct nn *m, struct check *c, struct err *e)
     const struct golden_tensor *w = golden_find(&c->inputs, e, "w"), *mel = golden_find(&c->inputs, e, "mel");
     if (!w || !mel) return 0;
     struct model_tower t = {.name = "audio", .kind = MODEL_AUDIO};
-    t.audio = (struct model_audio){.trunk = trunk(c, "width", "layers", "heads", "mlp"),
+    t.audio = (struct model_audio){.trunk = trunk(c, "width", "layers", "heads", "mlp", e),
                                    .bins = size(c, "bins"),
                                    .length = 2 * size(c, "positions"),
                                    .kernel = {3, 3},
