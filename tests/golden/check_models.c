@@ -371,7 +371,7 @@ int golden_check_model(const char *dir, json_t *config, struct golden_report *r,
     c.store = ad_store_new(0);
     if (code == 0 && golden_find(&c.expected, NULL, "logits_eval")) code = run(&c, k, false, e);
     if (code == 0) code = run(&c, k, true, e);
-    if (code) err_prefix(e, "%s: ", dir);
+    if (code) err_prefix(e, "%s", dir);
     ad_store_free(c.store);
     free(c.used);
     free(c.grad);

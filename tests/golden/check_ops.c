@@ -286,7 +286,7 @@ static int one_case(const struct golden_file *f, json_t *one, struct golden_repo
         if (code == 0) code = run(&t, p, type, r, e);
         ad_plan_free(p);
         ad_graph_free(c.g);
-        if (code) err_prefix(e, "%s as %s: ", t.name, ad_dtype_name(type));
+        if (code) err_prefix(e, "%s as %s", t.name, ad_dtype_name(type));
     }
     return code;
 }

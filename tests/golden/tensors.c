@@ -95,7 +95,7 @@ int golden_read(struct golden_file *f, const char *dir, const char *name, struct
     char *path = mem_printf("%s/%s", dir, name), *data = NULL;
     size_t len = 0;
     int code = read_whole(path, &data, &len, e);
-    if (code == 0 && (code = parse(f, data, len, e)) != 0) err_prefix(e, "%s: ", path);
+    if (code == 0 && (code = parse(f, data, len, e)) != 0) err_prefix(e, "%s", path);
     free(data);
     free(path);
     return code;
