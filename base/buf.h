@@ -13,9 +13,9 @@ struct buf {
 void buf_add(struct buf *b, const void *data, size_t n);
 void buf_str(struct buf *b, const char *s);
 void buf_printf(struct buf *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
-void buf_html(struct buf *b, const char *s);                       /* & < > " ' escaped; bad UTF-8 becomes U+FFFD */
-void buf_json(struct buf *b, const char *s);                       /* a quoted JSON string; bad UTF-8 becomes U+FFFD */
+void buf_html(struct buf *b, const char *s); /* & < > " ' escaped; bad UTF-8 becomes U+FFFD */
+void buf_json(struct buf *b, const char *s); /* a quoted JSON string; bad UTF-8 becomes U+FFFD */
 void buf_base64(struct buf *b, const void *data, size_t n);
-void buf_free(struct buf *b);                                      /* leaves an empty, usable buf */
+void buf_free(struct buf *b); /* leaves an empty, usable buf */
 
 #endif

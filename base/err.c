@@ -72,7 +72,7 @@ const char *err_code_name(int code)
 {
     switch (code) {
     case 0: return "NONE";
-#define X(name, status, text)                                                                                          \
+#define X(name, status, text) \
     case ERR_##name: return #name;
         ERR_CODES(X)
 #undef X
@@ -80,7 +80,10 @@ const char *err_code_name(int code)
     return "UNKNOWN";
 }
 
-int err_exit_status(int code) { return code < 0 ? -code : 0; }
+int err_exit_status(int code)
+{
+    return code < 0 ? -code : 0;
+}
 
 void check_failed(const char *file, int line, const char *cond, const char *fmt, ...)
 {

@@ -3,16 +3,18 @@
 #ifndef TRIAD_BASE_LOG_H
 #define TRIAD_BASE_LOG_H
 
+#include <stdint.h>
 #include "base/err.h"
 
 void log_info(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void log_warn(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void log_error(const char *fmt, ...) PRINTF_LIKE(1, 2);
-void log_quiet(bool quiet); /* true: only warnings and errors reach standard error; the file still gets all */
+void log_quiet(bool quiet); /* true: only warnings and errors reach standard error, no bar; the file still gets all */
 int log_to_file(const char *path, struct err *e) MUST_CHECK; /* appends, with a time before each line; NULL closes */
 
-bool log_is_terminal(void);                    /* standard error is a terminal */
-const char *log_color(const char *name);       /* "red" "green" "yellow" "blue" "bold" "dim" "reset", or "" where colour is off */
+bool log_is_terminal(void); /* standard error is a terminal */
+/* "red" "green" "yellow" "blue" "bold" "dim" "reset"; "" where colour is off. */
+const char *log_color(const char *name);
 
 /* A progress line. On a terminal it is redrawn in place at most ten times a second; piped, a plain line appears at most
  * every `quiet_s` seconds and at the end. Log messages appear above it. One at a time in a process. */

@@ -16,9 +16,18 @@ static void *or_die(void *p, size_t bytes)
     return p;
 }
 
-void *mem_alloc(size_t bytes) { return or_die(malloc(bytes ? bytes : 1), bytes); }
-void *mem_zero(size_t count, size_t size) { return or_die(calloc(count ? count : 1, size ? size : 1), count * size); }
-void *mem_resize(void *p, size_t bytes) { return or_die(realloc(p, bytes ? bytes : 1), bytes); }
+void *mem_alloc(size_t bytes)
+{
+    return or_die(malloc(bytes ? bytes : 1), bytes);
+}
+void *mem_zero(size_t count, size_t size)
+{
+    return or_die(calloc(count ? count : 1, size ? size : 1), count * size);
+}
+void *mem_resize(void *p, size_t bytes)
+{
+    return or_die(realloc(p, bytes ? bytes : 1), bytes);
+}
 
 char *mem_strndup(const char *s, size_t n)
 {
@@ -28,7 +37,10 @@ char *mem_strndup(const char *s, size_t n)
     return p;
 }
 
-char *mem_strdup(const char *s) { return mem_strndup(s, strlen(s)); }
+char *mem_strdup(const char *s)
+{
+    return mem_strndup(s, strlen(s));
+}
 
 char *mem_printf(const char *fmt, ...)
 {
@@ -50,6 +62,7 @@ void *mem_try(size_t bytes, const char *what, struct err *e)
 void *mem_grow(void *p, size_t *cap, size_t need, size_t size)
 {
     if (need <= *cap) return p;
+    CHECK(need <= SIZE_MAX / 2 / size);
     size_t n = *cap ? *cap : 8;
     while (n < need) n *= 2;
     *cap = n;
@@ -67,6 +80,10 @@ static size_t block_bytes(size_t bytes)
 
 void *mem_block(size_t bytes, const char *what, struct err *e)
 {
+    if (bytes > SIZE_MAX / 4) { /* the sums below would wrap */
+        err_set(e, ERR_MEMORY, "not enough memory for %s: %zu bytes were asked for", what, bytes);
+        return NULL;
+    }
     size_t len = block_bytes(bytes), extra = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : 0;
     char *p = mmap(NULL, len + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) {
@@ -97,6 +114,7 @@ struct arena_chunk {
 
 void *arena_alloc(struct arena *a, size_t bytes)
 {
+    CHECK(bytes < SIZE_MAX / 2);
     bytes = (bytes + 15) / 16 * 16;
     struct arena_chunk *c = a->chunk;
     if (!c || c->size - c->used < bytes) {

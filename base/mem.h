@@ -7,12 +7,12 @@
 
 /* For small, bounded things (names, tables). They never return NULL: out of memory prints one line and exits the
  * process with the status of ERR_MEMORY. Sizes that a file or a user decides go through mem_try or mem_block. */
-void *mem_alloc(size_t bytes) __attribute__((malloc));         /* uninitialised */
+void *mem_alloc(size_t bytes) __attribute__((malloc)); /* uninitialised */
 void *mem_zero(size_t count, size_t size) __attribute__((malloc));
 void *mem_resize(void *p, size_t bytes);
 char *mem_strdup(const char *s) __attribute__((malloc));
 char *mem_strndup(const char *s, size_t n) __attribute__((malloc));
-char *mem_printf(const char *fmt, ...) PRINTF_LIKE(1, 2);      /* the caller frees */
+char *mem_printf(const char *fmt, ...) PRINTF_LIKE(1, 2); /* the caller frees */
 
 /* Uninitialised bytes, or NULL and ERR_MEMORY naming `what`. Free with free(). */
 void *mem_try(size_t bytes, const char *what, struct err *e);

@@ -36,7 +36,10 @@ static inline uint64_t hash_bytes(const void *data, size_t n, uint64_t h)
     return h;
 }
 #define HASH_START 0xcbf29ce484222325u
-static inline uint64_t hash_str(const char *s) { return hash_bytes(s, strlen(s), HASH_START); }
+static inline uint64_t hash_str(const char *s)
+{
+    return hash_bytes(s, strlen(s), HASH_START);
+}
 
 /* A generator that walks one stream: key (seed, stream name or number), position (step, draw count). */
 struct rng {
@@ -58,11 +61,20 @@ static inline uint32_t rng_u32(struct rng *r)
 }
 
 /* [0, 1) with 24 bits: exact in float, never 1. */
-static inline double rng_unit(struct rng *r) { return (double)(rng_u32(r) >> 8) * (1.0 / 16777216.0); }
-static inline double rng_range(struct rng *r, double lo, double hi) { return lo + (hi - lo) * rng_unit(r); }
+static inline double rng_unit(struct rng *r)
+{
+    return (double)(rng_u32(r) >> 8) * (1.0 / 16777216.0);
+}
+static inline double rng_range(struct rng *r, double lo, double hi)
+{
+    return lo + (hi - lo) * rng_unit(r);
+}
 
 /* 0..n-1, without bias that matters below 2^32 (multiply-shift). n >= 1. */
-static inline int64_t rng_below(struct rng *r, int64_t n) { return (int64_t)((uint64_t)rng_u32(r) * (uint64_t)n >> 32); }
+static inline int64_t rng_below(struct rng *r, int64_t n)
+{
+    return (int64_t)((uint64_t)rng_u32(r) * (uint64_t)n >> 32);
+}
 
 /* Standard normal (Box and Muller 1958). */
 static inline double rng_normal(struct rng *r)

@@ -6,12 +6,13 @@
 #include <stddef.h>
 #include "base/err.h"
 
-/* The name nearest to `word` among `n` names if it is near enough to be a slip (edit distance with swaps at most a third of
- * the length, at least 1), else NULL. */
+/* The name nearest to `word` among `n` names if it is near enough to be a slip (edit distance with swaps at most a
+ * third of the length, at least 1), else NULL. */
 const char *text_nearest(const char *word, const char *const *names, int n);
 
 /* Quantities with units. `text_duration`: "25ms", "4m", "1.5h", "30s", "2d" or plain seconds -> seconds.
- * `text_bytes`: "2GB", "512MiB", "64k" or plain -> bytes (k M G decimal, Ki Mi Gi binary). ERR_FORMAT says what came. */
+ * `text_bytes`: "2GB", "512MiB", "64k" or plain -> bytes (k M G T decimal, Ki Mi Gi Ti binary). ERR_FORMAT says what
+ * came. */
 int text_duration(const char *s, double *seconds, struct err *e) MUST_CHECK;
 int text_bytes(const char *s, int64_t *bytes, struct err *e) MUST_CHECK;
 

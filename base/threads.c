@@ -8,24 +8,31 @@
 #include <sys/resource.h>
 #include <time.h>
 
+enum { MOST = 4096 }; /* more threads than this is a slip of the pen */
+
 extern void openblas_set_num_threads(int n);
 
 void threads_init(int n)
 {
     if (n <= 0) {
         const char *s = getenv("OMP_NUM_THREADS");
-        n = s ? atoi(s) : 0;
+        long want = s ? strtol(s, NULL, 10) : 0;
+        n = want > 0 && want <= MOST ? (int)want : 0;
     }
     if (n <= 0) {
         cpu_set_t set;
         n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
     }
+    if (n > MOST) n = MOST;
     omp_set_dynamic(0);
     omp_set_num_threads(n);
     openblas_set_num_threads(1);
 }
 
-int threads_count(void) { return omp_get_max_threads(); }
+int threads_count(void)
+{
+    return omp_get_max_threads();
+}
 
 double time_now(void)
 {

@@ -1,7 +1,7 @@
 /* Threads: how many there are, and the rule that keeps results independent of it.
  *
  * Work is cut into blocks whose bounds depend on the sizes alone, never on the thread count; a sum over blocks is taken
- * in block order. Kernels open OpenMP regions themselves: `#pragma omp parallel for schedule(static) if (work > PAR_MIN)`. */
+ * in block order. Kernels open OpenMP regions themselves, with schedule(static) and if (work > PAR_MIN). */
 #ifndef TRIAD_BASE_THREADS_H
 #define TRIAD_BASE_THREADS_H
 

@@ -1,0 +1,214 @@
+/* Elementwise ops: the shared shape rule, the plain loop over `scalar`, and the f32 run that takes a program tile by
+ * tile. Broadcasting and views cost nothing here: an input is read through its strides. */
+#include <string.h>
+
+#include "autograd/internal.h"
+#include "autograd/program.h"
+#include "base/threads.h"
+
+bool ad_broadcast_shape(struct ad_shape a, struct ad_shape b, struct ad_shape *out)
+{
+    struct ad_shape s = {.rank = a.rank > b.rank ? a.rank : b.rank};
+    for (int i = 1; i <= s.rank; i++) {
+        int64_t x = i <= a.rank ? a.dim[a.rank - i] : 1, y = i <= b.rank ? b.dim[b.rank - i] : 1;
+        if (x != y && x != 1 && y != 1) return false;
+        s.dim[s.rank - i] = x == 1 ? y : x;
+    }
+    *out = s;
+    return true;
+}
+
+void ad_broadcast_strides(const struct ad_tensor *t, struct ad_shape to, int64_t stride[AD_MAX_DIMS])
+{
+    for (int i = 1; i <= to.rank; i++) {
+        int k = t->shape.rank - i;
+        stride[to.rank - i] = k < 0 || t->shape.dim[k] == 1 ? 0 : t->stride[k];
+    }
+}
+
+int ad_infer_elementwise(struct ad_infer *f)
+{
+    struct ad_shape s = f->in_shape[0];
+    char a[96], b[96];
+    for (int i = 1; i < f->n_in; i++) {
+        if (f->in_dtype[i] != f->in_dtype[0])
+            return ad_infer_fail(f, "the inputs must have one type, not %s and %s", ad_dtype_name(f->in_dtype[0]),
+                                 ad_dtype_name(f->in_dtype[i]));
+        if (!ad_broadcast_shape(s, f->in_shape[i], &s))
+            return ad_infer_fail(f, "%s and %s do not broadcast", ad_shape_text(a, s),
+                                 ad_shape_text(b, f->in_shape[i]));
+    }
+    f->shape[0] = s;
+    return 0;
+}
+
+void ad_eval_elementwise(const struct ad_call *c)
+{
+    const struct ad_tensor *out = &c->out[0];
+    int rank = out->shape.rank;
+    int64_t n = ad_count(out->shape), at[AD_MAX_DIMS] = {0}, stride[PROGRAM_INPUTS][AD_MAX_DIMS];
+    for (int k = 0; k < c->n_in; k++) ad_broadcast_strides(&c->in[k], out->shape, stride[k]);
+    for (int64_t i = 0; i < n; i++) {
+        double x[PROGRAM_INPUTS];
+        for (int k = 0; k < c->n_in; k++) {
+            int64_t o = 0;
+            for (int d = 0; d < rank; d++) o += at[d] * stride[k][d];
+            x[k] = ad_get(&c->in[k], o);
+        }
+        ad_set(out, i, c->op->scalar(x, c->attr));
+        for (int d = rank - 1; d >= 0 && ++at[d] == out->shape.dim[d]; d--) at[d] = 0;
+    }
+}
+
+static double scalar_fused(const double *x, const void *attr)
+{
+    const struct ad_program *p = ((const struct ad_fused_attr *)attr)->program;
+    double r[PROGRAM_REGISTERS];
+    memcpy(r, x, (size_t)p->n_in * sizeof *r);
+    for (int i = 0; i < p->n_lines; i++) {
+        double y[3];
+        for (int k = 0; k < p->line[i].n_src; k++) y[k] = r[p->line[i].src[k]];
+        r[p->n_in + i] = p->line[i].op->scalar(y, p->line[i].attr);
+    }
+    return r[p->n_in + p->n_lines - 1];
+}
+
+static double flops_fused(const struct ad_call *c)
+{
+    return (double)((const struct ad_fused_attr *)c->attr)->program->n_lines * (double)ad_count(c->out[0].shape);
+}
+
+const struct ad_op ad_op_fused = {
+    .name = "fused",
+    .attr_size = sizeof(struct ad_fused_attr),
+    .flags = AD_ELEMENTWISE,
+    .min_in = 1,
+    .max_in = PROGRAM_INPUTS,
+    .infer = ad_infer_elementwise,
+    .scalar = scalar_fused,
+    .flops = flops_fused,
+};
+
+/* ---- the f32 run ------------------------------------------------------------------------------------------------- */
+
+enum { TILE = 512 }; /* floats: a program's live tiles stay in the first-level cache */
+
+/* The loop over the output, with neighbouring axes merged wherever every input allows it. */
+struct nest {
+    int rank;
+    int64_t dim[AD_MAX_DIMS], stride[PROGRAM_INPUTS][AD_MAX_DIMS];
+};
+
+static struct nest make_nest(const struct ad_call *c)
+{
+    struct nest n = {.rank = 0};
+    struct ad_shape s = c->out[0].shape;
+    int64_t stride[PROGRAM_INPUTS][AD_MAX_DIMS];
+    for (int k = 0; k < c->n_in; k++) ad_broadcast_strides(&c->in[k], s, stride[k]);
+    for (int d = 0; d < s.rank; d++) {
+        if (s.dim[d] == 1) continue;
+        bool merge = n.rank > 0;
+        for (int k = 0; k < c->n_in && merge; k++) merge = n.stride[k][n.rank - 1] == stride[k][d] * s.dim[d];
+        if (!merge) n.dim[n.rank++] = 1;
+        n.dim[n.rank - 1] *= s.dim[d];
+        for (int k = 0; k < c->n_in; k++) n.stride[k][n.rank - 1] = stride[k][d];
+    }
+    if (n.rank == 0) n.dim[n.rank++] = 1;
+    return n;
+}
+
+struct code {
+    const struct ad_program *p;
+    ad_tile_fn tile[PROGRAM_LINES];
+    int32_t slot[PROGRAM_LINES]; /* which temporary tile holds the line's result; reused when dead */
+    int n_slots;
+};
+
+static void scalar_tile(const struct ad_op *op, int64_t n, const float *const *in, const int *step, float *out,
+                        const void *attr, int n_src)
+{
+    for (int64_t i = 0; i < n; i++) {
+        double x[3];
+        for (int k = 0; k < n_src; k++) x[k] = in[k][i * step[k]];
+        out[i] = (float)op->scalar(x, attr);
+    }
+}
+
+static struct code make_code(const struct ad_program *p)
+{
+    struct code code = {.p = p};
+    int last[PROGRAM_LINES], free_at[PROGRAM_LINES];
+    for (int i = 0; i < p->n_lines; i++) {
+        last[i] = i;
+        code.tile[i] = ad_tile_find(p->line[i].op);
+        for (int k = 0; k < p->line[i].n_src; k++)
+            if (p->line[i].src[k] >= p->n_in) last[p->line[i].src[k] - p->n_in] = i;
+    }
+    for (int i = 0; i < p->n_lines; i++) {
+        int s = 0;
+        while (s < code.n_slots && free_at[s] >= i) s++; /* tiles that are read by line i are not overwritten by it */
+        if (s == code.n_slots) code.n_slots++;
+        code.slot[i] = s;
+        free_at[s] = last[i];
+    }
+    return code;
+}
+
+/* n numbers of the output, from inputs that advance by step (0 or 1). */
+static void run_tile(const struct code *code, int64_t n, const float *const *in, const int *step, float *out,
+                     float (*tmp)[TILE])
+{
+    const struct ad_program *p = code->p;
+    for (int i = 0; i < p->n_lines; i++) {
+        const struct ad_line *l = &p->line[i];
+        const float *src[3] = {0};
+        int by[3] = {0};
+        for (int k = 0; k < l->n_src; k++) {
+            int r = l->src[k];
+            src[k] = r < p->n_in ? in[r] : tmp[code->slot[r - p->n_in]];
+            by[k] = r < p->n_in ? step[r] : 1;
+        }
+        float *to = i == p->n_lines - 1 ? out : tmp[code->slot[i]];
+        if (code->tile[i])
+            code->tile[i](n, src, by, to, l->attr);
+        else
+            scalar_tile(l->op, n, src, by, to, l->attr, l->n_src);
+    }
+}
+
+/* Work item `item`: tile number item % tiles of outer index item / tiles. */
+static void run_item(const struct ad_call *c, const struct code *code, const struct nest *n, int64_t item,
+                     int64_t tiles)
+{
+    float tmp[PROGRAM_LINES][TILE], gathered[PROGRAM_INPUTS][TILE];
+    const float *in[PROGRAM_INPUTS];
+    int step[PROGRAM_INPUTS], inner = n->rank - 1;
+    int64_t outer = item / tiles, from = item % tiles * TILE, count = n->dim[inner] - from;
+    if (count > TILE) count = TILE;
+    int64_t offset[PROGRAM_INPUTS] = {0}, rest = outer;
+    for (int d = inner - 1; d >= 0; d--) {
+        for (int k = 0; k < c->n_in; k++) offset[k] += rest % n->dim[d] * n->stride[k][d];
+        rest /= n->dim[d];
+    }
+    for (int k = 0; k < c->n_in; k++) {
+        int64_t by = n->stride[k][inner];
+        in[k] = (const float *)c->in[k].data + offset[k] + from * by;
+        step[k] = by != 0;
+        if (by == 0 || by == 1) continue;
+        for (int64_t i = 0; i < count; i++) gathered[k][i] = in[k][i * by];
+        in[k] = gathered[k];
+    }
+    run_tile(code, count, in, step, (float *)c->out[0].data + outer * n->dim[inner] + from, tmp);
+}
+
+void ad_run_elementwise_f32(const struct ad_call *c)
+{
+    struct ad_program one = {.n_in = c->n_in, .n_lines = 1, .line[0] = {c->op, c->attr, {0, 1, 2}, c->n_in}};
+    struct code code = make_code(c->op == &ad_op_fused ? ((const struct ad_fused_attr *)c->attr)->program : &one);
+    struct nest n = make_nest(c);
+    int64_t total = ad_count(c->out[0].shape);
+    if (!total) return;
+    int64_t inner = n.dim[n.rank - 1], tiles = (inner + TILE - 1) / TILE, items = total / inner * tiles;
+#pragma omp parallel for schedule(static) if (total * code.p->n_lines > PAR_MIN)
+    for (int64_t i = 0; i < items; i++) run_item(c, &code, &n, i, tiles);
+}

@@ -1,0 +1,464 @@
+/* Plans and runs: passes, layout, choice of kernels, then a flat list of calls. A steady run allocates nothing. */
+#include "autograd/plan.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "autograd/internal.h"
+#include "autograd/passes/layout.h"
+#include "autograd/program.h"
+#include "autograd/store.h"
+#include "base/buf.h"
+#include "base/threads.h"
+
+struct step {
+    const struct ad_node *node;
+    void (*run)(const struct ad_call *c);
+    struct ad_call call;
+    int32_t tensor; /* of the first input; the outputs follow the inputs */
+    int32_t scratch;
+    const char *kernel;
+    double flops, seconds;
+    int64_t runs;
+};
+
+struct ad_plan {
+    struct ad_graph *g;
+    struct layout l;
+    struct step *step;
+    size_t n_step;
+    struct ad_tensor *tensor;
+    int32_t *tensor_val;
+    size_t n_tensor;
+    struct ad_workspace own, *space; /* where the arena lies */
+    char *based_at;                  /* the arena that roots and tensors point into now */
+    bool dry;
+    unsigned flags;
+    bool profile;
+    struct ad_plan_stats stats;
+};
+
+int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e)
+{
+    static const struct {
+        const char *name;
+        unsigned flag;
+    } words[] = {
+        {"nosimplify", AD_NO_SIMPLIFY}, {"nofuse", AD_NO_FUSE},   {"noplan", AD_NO_REUSE},
+        {"nokernels", AD_NO_KERNELS},   {"nan", AD_CHECK_FINITE}, {"reference", AD_REFERENCE},
+    };
+    *flags = 0;
+    for (const char *p = text; *p;) {
+        size_t n = strcspn(p, ","), i = 0, count = sizeof words / sizeof *words;
+        while (i < count && (strlen(words[i].name) != n || strncmp(words[i].name, p, n))) i++;
+        if (i == count)
+            return err_set(e, ERR_USAGE,
+                           "unknown debug word '%.*s'; there are nosimplify, nofuse, noplan, nokernels, nan, reference",
+                           (int)n, p);
+        *flags |= words[i].flag;
+        p += n + (p[n] == ',');
+    }
+    return 0;
+}
+
+void ad_call_fail(const struct ad_call *c, const char *fmt, ...)
+{
+    char why[600];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(why, sizeof why, fmt, ap);
+    va_end(ap);
+    err_set(c->fault, ERR_SHAPE, "%s: %s", c->op->name, why);
+}
+
+static double scalar_copy(const double *x, const void *attr)
+{
+    return x[0];
+}
+static const struct ad_op op_copy = {.name = "copy",
+                                     .flags = AD_ELEMENTWISE,
+                                     .min_in = 1,
+                                     .max_in = 1,
+                                     .infer = ad_infer_elementwise,
+                                     .scalar = scalar_copy};
+
+/* Ends that are leaves, or one val under two names, get memory of their own. */
+static void own_ends(struct ad_graph *g)
+{
+    for (size_t i = 0; i < g->n_output; i++) {
+        bool again = false;
+        for (size_t k = 0; k < i; k++) again |= g->output[k].v == g->output[i].v;
+        if (again || ad_node_of(g, g->output[i].v)->op->flags & AD_LEAF)
+            g->output[i].v = AD_NODE(g, &op_copy, NULL, g->output[i].v);
+    }
+    for (size_t i = 0; i < g->n_update; i++)
+        if (ad_node_of(g, g->update[i].next)->op->flags & AD_LEAF)
+            g->update[i].next = AD_NODE(g, &op_copy, NULL, g->update[i].next);
+}
+
+static struct ad_graph *clone(const struct ad_graph *from)
+{
+    struct ad_graph *g = ad_graph_new();
+    char *need = ad_needed(from);
+    val *map = mem_zero(from->n_value, sizeof *map), *in = NULL;
+    for (size_t i = 1; i < from->n_node; i++) {
+        const struct ad_node *n = from->node[i];
+        if (!need[i]) continue;
+        in = mem_resize(in, (size_t)(n->n_in + 1) * sizeof *in);
+        for (int k = 0; k < n->n_in; k++) in[k] = map[n->in[k]];
+        val v = ad_copy_node(g, n, in);
+        for (int k = 0; k < n->n_out; k++) map[n->out + k] = v + k;
+    }
+    ad_copy_ends(g, from, map);
+    free(in);
+    free(map);
+    free(need);
+    return g;
+}
+
+static struct ad_graph *run_passes(const struct ad_graph *from, unsigned flags)
+{
+    struct ad_graph *g = flags & AD_NO_SIMPLIFY ? clone(from) : ad_simplify(from);
+    if (!(flags & AD_NO_FUSE) && !g->status.code) {
+        struct ad_graph *fused = ad_fuse(g);
+        ad_graph_free(g);
+        g = fused;
+    }
+    own_ends(g);
+    return g;
+}
+
+static int bind_params(struct ad_plan *p, struct ad_store *store, struct err *e)
+{
+    for (size_t i = 1; i < p->g->n_node; i++) {
+        const struct ad_node *n = p->g->node[i];
+        if (n->op != &ad_op_param || !p->l.place[n->out].root) continue;
+        const struct ad_entry *x = ad_store_find(store, leaf(n)->name);
+        const struct ad_value *v = &p->g->value[n->out];
+        char a[96], b[96];
+        if (!x) return err_set(e, ERR_STATE, "parameter '%s' is not in the store", leaf(n)->name);
+        if (!ad_same_shape(x->shape, v->shape) || x->dtype != v->dtype)
+            return err_set(e, ERR_SHAPE, "parameter '%s' is %s %s in the store, the graph expects %s %s", x->name,
+                           ad_shape_text(a, x->shape), ad_dtype_name(x->dtype), ad_shape_text(b, v->shape),
+                           ad_dtype_name(v->dtype));
+        if (!x->data) return err_set(e, ERR_STATE, "parameter '%s' has no memory yet: call ad_store_commit", x->name);
+        p->l.root[p->l.place[n->out].root].base = x->data;
+        p->stats.param_bytes += (int64_t)p->l.root[p->l.place[n->out].root].bytes;
+    }
+    return 0;
+}
+
+static bool all_f32(const struct ad_call *c)
+{
+    bool yes = c->out[0].dtype == AD_F32;
+    for (int i = 0; i < c->n_in; i++) yes &= c->in[i].dtype == AD_F32;
+    return yes;
+}
+
+static void choose(struct ad_plan *p, struct step *s, size_t node)
+{
+    const struct ad_op *op = s->node->op;
+    struct ad_call *c = &s->call;
+    const struct ad_kernel *k = p->flags & AD_NO_KERNELS ? NULL : ad_kernel_find(op, c);
+    size_t (*scratch)(const struct ad_call *) = op->scratch;
+    if (k) {
+        s->run = k->run;
+        s->kernel = k->name;
+        if (k->scratch) scratch = k->scratch;
+    } else if (op->flags & AD_ELEMENTWISE) {
+        bool fast = !(p->flags & AD_NO_KERNELS) && all_f32(c);
+        s->run = fast ? ad_run_elementwise_f32 : ad_eval_elementwise;
+        s->kernel = fast ? "tiles" : "plain";
+    } else {
+        s->run = op->eval;
+        s->kernel = "plain";
+    }
+    s->scratch = ad_layout_scratch(&p->l, node, scratch ? scratch(c) : 0);
+    s->flops = op->flops ? op->flops(c) : op->view ? 0 : (double)ad_count(c->out[0].shape);
+    p->stats.flops += s->flops;
+}
+
+static void make_steps(struct ad_plan *p, const char *need)
+{
+    struct ad_graph *g = p->g;
+    size_t n_tensor = 0;
+    for (size_t i = 1; i < g->n_node; i++) {
+        if (need[i]) p->stats.nodes++;
+        if (!p->l.run[i]) continue;
+        p->n_step++;
+        n_tensor += (size_t)(g->node[i]->n_in + g->node[i]->n_out);
+        p->stats.fused += g->node[i]->op == &ad_op_fused;
+    }
+    p->step = mem_zero(p->n_step, sizeof *p->step);
+    p->tensor = mem_zero(n_tensor, sizeof *p->tensor);
+    p->tensor_val = mem_zero(n_tensor, sizeof *p->tensor_val);
+    size_t k = 0;
+    for (size_t i = 1; i < g->n_node; i++) {
+        if (!p->l.run[i]) continue;
+        const struct ad_node *n = g->node[i];
+        struct step *s = &p->step[k++];
+        s->node = n;
+        s->tensor = (int32_t)p->n_tensor;
+        struct ad_tensor *t = p->tensor + p->n_tensor;
+        for (int j = 0; j < n->n_in + n->n_out; j++) {
+            val v = j < n->n_in ? n->in[j] : n->out + j - n->n_in;
+            t[j] = p->l.place[v].t;
+            p->tensor_val[p->n_tensor++] = v;
+        }
+        s->call = (struct ad_call){
+            .in = t, .out = t + n->n_in, .n_in = n->n_in, .n_out = n->n_out, .attr = n->attr, .op = n->op};
+        choose(p, s, i);
+    }
+}
+
+static void add_stats(struct ad_plan *p)
+{
+    for (size_t i = 1; i < p->l.n_root; i++) {
+        const struct root *r = &p->l.root[i];
+        if (r->kind == ROOT_INPUT) p->stats.input_bytes += (int64_t)r->bytes;
+        if (r->kind == ROOT_CONST) p->stats.const_bytes += (int64_t)r->bytes;
+    }
+    p->stats.steps = (int64_t)p->n_step;
+    p->stats.views = p->l.n_views;
+    p->stats.in_place = p->l.n_in_place;
+    p->stats.arena_bytes = (int64_t)p->l.arena_bytes;
+    p->stats.unshared_bytes = (int64_t)p->l.unshared_bytes;
+}
+
+static int plan_build(struct ad_plan *p, const struct ad_graph *g, struct ad_store *store, struct err *e)
+{
+    p->g = run_passes(g, p->flags);
+    int rc = ad_status(p->g, e);
+    if (rc) return rc;
+    char *need = ad_needed(p->g);
+    bool reuse = !(p->flags & AD_NO_REUSE);
+    ad_layout(p->g, need, reuse, &p->l);
+    make_steps(p, need);
+    free(need);
+    ad_layout_offsets(&p->l, reuse);
+    add_stats(p);
+    return store || p->g ? bind_params(p, store, e) : 0;
+}
+
+static int grow(struct ad_workspace *w, size_t bytes, struct err *e)
+{
+    if (w->base && w->bytes >= bytes) return 0;
+    ad_workspace_free(w);
+    w->base = mem_block(bytes, "activations", e);
+    if (!w->base) return ERR_MEMORY;
+    w->bytes = bytes;
+    return 0;
+}
+
+void ad_workspace_free(struct ad_workspace *w)
+{
+    mem_block_free(w->base, w->bytes);
+    w->base = NULL;
+    w->bytes = 0;
+}
+
+struct ad_plan *ad_plan_in(const struct ad_graph *g, struct ad_store *store, unsigned flags, struct ad_workspace *w,
+                           bool dry, struct err *e)
+{
+    if (ad_status(g, e)) return NULL;
+    struct ad_plan *p = mem_zero(1, sizeof *p);
+    p->flags = flags;
+    p->space = w ? w : &p->own;
+    p->dry = dry;
+    double start = time_now();
+    int rc = plan_build(p, g, store, e);
+    p->stats.build_s = time_now() - start;
+    if (!rc && !dry) rc = grow(p->space, p->l.arena_bytes, e);
+    if (!rc) return p;
+    ad_plan_free(p);
+    return NULL;
+}
+
+struct ad_plan *ad_plan_new(const struct ad_graph *g, struct ad_store *store, unsigned flags, struct err *e)
+{
+    return ad_plan_in(g, store, flags, NULL, false, e);
+}
+
+void ad_plan_free(struct ad_plan *p)
+{
+    if (!p) return;
+    ad_workspace_free(&p->own);
+    ad_layout_free(&p->l);
+    ad_graph_free(p->g);
+    free(p->step);
+    free(p->tensor);
+    free(p->tensor_val);
+    free(p);
+}
+
+static bool bind(struct ad_plan *p, enum root_kind kind, const char *name, void *data)
+{
+    for (size_t i = 1; i < p->l.n_root; i++)
+        if (p->l.root[i].kind == kind && !strcmp(p->l.root[i].name, name)) {
+            p->l.root[i].base = data;
+            return true;
+        }
+    return false;
+}
+
+bool ad_bind(struct ad_plan *p, const char *name, const void *data)
+{
+    return bind(p, ROOT_INPUT, name, (void *)(uintptr_t)data);
+}
+bool ad_bind_out(struct ad_plan *p, const char *name, void *data)
+{
+    return bind(p, ROOT_CALLER, name, data);
+}
+
+static int check_bound(const struct ad_plan *p, struct err *e)
+{
+    for (size_t i = 1; i < p->l.n_root; i++) {
+        const struct root *r = &p->l.root[i];
+        if (!r->base && r->bytes && (r->kind == ROOT_INPUT || r->kind == ROOT_CALLER))
+            return err_set(e, ERR_STATE, "%s '%s' is not bound", r->kind == ROOT_INPUT ? "input" : "output", r->name);
+    }
+    return 0;
+}
+
+static void resolve(struct ad_plan *p)
+{
+    if (p->based_at != p->space->base) {
+        p->based_at = p->space->base;
+        for (size_t i = 1; i < p->l.n_root; i++)
+            if (p->l.root[i].kind == ROOT_ARENA)
+                p->l.root[i].base = p->based_at + p->l.root[ad_layout_root(&p->l, (int32_t)i)].offset;
+    }
+    for (size_t i = 0; i < p->n_tensor; i++) {
+        const struct place *at = &p->l.place[p->tensor_val[i]];
+        struct ad_tensor *t = &p->tensor[i];
+        t->data = (char *)p->l.root[at->root].base + (size_t)at->offset * ad_dtype_size(t->dtype);
+    }
+}
+
+static bool all_finite(const struct ad_tensor *t)
+{
+    if (!ad_is_float(t->dtype) || !ad_contiguous(t)) return true;
+    int64_t n = ad_count(t->shape);
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(ad_get(t, i))) return false;
+    return true;
+}
+
+static int check_finite(const struct step *s, struct err *e)
+{
+    char text[96];
+    for (int i = 0; i < s->call.n_out; i++)
+        if (!all_finite(&s->call.out[i]))
+            return err_set(e, ERR_NONFINITE, "%s%s%s %s made a value that is not finite", s->node->path,
+                           *s->node->path ? ": " : "", s->node->op->name, ad_shape_text(text, s->call.out[i].shape));
+    return 0;
+}
+
+static int run_step(struct ad_plan *p, struct step *s, uint64_t seed, uint64_t step, struct err *e)
+{
+    struct err fault;
+    fault.code = 0;
+    s->call.seed = seed;
+    s->call.step = step;
+    s->call.fault = &fault;
+    s->call.scratch = s->scratch ? p->l.root[s->scratch].base : NULL;
+    double start = p->profile ? time_now() : 0;
+    s->run(&s->call);
+    if (p->profile) {
+        s->seconds += time_now() - start;
+        s->runs++;
+    }
+    if (fault.code) return err_set(e, fault.code, "%s%s%s", s->node->path, *s->node->path ? ": " : "", fault.msg);
+    return p->flags & AD_CHECK_FINITE ? check_finite(s, e) : 0;
+}
+
+int ad_run(struct ad_plan *p, uint64_t seed, uint64_t step, struct err *e)
+{
+    CHECK(!p->dry);
+    int rc = check_bound(p, e);
+    if (rc) return rc;
+    resolve(p);
+    for (size_t i = 0; i < p->n_step; i++) {
+        rc = run_step(p, &p->step[i], seed, step, e);
+        if (rc) return rc;
+    }
+    for (size_t i = 0; i < p->g->n_update; i++) {
+        const struct place *from = &p->l.place[p->g->update[i].next], *to = &p->l.place[p->g->update[i].v];
+        const struct root *r = &p->l.root[to->root];
+        memcpy(r->base, (char *)p->l.root[from->root].base + (size_t)from->offset * ad_dtype_size(from->t.dtype),
+               r->bytes);
+    }
+    return 0;
+}
+
+const void *ad_result(const struct ad_plan *p, const char *name, struct ad_shape *shape)
+{
+    for (size_t i = 0; i < p->g->n_output; i++)
+        if (!strcmp(p->g->output[i].name, name)) {
+            const struct place *at = &p->l.place[p->g->output[i].v];
+            if (shape) *shape = at->t.shape;
+            return (char *)p->l.root[at->root].base + (size_t)at->offset * ad_dtype_size(at->t.dtype);
+        }
+    return NULL;
+}
+
+double ad_result_scalar(const struct ad_plan *p, const char *name)
+{
+    for (size_t i = 0; i < p->g->n_output; i++)
+        if (!strcmp(p->g->output[i].name, name)) {
+            struct ad_tensor t = p->l.place[p->g->output[i].v].t;
+            t.data = (void *)(uintptr_t)ad_result(p, name, NULL);
+            return ad_get(&t, 0);
+        }
+    return NAN;
+}
+
+struct ad_plan_stats ad_plan_stats(const struct ad_plan *p)
+{
+    return p->stats;
+}
+
+void ad_plan_profile(struct ad_plan *p, bool on)
+{
+    p->profile = on;
+    for (size_t i = 0; i < p->n_step; i++) p->step[i].seconds = 0, p->step[i].runs = 0;
+}
+
+struct line {
+    const char *op, *kernel;
+    double seconds, flops;
+    int64_t calls;
+};
+
+static int by_time(const void *a, const void *b)
+{
+    double x = ((const struct line *)a)->seconds, y = ((const struct line *)b)->seconds;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+void ad_plan_report(const struct ad_plan *p, struct buf *out)
+{
+    struct line *line = mem_zero(p->n_step, sizeof *line);
+    size_t n = 0;
+    double total = 0;
+    for (size_t i = 0; i < p->n_step; i++) {
+        const struct step *s = &p->step[i];
+        size_t k = 0;
+        while (k < n && (strcmp(line[k].op, s->node->op->name) || strcmp(line[k].kernel, s->kernel))) k++;
+        if (k == n) line[n++] = (struct line){.op = s->node->op->name, .kernel = s->kernel};
+        line[k].seconds += s->seconds;
+        line[k].calls += s->runs;
+        line[k].flops += s->flops * (double)s->runs;
+        total += s->seconds;
+    }
+    qsort(line, n, sizeof *line, by_time);
+    buf_printf(out, "%-24s %-18s %8s %9s %6s %8s\n", "op", "kernel", "calls", "ms", "%", "GF/s");
+    for (size_t i = 0; i < n; i++)
+        buf_printf(out, "%-24s %-18s %8lld %9.2f %6.1f %8.1f\n", line[i].op, line[i].kernel, (long long)line[i].calls,
+                   1e3 * line[i].seconds, total > 0 ? 100 * line[i].seconds / total : 0,
+                   line[i].seconds > 0 ? 1e-9 * line[i].flops / line[i].seconds : 0);
+    free(line);
+}

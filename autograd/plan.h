@@ -1,0 +1,72 @@
+/* From a graph to something that runs. A plan owns its copy of what it needs: the graph may be freed.
+ *
+ * Passes run in order, each graph in, graph out; any can be switched off. With every pass on and off the results agree.
+ */
+#ifndef TRIAD_AUTOGRAD_PLAN_H
+#define TRIAD_AUTOGRAD_PLAN_H
+
+#include "autograd/graph.h"
+
+struct ad_store;
+struct ad_plan;
+struct buf;
+
+enum ad_pass_flags {
+    AD_NO_SIMPLIFY = 1,   /* no common subexpressions, constants, identities (dead nodes are never run) */
+    AD_NO_FUSE = 2,       /* no fused elementwise chains, no matmul epilogues */
+    AD_NO_REUSE = 4,      /* every value has memory of its own, nothing in place, no views */
+    AD_NO_KERNELS = 8,    /* the plain evals: with all of these the plan is the reference executor */
+    AD_CHECK_FINITE = 16, /* stop at the first node that makes a NaN or infinity from finite inputs */
+    AD_REFERENCE = AD_NO_SIMPLIFY | AD_NO_FUSE | AD_NO_REUSE | AD_NO_KERNELS,
+};
+/* "nofuse,noplan,nan,nokernels,nosimplify" -> flags; ERR_USAGE names the wrong word. */
+int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e) MUST_CHECK;
+
+/* Memory that several plans take turns in: as large as the largest of them asks. Zero-initialise. A plan's results are
+ * valid until another plan of the same workspace runs. It must outlive its plans. */
+struct ad_workspace {
+    char *base;
+    size_t bytes;
+};
+void ad_workspace_free(struct ad_workspace *w);
+
+/* Plans everything that the graph's outputs and updates need. Parameters are found in `store` by name (NULL if there
+ * are none). NULL on error: a poisoned graph, a parameter that is missing or of another shape, no memory. */
+struct ad_plan *ad_plan_new(const struct ad_graph *g, struct ad_store *store, unsigned flags, struct err *e);
+/* The same in shared memory. With `dry` nothing is allocated: the plan has figures but cannot run. */
+struct ad_plan *ad_plan_in(const struct ad_graph *g, struct ad_store *store, unsigned flags, struct ad_workspace *w,
+                           bool dry, struct err *e);
+void ad_plan_free(struct ad_plan *p);
+
+/* Binds an input by name to the caller's memory, contiguous, of the input's shape, valid during ad_run. A name that the
+ * plan does not have, because nothing needs it, is no error: returns false. */
+bool ad_bind(struct ad_plan *p, const char *name, const void *data);
+/* Binds an output that was marked with ad_output_to_caller: it is computed straight into `data`. */
+bool ad_bind_out(struct ad_plan *p, const char *name, void *data);
+
+/* Runs once. ERR_STATE: an input is not bound. ERR_NONFINITE under AD_CHECK_FINITE, naming the op and the layer.
+ * ERR_SHAPE: an index out of range in the input data, naming the op. On error updates are not committed. */
+int ad_run(struct ad_plan *p, uint64_t seed, uint64_t step, struct err *e) MUST_CHECK;
+
+/* An output's memory after a run, valid until the next; NULL if there is none of that name. */
+const void *ad_result(const struct ad_plan *p, const char *name, struct ad_shape *shape);
+double ad_result_scalar(const struct ad_plan *p, const char *name); /* NAN if there is none */
+
+/* Figures of the plan. */
+struct ad_plan_stats {
+    int64_t nodes, steps, fused, views, in_place; /* graph nodes needed; calls a run; ... */
+    int64_t arena_bytes, input_bytes, param_bytes, const_bytes;
+    int64_t unshared_bytes; /* what the arena would be without reuse */
+    double flops;           /* floating-point operations a run */
+    double build_s;         /* seconds spent in passes and planning */
+};
+struct ad_plan_stats ad_plan_stats(const struct ad_plan *p);
+/* Time by op over the runs since ad_plan_profile(p, true): a text table. */
+void ad_plan_profile(struct ad_plan *p, bool on);
+void ad_plan_report(const struct ad_plan *p, struct buf *out);
+
+/* The passes, each one file (autograd/passes/). They return a new graph; the old one stays the caller's. */
+struct ad_graph *ad_simplify(const struct ad_graph *g);
+struct ad_graph *ad_fuse(const struct ad_graph *g);
+
+#endif

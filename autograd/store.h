@@ -1,0 +1,52 @@
+/* The store: parameters and other state, by name (a path such as "image.block.3.attention.query.weight").
+ *
+ * Model code declares; store_commit lays all trainable f32 parameters into one flat buffer (each on a 64-byte bound),
+ * so that gradients, moments and averages are flat buffers of the same layout, and initialises what is new. A start
+ * value is a function of (seed, name, element): the order of declarations does not matter. */
+#ifndef TRIAD_AUTOGRAD_STORE_H
+#define TRIAD_AUTOGRAD_STORE_H
+
+#include "autograd/graph.h"
+
+enum ad_init_kind { AD_INIT_ZERO, AD_INIT_ONE, AD_INIT_NORMAL, AD_INIT_TRUNC_NORMAL, AD_INIT_UNIFORM, AD_INIT_VALUE };
+/* `scale`: the standard deviation (NORMAL, TRUNC_NORMAL cut at two of them), the bound (UNIFORM), the number (VALUE).
+ */
+struct ad_init {
+    enum ad_init_kind kind;
+    double scale;
+};
+
+enum ad_param_flags {
+    AD_STATE = 1,    /* not trained: running statistics, counters */
+    AD_NO_DECAY = 2, /* norms, biases, temperatures: no weight decay */
+};
+
+struct ad_entry {
+    const char *name;
+    enum ad_dtype dtype;
+    struct ad_shape shape;
+    unsigned flags;
+    struct ad_init init;
+    int64_t offset; /* elements from the start of the flat buffer of its kind (trainable or state) */
+    int64_t count;
+    void *data; /* after store_commit */
+    bool fresh; /* initialised by commit and not loaded since */
+};
+
+struct ad_store *ad_store_new(uint64_t seed);
+void ad_store_free(struct ad_store *s);
+
+/* Declares (or finds: same shape, dtype required) an entry. ERR_SHAPE where it exists otherwise. `name` is copied. */
+int ad_store_declare(struct ad_store *s, const char *name, enum ad_dtype t, struct ad_shape shape, struct ad_init init,
+                     unsigned flags, struct err *e) MUST_CHECK;
+/* Allocates and initialises everything declared. Later declarations are an ERR_STATE unless they exist already. */
+int ad_store_commit(struct ad_store *s, struct err *e) MUST_CHECK;
+
+int ad_store_count(const struct ad_store *s);
+struct ad_entry *ad_store_at(const struct ad_store *s, int i);              /* in order of declaration */
+struct ad_entry *ad_store_find(const struct ad_store *s, const char *name); /* NULL if there is none */
+int64_t ad_store_trainable(const struct ad_store *s);  /* parameters that are trained, as a person counts them */
+int64_t ad_store_flat_count(const struct ad_store *s); /* elements of the flat buffer, gaps included (they stay 0) */
+float *ad_store_flat(const struct ad_store *s);        /* f32 stores; trainable only */
+
+#endif

@@ -1,0 +1,224 @@
+/* Decoding by libsndfile through its virtual files, resampling by soxr. The header's count of samples is a hint that
+ * allocates nothing: samples are read in pieces into a block that grows. */
+#include "data/audio.h"
+
+#include <math.h>
+#include <sndfile.h>
+#include <soxr.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+enum { PIECE = 16384 }; /* samples of all channels read at once */
+
+struct source {
+    const unsigned char *data;
+    sf_count_t len, at;
+};
+
+static sf_count_t source_len(void *u)
+{
+    return ((struct source *)u)->len;
+}
+static sf_count_t source_tell(void *u)
+{
+    return ((struct source *)u)->at;
+}
+
+static sf_count_t source_seek(sf_count_t off, int whence, void *u)
+{
+    struct source *s = u;
+    sf_count_t base = whence == SEEK_SET ? 0 : whence == SEEK_CUR ? s->at : s->len;
+    if (off < -base || off > s->len - base) return -1;
+    return s->at = base + off;
+}
+
+static sf_count_t source_read(void *out, sf_count_t n, void *u)
+{
+    struct source *s = u;
+    if (n > s->len - s->at) n = s->len - s->at;
+    if (n <= 0) return 0;
+    memcpy(out, s->data + s->at, (size_t)n);
+    s->at += n;
+    return n;
+}
+
+static uint32_t le32(const unsigned char *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+/* libsndfile reads a WAV that was cut short without a word. The size of a stream may be unknown: 0 or all ones. */
+static int wav_is_whole(const char *name, const unsigned char *p, size_t len, struct err *e)
+{
+    if (len < 12 || memcmp(p, "RIFF", 4) || memcmp(p + 8, "WAVE", 4)) return 0;
+    for (size_t at = 12; at + 8 <= len;) {
+        uint32_t size = le32(p + at + 4);
+        if (!memcmp(p + at, "data", 4)) {
+            if (size <= len - at - 8 || size >= 0xffffff00u) return 0;
+            return err_set(e, ERR_FORMAT,
+                           "%s: truncated WAV: its header promises %u bytes of sound, but only %zu follow", name, size,
+                           len - at - 8);
+        }
+        if (size > len - at - 8) break;
+        at += 8 + (size_t)size + size % 2;
+    }
+    return 0;
+}
+
+static int grow(struct data_audio *a, int64_t *cap, int64_t need, const char *name, struct err *e)
+{
+    if (need <= *cap) return 0;
+    int64_t n = *cap * 2 > need ? *cap * 2 : need;
+    float *x = realloc(a->x, (size_t)n * sizeof *x);
+    if (!x) return err_set(e, ERR_MEMORY, "%s: not enough memory for %lld samples", name, (long long)n);
+    a->x = x;
+    *cap = n;
+    return 0;
+}
+
+/* Appends n frames of `channels` interleaved samples as their mean. */
+static int mix(struct data_audio *a, const float *in, int64_t n, int channels, const char *name, struct err *e)
+{
+    float *out = a->x + a->n;
+    for (int64_t i = 0; i < n; i++) {
+        float sum = 0, worst = 0;
+        for (int c = 0; c < channels; c++) {
+            sum += in[i * channels + c];
+            worst = fabsf(in[i * channels + c]) <= DATA_AUDIO_MAX_LEVEL ? worst : in[i * channels + c];
+        }
+        if (worst != 0)
+            return err_set(e, ERR_FORMAT, "%s: sample %lld is %g, but sound lies within -1..1: the file is damaged",
+                           name, (long long)(a->n + i), (double)worst);
+        out[i] = channels == 1 ? sum : sum / (float)channels;
+    }
+    a->n += n;
+    return 0;
+}
+
+/* Reads at most `want` frames. */
+static int read_frames(const char *name, SNDFILE *f, const SF_INFO *info, int64_t want, struct data_audio *a,
+                       struct err *e)
+{
+    int64_t cap = 0, piece = PIECE / info->channels;
+    float *in = mem_try((size_t)(piece * info->channels) * sizeof *in, name, e);
+    if (!in) return ERR_MEMORY;
+    int rc = grow(a, &cap, 1, name, e);
+    while (!rc && a->n < want) {
+        int64_t n = sf_readf_float(f, in, want - a->n < piece ? want - a->n : piece);
+        if (n <= 0) break;
+        if ((a->n + n) * info->channels > DATA_AUDIO_MAX_SAMPLES)
+            rc = err_set(e, ERR_FORMAT, "%s: more than %lld samples; cut it into shorter clips", name,
+                         (long long)DATA_AUDIO_MAX_SAMPLES);
+        if (!rc) rc = grow(a, &cap, a->n + n, name, e);
+        if (!rc) rc = mix(a, in, n, info->channels, name, e);
+    }
+    free(in);
+    if (!rc && sf_error(f) != SF_ERR_NO_ERROR)
+        rc = err_set(e, ERR_FORMAT, "%s: corrupt sound after %lld samples: %s", name, (long long)a->n, sf_strerror(f));
+    int64_t promised = info->frames < want ? info->frames : want;
+    if (!rc && info->frames < SF_COUNT_MAX && a->n < promised)
+        rc = err_set(e, ERR_FORMAT, "%s: truncated sound: %lld samples were promised, but it ends after %lld", name,
+                     (long long)info->frames, (long long)a->n);
+    return rc;
+}
+
+static int decode(const char *name, struct source *s, double max_seconds, struct data_audio *a, struct err *e)
+{
+    SF_VIRTUAL_IO io = {.get_filelen = source_len, .seek = source_seek, .read = source_read, .tell = source_tell};
+    SF_INFO info = {0};
+    if (s->len == 0) return err_set(e, ERR_FORMAT, "%s: the file is empty; expected WAV, FLAC or OGG", name);
+    SNDFILE *f = sf_open_virtual(&io, SFM_READ, &info, s);
+    if (!f)
+        return err_set(e, ERR_FORMAT, "%s: not sound that can be read (WAV, FLAC, OGG): %s", name,
+                       sf_error_number(sf_error(NULL)));
+    int rc = 0;
+    if (info.samplerate < 1000 || info.samplerate > 1000000 || info.channels < 1 || info.channels > PIECE)
+        rc = err_set(e, ERR_FORMAT, "%s: %d samples a second in %d channels is not sound that triad reads", name,
+                     info.samplerate, info.channels);
+    a->rate = info.samplerate;
+    /* A little more than asked for, so that the resampling filter sees what follows and the end is as in the whole. */
+    double frames = max_seconds > 0 ? (max_seconds + 0.1) * info.samplerate : 0;
+    int64_t want = frames > 0 && frames < 1e15 ? (int64_t)frames : INT64_MAX;
+    if (!rc) rc = read_frames(name, f, &info, want, a, e);
+    sf_close(f);
+    return rc;
+}
+
+int data_audio_decode(const char *name, const void *data, size_t len, int64_t rate, double max_seconds,
+                      struct data_audio *a, struct err *e)
+{
+    struct source s = {.data = data, .len = (sf_count_t)len};
+    *a = (struct data_audio){0};
+    int rc = wav_is_whole(name, data, len, e);
+    if (!rc) rc = decode(name, &s, max_seconds, a, e);
+    if (!rc && rate > 0 && rate != a->rate && a->n > 0) {
+        float *y = NULL;
+        int64_t n = 0;
+        if ((double)a->n * (double)rate / (double)a->rate > (double)DATA_AUDIO_MAX_SAMPLES)
+            rc = err_set(e, ERR_FORMAT, "%s: at %lld Hz it has more than %lld samples; cut it into shorter clips", name,
+                         (long long)rate, (long long)DATA_AUDIO_MAX_SAMPLES);
+        else if ((rc = data_audio_resample(a->x, a->n, (double)a->rate, (double)rate, &y, &n, e)) != 0)
+            err_prefix(e, "%s", name);
+        free(a->x);
+        a->x = y;
+        a->n = n;
+    }
+    if (rc) {
+        data_audio_free(a);
+        return rc;
+    }
+    if (rate > 0) a->rate = rate;
+    double most = max_seconds * (double)a->rate;
+    if (max_seconds > 0 && (double)a->n > most) a->n = (int64_t)most;
+    return 0;
+}
+
+void data_audio_free(struct data_audio *a)
+{
+    free(a->x);
+    *a = (struct data_audio){0};
+}
+
+int data_audio_resample(const float *x, int64_t n, double from, double to, float **out, int64_t *n_out, struct err *e)
+{
+    CHECK(n >= 0 && from > 0 && to > 0);
+    size_t room = (size_t)((double)n * to / from) + 1, done = 0;
+    *n_out = 0;
+    *out = mem_try(room * sizeof **out, "resampling sound", e);
+    if (!*out) return ERR_MEMORY;
+    if (n == 0) return 0;
+    soxr_quality_spec_t q = soxr_quality_spec(SOXR_HQ, 0);
+    soxr_runtime_spec_t one = soxr_runtime_spec(1);
+    soxr_error_t why = soxr_oneshot(from, to, 1, x, (size_t)n, NULL, *out, room, &done, NULL, &q, &one);
+    if (why) {
+        free(*out);
+        *out = NULL;
+        return err_set(e, ERR_MEMORY, "resampling from %g to %g Hz failed: %s", from, to, why);
+    }
+    *n_out = (int64_t)done;
+    return 0;
+}
+
+/* 44 bytes of header and 16-bit samples: too little to need a library's virtual file for writing. */
+int data_audio_wav(const float *x, int64_t n, int64_t rate, struct buf *out, struct err *e)
+{
+    if (n < 0 || n > DATA_AUDIO_MAX_SAMPLES || rate < 1 || rate > 1000000)
+        return err_set(e, ERR_SHAPE, "a WAV of %lld samples at %lld Hz cannot be written", (long long)n,
+                       (long long)rate);
+    uint32_t bytes = (uint32_t)n * 2, r = (uint32_t)rate, twice = r * 2, all = bytes + 36;
+#define LE(v) (unsigned char)(v), (unsigned char)((v) >> 8), (unsigned char)((v) >> 16), (unsigned char)((v) >> 24)
+    unsigned char head[44] = {'R',       'I', 'F', 'F', LE(all), 'W', 'A', 'V', 'E', 'f',      'm',
+                              't',       ' ', 16,  0,   0,       0,   1,   0,   1,   0,        LE(r),
+                              LE(twice), 2,   0,   16,  0,       'd', 'a', 't', 'a', LE(bytes)};
+#undef LE
+    buf_add(out, head, sizeof head);
+    for (int64_t i = 0; i < n; i++) {
+        float v = x[i] * 32768.0f;
+        int s = v >= 32767 ? 32767 : v <= -32768 ? -32768 : (int)lrintf(v); /* a NaN is neither: lrintf decides */
+        unsigned char b[2] = {(unsigned char)s, (unsigned char)(s >> 8)};
+        buf_add(out, b, 2);
+    }
+    return 0;
+}

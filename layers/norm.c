@@ -1,0 +1,66 @@
+/* Normalisation layers. Gains and biases take no weight decay. */
+#include "layers/nn.h"
+
+const char *const nn_norm_names[] = {"layer", "rms", NULL};
+
+static const struct ad_init zero = {AD_INIT_ZERO, 0}, one = {AD_INIT_ONE, 0};
+
+static int64_t width_of(const struct nn *m, val x)
+{
+    return ad_rank(m->g, x) ? ad_dim(m->g, x, -1) : 1;
+}
+
+val nn_norm(struct nn *m, const char *name, enum nn_norm kind, val x, double eps)
+{
+    ad_push(m->g, "%s", name);
+    int64_t width = width_of(m, x);
+    val gain = nn_param(m, "weight", SHAPE(width), one, AD_NO_DECAY), y;
+    if (kind == NN_RMS_NORM)
+        y = ad_rms_norm(m->g, x, gain, eps);
+    else
+        y = ad_layer_norm(m->g, x, gain, nn_param(m, "bias", SHAPE(width), zero, AD_NO_DECAY), eps);
+    ad_pop(m->g);
+    return y;
+}
+
+val nn_group_norm(struct nn *m, const char *name, val x, int groups, double eps)
+{
+    ad_push(m->g, "%s", name);
+    int64_t width = width_of(m, x);
+    val gain = nn_param(m, "weight", SHAPE(width), one, AD_NO_DECAY);
+    val y = ad_group_norm(m->g, x, gain, nn_param(m, "bias", SHAPE(width), zero, AD_NO_DECAY), groups, eps);
+    ad_pop(m->g);
+    return y;
+}
+
+/* running <- (1 - momentum) running + momentum batch * factor */
+static void follow(struct nn *m, val running, val batch, double momentum, double factor)
+{
+    struct ad_graph *g = m->g;
+    val next =
+        ad_add(g, ad_scale(g, running, 1 - momentum), ad_scale(g, ad_stop_gradient(g, batch), momentum * factor));
+    ad_update(g, running, next);
+}
+
+val nn_batch_norm(struct nn *m, const char *name, val x, double momentum, double eps, bool zero_gain)
+{
+    struct ad_graph *g = m->g;
+    ad_push(g, "%s", name);
+    int64_t width = width_of(m, x), n = width ? ad_count(ad_shape_of(g, x)) / width : 0;
+    val gain = nn_param(m, "weight", SHAPE(width), zero_gain ? zero : one, AD_NO_DECAY);
+    val bias = nn_param(m, "bias", SHAPE(width), zero, AD_NO_DECAY);
+    val run_mean = nn_param(m, "running_mean", SHAPE(width), zero, AD_STATE);
+    val run_var = nn_param(m, "running_var", SHAPE(width), one, AD_STATE);
+    val y, mean, var;
+    if (m->training) {
+        y = ad_batch_norm(g, x, gain, bias, eps, &mean, &var);
+        if (y) {
+            follow(m, run_mean, mean, momentum, 1);
+            follow(m, run_var, var, momentum, n > 1 ? (double)n / (double)(n - 1) : 1);
+        }
+    } else {
+        y = ad_batch_norm_fixed(g, x, gain, bias, run_mean, run_var, eps);
+    }
+    ad_pop(g);
+    return y;
+}

@@ -1,0 +1,96 @@
+/* Models: one tower a modality, any number of modalities, each ending in unit vectors of one space.
+ *
+ * A tower reads packed inputs under its modality's name:
+ *   image   "<name>.image" f32 (items, H, W, 3)
+ *   text    "<name>.tokens" i32 (rows), "<name>.offsets" i32 (items + 1)
+ *   audio   "<name>.frames" f32 (rows, bins), "<name>.offsets" i32 (items + 1)
+ * Its parameters lie under "<name>.", and the shared ones (temperature) under "loss.". */
+#ifndef TRIAD_MODELS_MODEL_H
+#define TRIAD_MODELS_MODEL_H
+
+#include "layers/nn.h"
+
+enum model_kind { MODEL_VIT, MODEL_RESNET, MODEL_TEXT, MODEL_AUDIO };
+
+/* The trunk that ViT, text and audio towers share. */
+struct model_trunk {
+    int64_t layers, width, heads;
+    double mlp_ratio;
+    int activation; /* enum nn_activation */
+    bool gated, post_norm, bias, final_norm;
+    bool causal;
+    int norm;     /* enum nn_norm */
+    int position; /* enum nn_position_kind */
+    int pool;     /* enum nn_pool */
+    double eps, dropout, drop_path, layer_scale;
+};
+
+/* Vision transformer (Dosovitskiy et al. 2021, eq. 1-4). */
+struct model_vit {
+    struct model_trunk trunk;
+    int64_t patch;
+    bool class_token; /* a learned token before the patches */
+    bool patch_bias;
+    bool entry_norm; /* a norm before the blocks, as CLIP's */
+    bool norm_first; /* the final norm before pooling (ViT) or after it (CLIP's image tower) */
+};
+
+/* Text: causal with end-token pooling is CLIP's; bidirectional with post-norm, entry norm and token types is BERT's. */
+struct model_text {
+    struct model_trunk trunk;
+    int64_t vocab, length; /* the longest text, in tokens */
+    bool entry_norm;
+    bool token_types; /* adds BERT's segment embedding (2, width); segment 0 everywhere */
+};
+
+/* Audio on log-mel frames: a convolutional stem that shortens, then the trunk (Radford et al. 2022, fig. 1). */
+struct model_audio {
+    struct model_trunk trunk;
+    int64_t bins, length; /* mel bins; the longest clip, in frames */
+    int64_t kernel[4], stride[4];
+    int n_stem;
+};
+
+/* Residual networks (He et al. 2016). */
+struct model_resnet {
+    int64_t width[6], depth[6]; /* channels and blocks of each stage */
+    int n_stages;
+    bool bottleneck;                              /* 1x1, 3x3, 1x1 with an expansion of 4; otherwise two 3x3 */
+    int64_t stem_kernel, stem_stride, stem_width; /* the first convolution */
+    bool stem_pool;                               /* a 3x3 max pooling with stride 2 after it */
+    bool stem_norm;                               /* norm and ReLU after it */
+    double momentum, eps;
+};
+
+struct model_tower {
+    const char *name; /* the modality's, the user's choice */
+    enum model_kind kind;
+    int64_t image_size; /* images: height and width in pixels */
+    bool project_bias;
+    union {
+        struct model_vit vit;
+        struct model_resnet resnet;
+        struct model_text text;
+        struct model_audio audio;
+    };
+};
+
+/* The sizes of one modality's part of a batch, that plans depend on. */
+struct model_shape {
+    int64_t items, rows;
+};
+
+/* Features before the projection: (items, width of the tower). Declares the modality's inputs. */
+val model_features(struct nn *m, const struct model_tower *t, struct model_shape s);
+/* The trunk's last hidden states and their layout, for text and audio towers and ViT (tests, other heads). */
+struct nn_seq model_hidden(struct nn *m, const struct model_tower *t, struct model_shape s);
+/* Unit vectors (items, embed): features times "<name>.project". */
+val model_embed(struct nn *m, const struct model_tower *t, struct model_shape s, int64_t embed);
+
+/* ERR_CONFIG where numbers do not fit together (width and heads, patch and image size...), naming the modality. */
+int model_check(const struct model_tower *t, struct err *e) MUST_CHECK;
+
+/* The configurations that the public models use, as starting points. */
+struct model_trunk model_trunk_default(void);
+
+#endif

@@ -1,0 +1,19 @@
+/* Shared by the towers; not for others. */
+#ifndef TRIAD_MODELS_TRUNK_H
+#define TRIAD_MODELS_TRUNK_H
+
+#include "models/model.h"
+
+/* "block.0" .. over s, then the final norm if the trunk has one. */
+struct nn_seq model_trunk_run(struct nn *m, const struct model_trunk *t, struct nn_seq s);
+/* Relative bias and the like are shared by the blocks; learned and sinusoidal positions are added before. */
+struct nn_seq model_add_position(struct nn *m, const struct model_trunk *t, struct nn_seq s);
+val model_input(struct nn *m, const char *what, enum ad_dtype t, struct ad_shape s); /* "<path>.<what>" */
+
+struct nn_seq model_vit_hidden(struct nn *m, const struct model_tower *t, struct model_shape s);
+val model_vit(struct nn *m, const struct model_tower *t, struct model_shape s);
+struct nn_seq model_text_hidden(struct nn *m, const struct model_text *t, struct model_shape s);
+struct nn_seq model_audio_hidden(struct nn *m, const struct model_audio *t, struct model_shape s);
+val model_resnet(struct nn *m, const struct model_tower *t, struct model_shape s);
+
+#endif

@@ -1,0 +1,66 @@
+/* Optimizers over flat buffers: parameters, gradients and moments share one layout (autograd/store.h), so that a step
+ * is one loop over memory. Also the schedule of the learning rate, clipping by the global norm, and averaged weights.
+ */
+#ifndef TRIAD_OPTIM_OPT_H
+#define TRIAD_OPTIM_OPT_H
+
+#include "autograd/store.h"
+
+enum opt_kind { OPT_ADAMW, OPT_SGD };
+extern const char *const opt_kind_names[];
+enum opt_decay { OPT_COSINE, OPT_LINEAR, OPT_CONSTANT };
+extern const char *const opt_decay_names[];
+
+/* Parameters whose name matches `pattern` (shell glob: * and ?, over the whole path) get their own factors. The first
+ * matching group counts. */
+struct opt_group {
+    const char *pattern;
+    double lr_scale;     /* 0 freezes */
+    double weight_decay; /* negative: the optimizer's */
+};
+
+struct opt_config {
+    enum opt_kind kind;
+    double lr, beta1, beta2, eps,
+        weight_decay; /* AdamW (Loshchilov & Hutter 2019, alg. 2); weight_decay for SGD is L2 */
+    double momentum;  /* SGD */
+    bool nesterov;
+    double clip;          /* largest global gradient norm; 0: none */
+    double ema;           /* decay of averaged weights; 0: none */
+    int64_t warmup;       /* steps of linear rise from lr / warmup */
+    enum opt_decay decay; /* after that, to lr * floor at the end */
+    double floor;
+    const struct opt_group *group;
+    int n_group;
+};
+
+struct opt;
+
+/* The store must be committed; it and the config's groups must outlive the optimizer. No decay for entries marked
+ * AD_NO_DECAY, whatever the group says. ERR_CONFIG: a group's pattern matches nothing. */
+struct opt *opt_new(const struct opt_config *c, struct ad_store *s, struct err *e);
+void opt_free(struct opt *o);
+
+/* The learning rate at `step` (0-based) when `progress` in [0, 1] of the run is behind. */
+double opt_lr(const struct opt_config *c, int64_t step, double progress);
+
+/* The square root of the sum of squares, in an order that does not depend on the thread count. NaN and inf pass
+ * through. */
+double opt_norm(const float *grad, int64_t n);
+
+/* One step. `grad` has ad_store_flat_count numbers. Returns the global norm before clipping. Moments are corrected for
+ * their start (Kingma & Ba 2015, alg. 1); the averaged weights follow as ema * avg + (1 - ema) * weights. */
+double opt_step(struct opt *o, const float *grad, double lr);
+
+/* State for checkpoints: flat buffers by name ("adamw.m", "adamw.v", "sgd.momentum", "ema"), and the number of steps.
+ */
+int opt_state_count(const struct opt *o);
+float *opt_state(const struct opt *o, int i, const char **name); /* ad_store_flat_count numbers */
+int64_t opt_steps(const struct opt *o);
+void opt_set_steps(struct opt *o, int64_t steps);
+const float *opt_ema(const struct opt *o); /* NULL if there is none */
+
+/* Bytes of state a parameter: for --dry-run. */
+double opt_bytes_per_parameter(const struct opt_config *c);
+
+#endif
