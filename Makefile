@@ -7,7 +7,7 @@ CC := gcc
 endif
 VERSION := 0.1.0
 
-ROOMS := base autograd layers models optim data train eval cli
+ROOMS := base autograd layers models optim data run eval train cli
 PKGS := hdf5 kissfft-float soxr sndfile libfyaml jansson libpcre2-8 libutf8proc freetype2 harfbuzz libpng libjpeg expat
 # The OpenMP build of OpenBLAS, whichever build Debian's alternatives point at.
 BLAS_DIR := $(firstword $(wildcard /usr/lib/*/openblas-openmp))

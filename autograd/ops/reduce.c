@@ -1,4 +1,6 @@
 /* Ops that take an axis or several together. Inputs of sum, max and min may have any strides. */
+#include "autograd/ops/reduce.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -8,10 +10,6 @@ extern const struct ad_op ad_op_sum, ad_op_max, ad_op_min, ad_op_argmax, ad_op_c
 
 /* ---- sum, max, min over the axes of a mask
  * -------------------------------------------------------------------------------- */
-
-struct reduce {
-    uint32_t axes, keep;
-};
 
 static struct ad_shape reduced(struct ad_shape s, uint32_t axes, bool keep)
 {
@@ -27,7 +25,7 @@ static struct ad_shape reduced(struct ad_shape s, uint32_t axes, bool keep)
 
 static int infer_reduce(struct ad_infer *f)
 {
-    const struct reduce *r = f->attr;
+    const struct ad_reduce_attr *r = f->attr;
     struct ad_shape s = f->in_shape[0];
     if (r->axes >> s.rank) return ad_infer_fail(f, "the axes 0x%x are not all among its %d", r->axes, s.rank);
     f->shape[0] = reduced(s, r->axes, r->keep);
@@ -36,7 +34,7 @@ static int infer_reduce(struct ad_infer *f)
 
 static int infer_extreme(struct ad_infer *f)
 {
-    const struct reduce *r = f->attr;
+    const struct ad_reduce_attr *r = f->attr;
     for (int i = 0; i < f->in_shape[0].rank; i++)
         if (r->axes >> i & 1 && f->in_shape[0].dim[i] == 0) return ad_infer_fail(f, "axis %d is empty", i);
     return infer_reduce(f);
@@ -59,7 +57,7 @@ static double smaller(double acc, double x)
 static void fold(const struct ad_call *c, double (*join)(double, double), double start)
 {
     const struct ad_tensor *in = &c->in[0], *out = &c->out[0];
-    uint32_t axes = ((const struct reduce *)c->attr)->axes;
+    uint32_t axes = ((const struct ad_reduce_attr *)c->attr)->axes;
     struct ad_shape s = in->shape, outer = {0}, inner = {0};
     int64_t so[AD_MAX_DIMS], si[AD_MAX_DIMS], at[AD_MAX_DIMS] = {0}, n_out = ad_count(out->shape);
     for (int d = 0; d < s.rank; d++) {
@@ -103,14 +101,14 @@ static val keep_axes(struct ad_graph *g, val v, val x, uint32_t axes)
 static void vjp_sum(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)
 {
     val x = n->in[0];
-    dx[0] = ad_broadcast(g, keep_axes(g, dy[0], x, ((const struct reduce *)n->attr)->axes), ad_shape_of(g, x));
+    dx[0] = ad_broadcast(g, keep_axes(g, dy[0], x, ((const struct ad_reduce_attr *)n->attr)->axes), ad_shape_of(g, x));
 }
 
 /* dy / (how many are equal), where equal. */
 static void vjp_extreme(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)
 {
     val x = n->in[0];
-    uint32_t axes = ((const struct reduce *)n->attr)->axes;
+    uint32_t axes = ((const struct ad_reduce_attr *)n->attr)->axes;
     val hit = ad_equal(g, x, keep_axes(g, n->out, x, axes));
     dx[0] = ad_mul(g, hit, ad_div(g, keep_axes(g, dy[0], x, axes), ad_sum(g, hit, axes, true)));
 }
@@ -138,7 +136,7 @@ CASES(min)
 
 /* sum: an empty sum is 0. Any dtype. */
 const struct ad_op ad_op_sum = {.name = "sum",
-                                .attr_size = sizeof(struct reduce),
+                                .attr_size = sizeof(struct ad_reduce_attr),
                                 .flags = AD_STRIDED,
                                 .min_in = 1,
                                 .max_in = 1,
@@ -149,7 +147,7 @@ const struct ad_op ad_op_sum = {.name = "sum",
                                 AD_CASES(cases_sum)};
 /* max, min: a NaN wins. Error: an axis with nothing in it. */
 const struct ad_op ad_op_max = {.name = "max",
-                                .attr_size = sizeof(struct reduce),
+                                .attr_size = sizeof(struct ad_reduce_attr),
                                 .flags = AD_STRIDED,
                                 .min_in = 1,
                                 .max_in = 1,
@@ -159,7 +157,7 @@ const struct ad_op ad_op_max = {.name = "max",
                                 .flops = flops_reduce,
                                 AD_CASES(cases_max)};
 const struct ad_op ad_op_min = {.name = "min",
-                                .attr_size = sizeof(struct reduce),
+                                .attr_size = sizeof(struct ad_reduce_attr),
                                 .flags = AD_STRIDED,
                                 .min_in = 1,
                                 .max_in = 1,
@@ -175,7 +173,7 @@ static val reduce(struct ad_graph *g, const struct ad_op *op, val x, unsigned ax
     struct ad_shape s = ad_shape_of(g, x), to = reduced(s, axes, keep);
     bool trivial = !(axes >> s.rank);
     for (int i = 0; i < s.rank; i++) trivial &= !(axes >> i & 1) || s.dim[i] == 1;
-    return trivial ? ad_reshape(g, x, to) : AD_NODE(g, op, (&(struct reduce){axes, keep}), x);
+    return trivial ? ad_reshape(g, x, to) : AD_NODE(g, op, (&(struct ad_reduce_attr){axes, keep}), x);
 }
 
 val ad_sum(struct ad_graph *g, val x, unsigned axes, bool keep)
@@ -244,10 +242,6 @@ val ad_sum_to(struct ad_graph *g, val x, struct ad_shape s)
 /* ---- argmax: int32, the first of equals, a NaN before all; the axis goes. Error: the axis is empty
  * -------------------------- */
 
-struct axis {
-    int64_t axis, flag; /* flag: cumsum backwards, logsumexp keeps the axis */
-};
-
 /* The lines along an axis: element j of line i is at start(i) + j * step, in contiguous memory. */
 struct lines {
     int64_t n, count, step;
@@ -269,7 +263,7 @@ static int64_t line_start(const struct lines *l, int64_t i)
 
 static int infer_argmax(struct ad_infer *f)
 {
-    int64_t axis = ((const struct axis *)f->attr)->axis;
+    int64_t axis = ((const struct ad_axis_attr *)f->attr)->axis;
     if (f->in_shape[0].dim[axis] == 0) return ad_infer_fail(f, "axis %lld is empty", (long long)axis);
     f->shape[0] = reduced(f->in_shape[0], 1u << axis, false);
     f->dtype[0] = AD_I32;
@@ -278,7 +272,7 @@ static int infer_argmax(struct ad_infer *f)
 
 static void eval_argmax(const struct ad_call *c)
 {
-    struct lines l = lines_of(c->in[0].shape, ((const struct axis *)c->attr)->axis);
+    struct lines l = lines_of(c->in[0].shape, ((const struct ad_axis_attr *)c->attr)->axis);
     for (int64_t i = 0; i < l.n; i++) {
         int64_t at = line_start(&l, i), best = 0;
         double top = ad_get(&c->in[0], at);
@@ -300,7 +294,7 @@ static const struct ad_case cases_argmax[] = {
     {.in = "3x4", .build = build_argmax, .apart = 0.1, .no_gradient = "an index"}};
 
 const struct ad_op ad_op_argmax = {.name = "argmax",
-                                   .attr_size = sizeof(struct axis),
+                                   .attr_size = sizeof(struct ad_axis_attr),
                                    .min_in = 1,
                                    .max_in = 1,
                                    .infer = infer_argmax,
@@ -312,7 +306,7 @@ const struct ad_op ad_op_argmax = {.name = "argmax",
 val ad_argmax(struct ad_graph *g, val x, int axis)
 {
     int k;
-    return ad_axis(g, "argmax", x, axis, &k) ? AD_NODE(g, &ad_op_argmax, (&(struct axis){k, 0}), x) : 0;
+    return ad_axis(g, "argmax", x, axis, &k) ? AD_NODE(g, &ad_op_argmax, (&(struct ad_axis_attr){k, 0}), x) : 0;
 }
 
 /* ---- cumsum: y_j = x_0 + ... + x_j along an axis; reverse: x_j + ... + x_last. Each is the other's adjoint
@@ -326,7 +320,7 @@ static int infer_same(struct ad_infer *f)
 
 static void eval_cumsum(const struct ad_call *c)
 {
-    const struct axis *a = c->attr;
+    const struct ad_axis_attr *a = c->attr;
     struct lines l = lines_of(c->in[0].shape, a->axis);
     for (int64_t i = 0; i < l.n; i++) {
         int64_t at = line_start(&l, i);
@@ -341,7 +335,7 @@ static void eval_cumsum(const struct ad_call *c)
 
 static void vjp_cumsum(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)
 {
-    const struct axis *a = n->attr;
+    const struct ad_axis_attr *a = n->attr;
     dx[0] = ad_cumsum(g, dy[0], (int)a->axis, !a->flag);
 }
 
@@ -355,7 +349,7 @@ static const struct ad_case cases_cumsum[] = {{.in = "3x4x2", .build = build_cum
                                               {.in = "5", .build = build_cumsum}};
 
 const struct ad_op ad_op_cumsum = {.name = "cumsum",
-                                   .attr_size = sizeof(struct axis),
+                                   .attr_size = sizeof(struct ad_axis_attr),
                                    .min_in = 1,
                                    .max_in = 1,
                                    .infer = infer_same,
@@ -366,7 +360,7 @@ const struct ad_op ad_op_cumsum = {.name = "cumsum",
 val ad_cumsum(struct ad_graph *g, val x, int axis, bool reverse)
 {
     int k;
-    return ad_axis(g, "cumsum", x, axis, &k) ? AD_NODE(g, &ad_op_cumsum, (&(struct axis){k, reverse}), x) : 0;
+    return ad_axis(g, "cumsum", x, axis, &k) ? AD_NODE(g, &ad_op_cumsum, (&(struct ad_axis_attr){k, reverse}), x) : 0;
 }
 
 /* ---- logsumexp: y = m + log sum exp(x - m), m = max x. All -inf gives -inf. Error: the axis is empty
@@ -374,7 +368,7 @@ val ad_cumsum(struct ad_graph *g, val x, int axis, bool reverse)
 
 static int infer_logsumexp(struct ad_infer *f)
 {
-    const struct axis *a = f->attr;
+    const struct ad_axis_attr *a = f->attr;
     if (!ad_is_float(f->in_dtype[0])) return ad_infer_fail(f, "it needs f32 or f64 numbers");
     if (f->in_shape[0].dim[a->axis] == 0) return ad_infer_fail(f, "axis %lld is empty", (long long)a->axis);
     f->shape[0] = reduced(f->in_shape[0], 1u << a->axis, a->flag);
@@ -383,7 +377,7 @@ static int infer_logsumexp(struct ad_infer *f)
 
 static void eval_logsumexp(const struct ad_call *c)
 {
-    struct lines l = lines_of(c->in[0].shape, ((const struct axis *)c->attr)->axis);
+    struct lines l = lines_of(c->in[0].shape, ((const struct ad_axis_attr *)c->attr)->axis);
     for (int64_t i = 0; i < l.n; i++) {
         int64_t at = line_start(&l, i);
         double m = -INFINITY, sum = 0;
@@ -398,7 +392,7 @@ static void eval_logsumexp(const struct ad_call *c)
 static void vjp_logsumexp(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)
 {
     val x = n->in[0];
-    uint32_t axes = 1u << ((const struct axis *)n->attr)->axis;
+    uint32_t axes = 1u << ((const struct ad_axis_attr *)n->attr)->axis;
     val y = keep_axes(g, n->out, x, axes), finite = ad_where(g, ad_is_finite(g, y), y, ad_number_like(g, y, 0));
     dx[0] = ad_mul(g, keep_axes(g, dy[0], x, axes), ad_exp(g, ad_sub(g, x, finite)));
 }
@@ -418,7 +412,7 @@ static double flops_exp(const struct ad_call *c)
 }
 
 const struct ad_op ad_op_logsumexp = {.name = "logsumexp",
-                                      .attr_size = sizeof(struct axis),
+                                      .attr_size = sizeof(struct ad_axis_attr),
                                       .min_in = 1,
                                       .max_in = 1,
                                       .infer = infer_logsumexp,
@@ -430,7 +424,8 @@ const struct ad_op ad_op_logsumexp = {.name = "logsumexp",
 val ad_logsumexp(struct ad_graph *g, val x, int axis, bool keep)
 {
     int k;
-    return ad_axis(g, "logsumexp", x, axis, &k) ? AD_NODE(g, &ad_op_logsumexp, (&(struct axis){k, keep}), x) : 0;
+    return ad_axis(g, "logsumexp", x, axis, &k) ? AD_NODE(g, &ad_op_logsumexp, (&(struct ad_axis_attr){k, keep}), x)
+                                                : 0;
 }
 
 /* ---- top_k: the k largest of the last axis in falling order, NaN first, the lower index first among equals
@@ -438,7 +433,7 @@ val ad_logsumexp(struct ad_graph *g, val x, int axis, bool keep)
 
 static int infer_top_k(struct ad_infer *f)
 {
-    int64_t k = ((const struct axis *)f->attr)->flag;
+    int64_t k = ((const struct ad_axis_attr *)f->attr)->flag;
     struct ad_shape s = f->in_shape[0];
     if (s.rank < 1 || k < 1 || k > s.dim[s.rank - 1])
         return ad_infer_fail(f, "k is %lld; it must be from 1 to the last dimension", (long long)k);
@@ -457,7 +452,7 @@ static bool before(double a, double b)
 /* Insertion into a sorted list of at most k: k is small. */
 static void eval_top_k(const struct ad_call *c)
 {
-    int64_t k = ((const struct axis *)c->attr)->flag, width = c->in[0].shape.dim[c->in[0].shape.rank - 1];
+    int64_t k = ((const struct ad_axis_attr *)c->attr)->flag, width = c->in[0].shape.dim[c->in[0].shape.rank - 1];
     int64_t rows = ad_count(c->in[0].shape) / width;
     for (int64_t r = 0; r < rows; r++) {
         int64_t have = 0;
@@ -495,7 +490,7 @@ static const struct ad_case cases_top_k[] = {{.in = "3x5", .build = build_top_k,
                                              {.in = "3", .build = build_top_k, .apart = 0.1}};
 
 const struct ad_op ad_op_top_k = {.name = "top_k",
-                                  .attr_size = sizeof(struct axis),
+                                  .attr_size = sizeof(struct ad_axis_attr),
                                   .min_in = 1,
                                   .max_in = 1,
                                   .infer = infer_top_k,
@@ -506,7 +501,7 @@ const struct ad_op ad_op_top_k = {.name = "top_k",
 
 val ad_top_k(struct ad_graph *g, val x, int64_t k, val *index)
 {
-    val v = AD_NODE(g, &ad_op_top_k, (&(struct axis){0, k}), x);
+    val v = AD_NODE(g, &ad_op_top_k, (&(struct ad_axis_attr){0, k}), x);
     if (index) *index = v ? v + 1 : 0;
     return v;
 }

@@ -1,5 +1,7 @@
 /* Ops that move numbers without changing them: reshape, transpose, broadcast, slice, split, flip are views, which cost
  * nothing where the reader takes strides; concat and pad copy. All take inputs with any strides, of any dtype. */
+#include "autograd/ops/shape.h"
+
 #include <limits.h>
 #include <string.h>
 
@@ -420,13 +422,9 @@ void ad_split(struct ad_graph *g, val x, int axis, int n, val *out)
 /* ---- concat: inputs of one dtype one after another along an axis
  * ---------------------------------------------------------- */
 
-struct axis {
-    int64_t axis;
-};
-
 static int infer_concat(struct ad_infer *f)
 {
-    int64_t axis = ((const struct axis *)f->attr)->axis;
+    int64_t axis = ((const struct ad_along_attr *)f->attr)->axis;
     struct ad_shape s = f->in_shape[0];
     char text[96];
     for (int i = 1; i < f->n_in; i++) {
@@ -461,7 +459,7 @@ static void put(const struct ad_tensor *in, const struct ad_tensor *out, int axi
 
 static void eval_concat(const struct ad_call *c)
 {
-    int axis = (int)((const struct axis *)c->attr)->axis;
+    int axis = (int)((const struct ad_along_attr *)c->attr)->axis;
     int64_t from = 0;
     for (int i = 0; i < c->n_in; i++) {
         put(&c->in[i], &c->out[0], axis, from, 1);
@@ -471,7 +469,7 @@ static void eval_concat(const struct ad_call *c)
 
 static void vjp_concat(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)
 {
-    int axis = (int)((const struct axis *)n->attr)->axis;
+    int axis = (int)((const struct ad_along_attr *)n->attr)->axis;
     int64_t from = 0;
     for (int i = 0; i < n->n_in; i++) {
         int64_t size = ad_dim(g, n->in[i], axis);
@@ -490,7 +488,7 @@ static const struct ad_case cases_concat[] = {{.in = "2x3 2x1 2x4", .build = bui
                                               {.in = "3x1x2 3x2x2 3x0x2", .build = build_concat}};
 
 const struct ad_op ad_op_concat = {.name = "concat",
-                                   .attr_size = sizeof(struct axis),
+                                   .attr_size = sizeof(struct ad_along_attr),
                                    .flags = AD_STRIDED,
                                    .min_in = 1,
                                    .max_in = INT_MAX,
@@ -504,20 +502,15 @@ val ad_concat(struct ad_graph *g, const val *x, int n, int axis)
     int k;
     if (n < 1) return ad_fail(g, "concat of no inputs");
     if (!ad_axis(g, "concat", x[0], axis, &k)) return 0;
-    return n == 1 ? x[0] : ad_node(g, &ad_op_concat, &(struct axis){k}, x, n);
+    return n == 1 ? x[0] : ad_node(g, &ad_op_concat, &(struct ad_along_attr){k}, x, n);
 }
 
 /* ---- pad: `before` and `after` elements of `value` at the ends of one axis
  * -------------------------------------------------- */
 
-struct pad {
-    int64_t axis, before, after, step; /* element i goes to before + i * step */
-    double value;
-};
-
 static int infer_pad(struct ad_infer *f)
 {
-    const struct pad *p = f->attr;
+    const struct ad_pad_attr *p = f->attr;
     int64_t n = f->in_shape[0].dim[p->axis];
     if (p->before < 0 || p->after < 0)
         return ad_infer_fail(f, "it cannot take %lld and %lld elements away; slice does", (long long)p->before,
@@ -529,7 +522,7 @@ static int infer_pad(struct ad_infer *f)
 
 static void eval_pad(const struct ad_call *c)
 {
-    const struct pad *p = c->attr;
+    const struct ad_pad_attr *p = c->attr;
     int64_t n = ad_count(c->out[0].shape);
     for (int64_t i = 0; i < n; i++) ad_set(&c->out[0], i, p->value);
     put(&c->in[0], &c->out[0], (int)p->axis, p->before, p->step);
@@ -537,7 +530,7 @@ static void eval_pad(const struct ad_call *c)
 
 static void vjp_pad(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)
 {
-    const struct pad *p = n->attr;
+    const struct ad_pad_attr *p = n->attr;
     int64_t size = ad_dim(g, n->in[0], (int)p->axis), last = size ? p->before + (size - 1) * p->step + 1 : p->before;
     dx[0] = ad_slice(g, dy[0], (int)p->axis, p->before, last, p->step);
 }
@@ -551,7 +544,7 @@ static int build_pad(struct ad_graph *g, const val *in, val *out)
 static const struct ad_case cases_pad[] = {{.in = "2x3", .build = build_pad}, {.in = "2x1x3", .build = build_pad}};
 
 const struct ad_op ad_op_pad = {.name = "pad",
-                                .attr_size = sizeof(struct pad),
+                                .attr_size = sizeof(struct ad_pad_attr),
                                 .flags = AD_STRIDED,
                                 .min_in = 1,
                                 .max_in = 1,
@@ -566,7 +559,7 @@ static val spread(struct ad_graph *g, val x, int axis, int64_t before, int64_t a
     if (!ad_axis(g, "pad", x, axis, &k)) return 0;
     return before == 0 && after == 0 && step == 1
                ? x
-               : AD_NODE(g, &ad_op_pad, (&(struct pad){k, before, after, step, value}), x);
+               : AD_NODE(g, &ad_op_pad, (&(struct ad_pad_attr){k, before, after, step, value}), x);
 }
 
 val ad_pad(struct ad_graph *g, val x, int axis, int64_t before, int64_t after, double value)
@@ -585,7 +578,7 @@ static int infer_same(struct ad_infer *f)
 
 static bool view_flip(const struct ad_tensor *in, const void *attr, int index, struct ad_tensor *out, int64_t *offset)
 {
-    int64_t axis = ((const struct axis *)attr)->axis, n = in->shape.dim[axis];
+    int64_t axis = ((const struct ad_along_attr *)attr)->axis, n = in->shape.dim[axis];
     memcpy(out->stride, in->stride, sizeof out->stride);
     out->stride[axis] = -in->stride[axis];
     *offset = n ? (n - 1) * in->stride[axis] : 0;
@@ -594,7 +587,7 @@ static bool view_flip(const struct ad_tensor *in, const void *attr, int index, s
 
 static void vjp_flip(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)
 {
-    dx[0] = ad_flip(g, dy[0], (int)((const struct axis *)n->attr)->axis);
+    dx[0] = ad_flip(g, dy[0], (int)((const struct ad_along_attr *)n->attr)->axis);
 }
 
 static int build_flip(struct ad_graph *g, const val *in, val *out)
@@ -606,7 +599,7 @@ static int build_flip(struct ad_graph *g, const val *in, val *out)
 static const struct ad_case cases_flip[] = {{.in = "3x4", .build = build_flip}, {.in = "1x1", .build = build_flip}};
 
 const struct ad_op ad_op_flip = {.name = "flip",
-                                 .attr_size = sizeof(struct axis),
+                                 .attr_size = sizeof(struct ad_along_attr),
                                  .flags = AD_STRIDED,
                                  .min_in = 1,
                                  .max_in = 1,
@@ -620,5 +613,5 @@ val ad_flip(struct ad_graph *g, val x, int axis)
 {
     int k;
     if (!ad_axis(g, "flip", x, axis, &k)) return 0;
-    return ad_dim(g, x, k) == 1 ? x : AD_NODE(g, &ad_op_flip, &(struct axis){k}, x);
+    return ad_dim(g, x, k) == 1 ? x : AD_NODE(g, &ad_op_flip, &(struct ad_along_attr){k}, x);
 }

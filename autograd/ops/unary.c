@@ -2,28 +2,26 @@
  *
  * Each op is one entry: its formula, which is its definition in double; its gradient in other ops, from x, y and d, the
  * gradient of y; the range in which it is checked. Errors: an integer input where only floats make sense. */
+#include "autograd/ops/unary.h"
+
 #include <math.h>
 #include <string.h>
 
 #include "autograd/ops/common.h"
-
-struct params {
-    double a, b;
-};
 
 /* OP(name, bytes of attributes, shape rule, value, gradient, how a case emits it, options of its cases...) */
 #define OP(name_, bytes, rule, value, gradient, emitted, ...)                                          \
     static double scalar_##name_(const double *in, const void *attr)                                   \
     {                                                                                                  \
         const double x = in[0];                                                                        \
-        const struct params *p = attr;                                                                 \
+        const struct ad_unary_attr *p = attr;                                                          \
         (void)x, (void)p;                                                                              \
         return value;                                                                                  \
     }                                                                                                  \
     static void vjp_##name_(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)       \
     {                                                                                                  \
         const val x = n->in[0], y = n->out, d = dy[0];                                                 \
-        const struct params *p = n->attr;                                                              \
+        const struct ad_unary_attr *p = n->attr;                                                       \
         (void)x, (void)y, (void)d, (void)p;                                                            \
         dx[0] = gradient;                                                                              \
     }                                                                                                  \
@@ -132,19 +130,19 @@ UNARY(quick_gelu, FLOAT, x / (1 + exp(-1.702 * x)), ad_mul(g, d, swish_gradient(
 UNARY(silu, FLOAT, x / (1 + exp(-x)), ad_mul(g, d, swish_gradient(g, x, y, 1)))
 
 /* x > 0 ? x : slope x */
-OP(leaky_relu, sizeof(struct params), FLOAT, x > 0 ? x : p->a * x,
+OP(leaky_relu, sizeof(struct ad_unary_attr), FLOAT, x > 0 ? x : p->a * x,
    ad_mul(g, d, ad_shift(g, ad_scale(g, positive(g, x), 1 - p->a), p->a)), ad_leaky_relu(g, x, 0.2), KINK)
 val ad_leaky_relu(struct ad_graph *g, val x, double slope)
 {
-    return AD_NODE(g, &ad_op_leaky_relu, (&(struct params){slope, 0}), x);
+    return AD_NODE(g, &ad_op_leaky_relu, (&(struct ad_unary_attr){slope, 0}), x);
 }
 
 /* x > 0 ? x : alpha (e^x - 1) */
-OP(elu, sizeof(struct params), FLOAT, x > 0 ? x : p->a * expm1(x),
+OP(elu, sizeof(struct ad_unary_attr), FLOAT, x > 0 ? x : p->a * expm1(x),
    ad_where(g, positive(g, x), d, ad_mul(g, d, ad_shift(g, y, p->a))), ad_elu(g, x, 0.7), KINK)
 val ad_elu(struct ad_graph *g, val x, double alpha)
 {
-    return AD_NODE(g, &ad_op_elu, (&(struct params){alpha, 0}), x);
+    return AD_NODE(g, &ad_op_elu, (&(struct ad_unary_attr){alpha, 0}), x);
 }
 
 /* ---- rounding: integers round half to even
@@ -159,35 +157,35 @@ UNARY(is_finite, FLOAT, isfinite(x) ? 1 : 0, 0, FLAT)
  * ------------------------------------------------------------------------------------------------------ */
 
 /* min(max(x, lo), hi); a NaN stays one. Gradient 1 inside and on the bounds. */
-static val inside(struct ad_graph *g, val x, const struct params *p)
+static val inside(struct ad_graph *g, val x, const struct ad_unary_attr *p)
 {
     return ad_mul(g, ad_greater_equal(g, x, ad_number_like(g, x, p->a)),
                   ad_less_equal(g, x, ad_number_like(g, x, p->b)));
 }
-OP(clamp, sizeof(struct params), ANY, x<p->a ? p->a : x> p->b ? p->b : x, ad_mul(g, d, inside(g, x, p)),
+OP(clamp, sizeof(struct ad_unary_attr), ANY, x<p->a ? p->a : x> p->b ? p->b : x, ad_mul(g, d, inside(g, x, p)),
    ad_clamp(g, x, -0.5, 0.8), KINK)
 val ad_clamp(struct ad_graph *g, val x, double lo, double hi)
 {
     if (!(lo <= hi)) return ad_fail(g, "clamp: the lower bound %g is above the upper bound %g", lo, hi);
-    return AD_NODE(g, &ad_op_clamp, (&(struct params){lo, hi}), x);
+    return AD_NODE(g, &ad_op_clamp, (&(struct ad_unary_attr){lo, hi}), x);
 }
 
 /* x * factor. Integers are cut towards zero. */
-OP(scale, sizeof(struct params), ANY, x * p->a, ad_scale(g, d, p->a), ad_scale(g, x, -1.7))
+OP(scale, sizeof(struct ad_unary_attr), ANY, x * p->a, ad_scale(g, d, p->a), ad_scale(g, x, -1.7))
 val ad_scale(struct ad_graph *g, val x, double factor)
 {
-    return factor == 1 ? x : AD_NODE(g, &ad_op_scale, (&(struct params){factor, 0}), x);
+    return factor == 1 ? x : AD_NODE(g, &ad_op_scale, (&(struct ad_unary_attr){factor, 0}), x);
 }
 
 /* x + by */
-OP(shift, sizeof(struct params), ANY, x + p->a, d, ad_shift(g, x, 0.4))
+OP(shift, sizeof(struct ad_unary_attr), ANY, x + p->a, d, ad_shift(g, x, 0.4))
 val ad_shift(struct ad_graph *g, val x, double by)
 {
-    return by == 0 ? x : AD_NODE(g, &ad_op_shift, (&(struct params){by, 0}), x);
+    return by == 0 ? x : AD_NODE(g, &ad_op_shift, (&(struct ad_unary_attr){by, 0}), x);
 }
 
 /* x ^ exponent */
-OP(power, sizeof(struct params), FLOAT, pow(x, p->a), ad_mul(g, d, ad_scale(g, ad_power(g, x, p->a - 1), p->a)),
+OP(power, sizeof(struct ad_unary_attr), FLOAT, pow(x, p->a), ad_mul(g, d, ad_scale(g, ad_power(g, x, p->a - 1), p->a)),
    ad_power(g, x, 2.6), .lo = 0.2, .hi = 2)
 val ad_power(struct ad_graph *g, val x, double e)
 {
@@ -197,7 +195,7 @@ val ad_power(struct ad_graph *g, val x, double e)
     if (e == 0.5) return ad_sqrt(g, x);
     if (e == -0.5) return ad_rsqrt(g, x);
     if (e == -1) return ad_reciprocal(g, x);
-    return AD_NODE(g, &ad_op_power, (&(struct params){e, 0}), x);
+    return AD_NODE(g, &ad_op_power, (&(struct ad_unary_attr){e, 0}), x);
 }
 
 /* ---- cast: float to integer cuts towards zero, keeps to the integer's range, and makes NaN 0
