@@ -25,8 +25,8 @@ void threads_init(int n)
     }
     if (n > MOST) n = MOST;
     omp_set_dynamic(0);
+    openblas_set_num_threads(1); /* the OpenMP build sets OpenMP's own count too, so ours comes after */
     omp_set_num_threads(n);
-    openblas_set_num_threads(1);
 }
 
 int threads_count(void)
