@@ -26,7 +26,6 @@ void threads_init(int n)
     if (n > MOST) n = MOST;
     openblas_set_num_threads(1); /* its OpenMP build sets OpenMP's count too: ours comes after */
     omp_set_dynamic(0);
-    openblas_set_num_threads(1); /* the OpenMP build sets OpenMP's own count too, so ours comes after */
     omp_set_num_threads(n);
 }
 
