@@ -262,7 +262,7 @@ static sf_count_t mem_write(const void *data, sf_count_t n, void *p)
 {
     struct memory *m = p;
     size_t old = m->b.len - (size_t)m->at, over = (size_t)n < old ? (size_t)n : old; /* the header is written twice */
-    memcpy(m->b.data + m->at, data, over);
+    if (over) memcpy(m->b.data + m->at, data, over);
     buf_add(&m->b, (const char *)data + over, (size_t)n - over);
     m->at += n;
     return n;
