@@ -145,7 +145,7 @@ static void test_picture(void **state)
 static void test_speech(void **state)
 {
     struct err e = {0};
-    struct speech *s = speech_open(&e);
+    struct speech *s = speech_open(NULL, &e);
     assert_non_null(s);
     int16_t *x;
     int64_t n;
