@@ -4,5 +4,6 @@
 #define TRIAD_CLI_CLI_H
 
 int cli_data(int argc, char **argv);
+int cli_tokenizer(int argc, char **argv);
 
 #endif
