@@ -232,7 +232,7 @@ static struct tree *build(struct builder *b, struct fy_event *ev, struct conf_at
         break;
     default: return fail(b, at, "expected a value");
     }
-    if (tag) return fail(b, at, "YAML tags (!...) are not used here; remove it");
+    if (tag) return fail(b, mark_at(b, fy_token_start_mark(tag), at), "YAML tags (!...) are not used here; remove it");
     const char *name = anchor ? token_text(b, anchor) : NULL; /* before the token goes with its event */
     if (t->kind != TREE_SCALAR)
         t = build_items(b, t, t->kind == TREE_MAP ? FYET_MAPPING_END : FYET_SEQUENCE_END, depth);
