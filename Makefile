@@ -51,7 +51,11 @@ $(TEST_BIN): $(BUILD)/%: $(BUILD)/%.o $(call obj,$(TEST_HELP)) $(BUILD)/libtriad
 $(EXAMPLE_BIN): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libtriad.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-tests: $(TEST_BIN)
+# The checker of reference folders (tests/golden/README.md).
+$(BUILD)/golden: $(call obj,$(filter-out $(TEST_SRC),$(wildcard tests/golden/*.c))) $(BUILD)/libtriad.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+tests: $(TEST_BIN) $(BUILD)/golden
 examples: $(EXAMPLE_BIN) ## the example programs
 
 test: all tests examples ## unit, gradient and golden tests; TEST="a b" runs those whose path holds a word

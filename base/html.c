@@ -19,6 +19,8 @@ static const char style[] =
     ".sub,.note{color:var(--dim);margin:6px 0 0}.note{margin:0 0 12px;max-width:75ch}"
     ".grid{display:grid;gap:14px;margin:14px 0;align-items:start;"
     "grid-template-columns:repeat(auto-fill,minmax(min(var(--min),100%),1fr))}"
+    ".grid:has(>.stat){align-items:stretch;"
+    "grid-template-columns:repeat(auto-fit,minmax(min(var(--min),100%),1fr))}"
     ".card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px;min-width:0;"
     "overflow-wrap:anywhere}"
     ".stat .label{color:var(--dim);font-size:13px}.stat .value{font-size:26px;font-weight:650;line-height:1.25;"
@@ -50,6 +52,8 @@ void html_begin(struct buf *b, const char *title, const char *subtitle)
                "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n");
     element(b, "<title>", title, "</title>\n<style>");
     buf_str(b, style);
+    for (int i = 1; i <= 16; i++) /* a head stands over its numbers */
+        buf_printf(b, "table:has(td.n:nth-child(%d)) th:nth-child(%d){text-align:right}", i, i);
     element(b, "</style>\n</head>\n<body>\n<main>\n<h1>", title, "</h1>\n");
     if (subtitle) element(b, "<p class=\"sub\">", subtitle, "</p>\n");
 }

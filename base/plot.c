@@ -34,10 +34,27 @@ static double text_width(const char *s)
     for (const char *end = s + strlen(s); s < end;) {
         uint32_t cp = 0;
         int n = utf8_next(s, end, &cp);
-        w += n ? 6.7 * utf8proc_charwidth((utf8proc_int32_t)cp) : 6.7;
+        w += n ? 7.2 * utf8proc_charwidth((utf8proc_int32_t)cp) : 7.2;
         s += n ? n : 1;
     }
     return w;
+}
+
+/* Escaped, cut with "…" where it is wider than `most` pixels. */
+static void add_label(struct buf *b, const char *s, double most)
+{
+    size_t n = strlen(s), keep = n;
+    struct buf part = {0};
+    buf_str(&part, s);
+    while (keep && text_width(part.data) > most) {
+        do keep--;
+        while (keep && ((unsigned char)s[keep] & 0xc0) == 0x80);
+        part.len = keep;
+        part.data[keep] = 0;
+        buf_str(&part, "…");
+    }
+    buf_html(b, part.data);
+    buf_free(&part);
 }
 
 static void text_at(struct buf *b, double x, double y, const char *anchor, const char *class, const char *s)
@@ -67,7 +84,7 @@ static void begin(struct buf *b, const struct plot *p, int width, int height)
     buf_str(b, ">\n<style>.plot{width:100%;height:auto;font:12px system-ui,sans-serif;fill:currentColor}"
                ".plot .dim{opacity:.65}.plot .head{font-weight:600;font-size:13px}"
                ".plot .grid{stroke:currentColor;opacity:.13}.plot .axis{stroke:currentColor;opacity:.5}"
-               ".plot .curve{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}"
+               ".plot .curve{fill:none;stroke-width:1.7;stroke-linejoin:round;stroke-linecap:round}"
                ".plot .small{font-size:10px}</style>\n");
     if (p->title) text_at(b, 0, 15, "start", "head", p->title);
 }
@@ -100,7 +117,8 @@ static int linear_ticks(double lo, double hi, int most, double *tick)
 {
     double step = nice_step(hi - lo, most);
     int n = 0;
-    for (double k = ceil(lo / step - 1e-9); k * step <= hi + step * 1e-9 && n < TICKS_MAX; k++) tick[n++] = k * step;
+    for (double k = ceil(lo / step - 1e-9); k * step <= hi + step * 1e-9 && n < TICKS_MAX; k++)
+        tick[n++] = k * step + 0.0; /* never -0 */
     return n;
 }
 
@@ -243,7 +261,7 @@ static double add_legend(struct buf *b, const struct plot_series *s, int n, doub
 
 void plot_lines(struct buf *b, const struct plot *p, const struct plot_series *series, int n)
 {
-    int width = p->width ? p->width : 640, height = p->height ? p->height : 300;
+    int width = p->width ? p->width : 560, height = p->height ? p->height : 300;
     struct frame f = {.log_y = p->log_y};
     bool any = find_range(p, series, n, &f);
     double tick[TICKS_MAX], label = 0;
@@ -265,7 +283,7 @@ void plot_lines(struct buf *b, const struct plot *p, const struct plot_series *s
 
 void plot_bars(struct buf *b, const struct plot *p, const struct plot_bar *bars, int n)
 {
-    int width = p->width ? p->width : 640, row = 26, top = p->title ? 26 : 4;
+    int width = p->width ? p->width : 560, row = 26, top = p->title ? 26 : 4;
     int height = p->height ? p->height : top + n * row + 4 + (p->x_label ? 18 : 0);
     double most = 0, label = 0;
     for (int i = 0; i < n; i++) {
@@ -282,7 +300,9 @@ void plot_bars(struct buf *b, const struct plot *p, const struct plot_bar *bars,
         const struct plot_bar *bar = &bars[i];
         double y = top + i * row, mid = y + row / 2.0, thick = fmin(16, row * 0.62), end = left;
         int c = ((bar->color % PLOT_COLORS) + PLOT_COLORS) % PLOT_COLORS;
-        text_at(b, left - 8, mid + 4, "end", NULL, bar->label);
+        buf_printf(b, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\">", left - 8, mid + 4);
+        add_label(b, bar->label, label);
+        buf_str(b, "</text>\n");
         if (!isfinite(bar->value) || bar->value < 0) {
             text_at(b, left + 4, mid + 4, "start", "dim", "–");
             continue;
@@ -321,28 +341,33 @@ static double widest(const char *const *labels, int n)
     return w;
 }
 
+enum { ROW_LABEL = 200, COL_LABEL = 140 }; /* pixels */
+
 /* Least to greatest, as a strip with its two ends. */
 static void heat_scale(struct buf *b, double x, double y, double low, double high)
 {
     char text[32];
-    text_at(b, x, y + 9, "end", "dim", number(text, sizeof text, low));
+    snprintf(text, sizeof text, "%.2g", low);
+    text_at(b, x, y + 9, "start", "dim", text);
+    x += text_width(text) + 6;
     for (int i = 0; i < 24; i++)
         buf_printf(b,
-                   "<rect x=\"%.1f\" y=\"%.1f\" width=\"4.1\" height=\"10\" style=\"fill:var(--c0,%s)\" "
-                   "fill-opacity=\"%.3f\"/>\n",
-                   x + 6 + i * 4, y, colors[0], 0.04 + 0.96 * i / 23);
-    text_at(b, x + 108, y + 9, "start", "dim", number(text, sizeof text, high));
+                   "<rect x=\"%.1f\" y=\"%.1f\" width=\"4\" height=\"10\" shape-rendering=\"crispEdges\" "
+                   "style=\"fill:var(--c0,%s)\" fill-opacity=\"%.3f\"/>\n",
+                   x + i * 4, y, colors[0], 0.04 + 0.96 * i / 23);
+    snprintf(text, sizeof text, "%.2g", high);
+    text_at(b, x + 102, y + 9, "start", "dim", text);
 }
 
 void plot_heat(struct buf *b, const struct plot *p, const double *values, int rows, int cols,
                const char *const *row_labels, const char *const *col_labels)
 {
-    double left = fmin(widest(row_labels, rows), 220) + (row_labels ? 10 : 0) + (p->y_label ? 18 : 0);
-    double names = fmin(widest(col_labels, cols), 160) * 0.75 + (col_labels ? 8 : 0); /* slanted by 45 degrees */
+    double left = fmin(widest(row_labels, rows), ROW_LABEL) + (row_labels ? 10 : 0) + (p->y_label ? 18 : 0);
+    double names = fmin(widest(col_labels, cols), COL_LABEL) * 0.72 + (col_labels ? 8 : 0); /* slanted by 45 degrees */
     double low = INFINITY, high = -INFINITY;
     for (int64_t i = 0; i < (int64_t)rows * cols; i++)
         if (isfinite(values[i])) low = fmin(low, values[i]), high = fmax(high, values[i]);
-    int width = p->width ? p->width : 640;
+    int width = p->width ? p->width : 560;
     double cell = cols ? fmin((width - left - names - 4) / cols, 44) : 1, top = (p->title ? 24 : 4) + names;
     if (p->height && rows) cell = fmin(cell, (p->height - top - 44) / rows);
     if (cell < 2) cell = 2;
@@ -353,7 +378,11 @@ void plot_heat(struct buf *b, const struct plot *p, const double *values, int ro
     char text[32];
     for (int r = 0; r < rows; r++) {
         double y = top + r * cell;
-        if (row_labels && cell >= 9) text_at(b, left - 8, y + cell / 2 + 4, "end", NULL, row_labels[r]);
+        if (row_labels && cell >= 9) {
+            buf_printf(b, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\">", left - 8, y + cell / 2 + 4);
+            add_label(b, row_labels[r], ROW_LABEL);
+            buf_str(b, "</text>\n");
+        }
         for (int c = 0; c < cols; c++) {
             double v = values[(int64_t)r * cols + c], share = high > low ? (v - low) / (high - low) : 1;
             if (!isfinite(v)) continue;
@@ -374,7 +403,7 @@ void plot_heat(struct buf *b, const struct plot *p, const double *values, int ro
     }
     for (int c = 0; col_labels && c < cols && cell >= 9; c++) {
         buf_printf(b, "<text transform=\"translate(%.1f %.1f) rotate(-45)\">", left + (c + 0.5) * cell, top - 6);
-        buf_html(b, col_labels[c]);
+        add_label(b, col_labels[c], COL_LABEL);
         buf_str(b, "</text>\n");
     }
     double under = top + cell * rows;
@@ -385,6 +414,6 @@ void plot_heat(struct buf *b, const struct plot *p, const double *values, int ro
         buf_str(b, "</text>\n");
     }
     if (p->x_label) text_at(b, left + cell * cols, under + 16, "end", "dim", p->x_label);
-    if (low <= high) heat_scale(b, left + 40, under + 20, low, high);
+    if (low <= high) heat_scale(b, left, under + 20, low, high);
     buf_str(b, "</svg>\n");
 }

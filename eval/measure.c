@@ -29,7 +29,7 @@ static void number_groups(const struct manifest *data, struct eval_set *s)
     }
 }
 
-int eval_set_make(struct run_model *m, const struct manifest *data, const char *split, struct eval_set *s,
+int eval_set_make(struct run_model *m, const struct manifest *data, const char *split, struct eval_set *s, bool show,
                   struct err *e)
 {
     *s = (struct eval_set){.split = mem_strdup(split), .n_modalities = m->n, .width = m->config.embed};
@@ -45,7 +45,8 @@ int eval_set_make(struct run_model *m, const struct manifest *data, const char *
     for (int i = 0; i < m->n && !rc; i++) {
         s->unit[i] = mem_try((size_t)(s->n * s->width + 1) * sizeof(float), "embeddings", e);
         s->has[i] = mem_zero((size_t)s->n + 1, sizeof(bool));
-        rc = s->unit[i] ? run_embed_items(m, i, data, s->item, s->n, entries, 0, s->unit[i], s->has[i], e) : ERR_MEMORY;
+        rc = s->unit[i] ? run_embed_items(m, i, data, s->item, s->n, entries, 0, s->unit[i], s->has[i], show, e)
+                        : ERR_MEMORY;
     }
     if (rc) eval_set_free(s);
     return rc;

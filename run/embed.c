@@ -98,7 +98,7 @@ static int embed_batch(struct run_model *m, int modality, const struct data_batc
 }
 
 int run_embed_items(struct run_model *m, int modality, const struct manifest *data, const int64_t *items, int64_t n,
-                    const char *split, int64_t pick, float *out, bool *has, struct err *e)
+                    const char *split, int64_t pick, float *out, bool *has, bool show, struct err *e)
 {
     int64_t width = m->config.embed, done = 0;
     memset(out, 0, (size_t)(n * width) * sizeof *out);
@@ -120,14 +120,14 @@ int run_embed_items(struct run_model *m, int modality, const struct manifest *da
     int rc = data_loader_new(&c, &l, e);
     if (rc) return rc;
     float *unit = mem_alloc((size_t)(EMBED_BATCH + 8) * (size_t)width * sizeof *unit);
-    struct progress *bar = progress_new(m->tower[modality].name, n, "items", 10);
+    struct progress *bar = show ? progress_new(m->tower[modality].name, n, "items", 10) : NULL;
     for (struct data_batch *b; !rc && !(rc = data_loader_next(l, &b, e)) && b;) {
         rc = embed_batch(m, modality, b, unit, out + done * width, has + done, e);
         done += b->size;
-        progress_update(bar, done, NULL);
+        if (bar) progress_update(bar, done, NULL);
         data_loader_release(l, b);
     }
-    progress_end(bar, NULL);
+    if (bar) progress_end(bar, NULL);
     free(unit);
     data_loader_free(l);
     return rc;

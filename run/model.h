@@ -63,8 +63,8 @@ int run_embed(struct run_model *m, int modality, const struct data_part *part, f
 
 /* Embeds `n` items of a manifest, in their order, for one modality: out (n, embed), rows of items without it are zero
  * and has[i] is false. `split` says which entries of a field are used (manifest_use), `pick` which of those (the last
- * where there are fewer). Shows a progress line. */
+ * where there are fewer). `show`: with a progress line. */
 int run_embed_items(struct run_model *m, int modality, const struct manifest *data, const int64_t *items, int64_t n,
-                    const char *split, int64_t pick, float *out, bool *has, struct err *e) MUST_CHECK;
+                    const char *split, int64_t pick, float *out, bool *has, bool show, struct err *e) MUST_CHECK;
 
 #endif

@@ -43,8 +43,7 @@ static void eval_view(const struct ad_call *c)
     }
 }
 
-/* ---- reshape: the same numbers in row order under another shape; one dimension may be -1
- * -------------------------------- */
+/* ---- reshape: the same numbers in row order under another shape; one dimension may be -1 ------------------------- */
 
 static int infer_reshape(struct ad_infer *f)
 {
@@ -145,8 +144,7 @@ val ad_reshape(struct ad_graph *g, val x, struct ad_shape s)
     return AD_NODE(g, &ad_op_reshape, &attr, x);
 }
 
-/* ---- transpose: output axis i is input axis perm[i]
- * -------------------------------------------------------------------- */
+/* ---- transpose: output axis i is input axis perm[i] -------------------------------------------------------------- */
 
 struct perm {
     int32_t axis[AD_MAX_DIMS];
@@ -222,8 +220,7 @@ val ad_swap(struct ad_graph *g, val x, int axis_a, int axis_b)
     return ad_transpose(g, x, perm);
 }
 
-/* ---- broadcast to a larger shape, as NumPy does
- * ------------------------------------------------------------------------- */
+/* ---- broadcast to a larger shape, as NumPy does ------------------------------------------------------------------ */
 
 static int infer_broadcast(struct ad_infer *f)
 {
@@ -275,8 +272,7 @@ val ad_broadcast(struct ad_graph *g, val x, struct ad_shape s)
     return AD_NODE(g, &ad_op_broadcast, &attr, x);
 }
 
-/* ---- slice: elements start, start + step ... before stop of one axis. Negative start and stop count from the end
- * -------- */
+/* ---- slice: elements start, start + step ... before stop of one axis. Negative start and stop count from the end */
 
 struct slice {
     int64_t axis, start, stop, step;
@@ -345,8 +341,7 @@ val ad_slice(struct ad_graph *g, val x, int axis, int64_t start, int64_t stop, i
     return AD_NODE(g, &ad_op_slice, &s, x);
 }
 
-/* ---- split: n equal parts of one axis, up to eight by one node (more: slices), so that the gradient is one concat
- * -------- */
+/* ---- split: n equal parts of one axis, up to eight by one node (more: slices), so that the gradient is one concat */
 
 struct split {
     int64_t axis, n;
@@ -419,8 +414,7 @@ void ad_split(struct ad_graph *g, val x, int axis, int n, val *out)
     for (int i = 0; v && i < n; i++) out[i] = v + i;
 }
 
-/* ---- concat: inputs of one dtype one after another along an axis
- * ---------------------------------------------------------- */
+/* ---- concat: inputs of one dtype one after another along an axis ------------------------------------------------- */
 
 static int infer_concat(struct ad_infer *f)
 {
@@ -505,8 +499,7 @@ val ad_concat(struct ad_graph *g, const val *x, int n, int axis)
     return n == 1 ? x[0] : ad_node(g, &ad_op_concat, &(struct ad_along_attr){k}, x, n);
 }
 
-/* ---- pad: `before` and `after` elements of `value` at the ends of one axis
- * -------------------------------------------------- */
+/* ---- pad: `before` and `after` elements of `value` at the ends of one axis --------------------------------------- */
 
 static int infer_pad(struct ad_infer *f)
 {
@@ -567,8 +560,7 @@ val ad_pad(struct ad_graph *g, val x, int axis, int64_t before, int64_t after, d
     return spread(g, x, axis, before, after, 1, value);
 }
 
-/* ---- flip: one axis backwards
- * ------------------------------------------------------------------------------------------------ */
+/* ---- flip: one axis backwards ------------------------------------------------------------------------------------ */
 
 static int infer_same(struct ad_infer *f)
 {
