@@ -31,9 +31,11 @@ struct world {
 
 static void save(const struct world *w, const char *name, const void *data, size_t len)
 {
-    struct err e = {0};
-    char *path = file_join(w->dir, name);
-    assert_int_equal(file_write(path, data, len, &e), 0);
+    char *path = file_join(w->dir, name); /* file_write would wait for the disk each time */
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(data, 1, len, f), len);
+    assert_int_equal(fclose(f), 0);
     free(path);
 }
 
