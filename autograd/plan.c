@@ -33,7 +33,9 @@ struct ad_plan {
     struct ad_tensor *tensor;
     int32_t *tensor_val;
     size_t n_tensor;
-    char *arena;
+    struct ad_workspace own, *space; /* where the arena lies */
+    char *based_at;                  /* the arena that roots and tensors point into now */
+    bool dry;
     unsigned flags;
     bool profile;
     struct ad_plan_stats stats;
@@ -241,32 +243,49 @@ static int plan_build(struct ad_plan *p, const struct ad_graph *g, struct ad_sto
     return store || p->g ? bind_params(p, store, e) : 0;
 }
 
-struct ad_plan *ad_plan_new(const struct ad_graph *g, struct ad_store *store, unsigned flags, struct err *e)
+static int grow(struct ad_workspace *w, size_t bytes, struct err *e)
+{
+    if (w->base && w->bytes >= bytes) return 0;
+    ad_workspace_free(w);
+    w->base = mem_block(bytes, "activations", e);
+    if (!w->base) return ERR_MEMORY;
+    w->bytes = bytes;
+    return 0;
+}
+
+void ad_workspace_free(struct ad_workspace *w)
+{
+    mem_block_free(w->base, w->bytes);
+    w->base = NULL;
+    w->bytes = 0;
+}
+
+struct ad_plan *ad_plan_in(const struct ad_graph *g, struct ad_store *store, unsigned flags, struct ad_workspace *w,
+                           bool dry, struct err *e)
 {
     if (ad_status(g, e)) return NULL;
     struct ad_plan *p = mem_zero(1, sizeof *p);
     p->flags = flags;
+    p->space = w ? w : &p->own;
+    p->dry = dry;
     double start = time_now();
-    if (plan_build(p, g, store, e)) {
-        ad_plan_free(p);
-        return NULL;
-    }
+    int rc = plan_build(p, g, store, e);
     p->stats.build_s = time_now() - start;
-    p->arena = mem_block(p->l.arena_bytes, "the plan's activations", e);
-    if (!p->arena) {
-        ad_plan_free(p);
-        return NULL;
-    }
-    for (size_t i = 1; i < p->l.n_root; i++)
-        if (p->l.root[i].kind == ROOT_ARENA)
-            p->l.root[i].base = p->arena + p->l.root[ad_layout_root(&p->l, (int32_t)i)].offset;
-    return p;
+    if (!rc && !dry) rc = grow(p->space, p->l.arena_bytes, e);
+    if (!rc) return p;
+    ad_plan_free(p);
+    return NULL;
+}
+
+struct ad_plan *ad_plan_new(const struct ad_graph *g, struct ad_store *store, unsigned flags, struct err *e)
+{
+    return ad_plan_in(g, store, flags, NULL, false, e);
 }
 
 void ad_plan_free(struct ad_plan *p)
 {
     if (!p) return;
-    mem_block_free(p->arena, p->l.arena_bytes);
+    ad_workspace_free(&p->own);
     ad_layout_free(&p->l);
     ad_graph_free(p->g);
     free(p->step);
@@ -306,6 +325,12 @@ static int check_bound(const struct ad_plan *p, struct err *e)
 
 static void resolve(struct ad_plan *p)
 {
+    if (p->based_at != p->space->base) {
+        p->based_at = p->space->base;
+        for (size_t i = 1; i < p->l.n_root; i++)
+            if (p->l.root[i].kind == ROOT_ARENA)
+                p->l.root[i].base = p->based_at + p->l.root[ad_layout_root(&p->l, (int32_t)i)].offset;
+    }
     for (size_t i = 0; i < p->n_tensor; i++) {
         const struct place *at = &p->l.place[p->tensor_val[i]];
         struct ad_tensor *t = &p->tensor[i];
@@ -352,6 +377,7 @@ static int run_step(struct ad_plan *p, struct step *s, uint64_t seed, uint64_t s
 
 int ad_run(struct ad_plan *p, uint64_t seed, uint64_t step, struct err *e)
 {
+    CHECK(!p->dry);
     int rc = check_bound(p, e);
     if (rc) return rc;
     resolve(p);

@@ -22,9 +22,20 @@ enum ad_pass_flags {
 /* "nofuse,noplan,nan,nokernels,nosimplify" -> flags; ERR_USAGE names the wrong word. */
 int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e) MUST_CHECK;
 
+/* Memory that several plans take turns in: as large as the largest of them asks. Zero-initialise. A plan's results are
+ * valid until another plan of the same workspace runs. It must outlive its plans. */
+struct ad_workspace {
+    char *base;
+    size_t bytes;
+};
+void ad_workspace_free(struct ad_workspace *w);
+
 /* Plans everything that the graph's outputs and updates need. Parameters are found in `store` by name (NULL if there
  * are none). NULL on error: a poisoned graph, a parameter that is missing or of another shape, no memory. */
 struct ad_plan *ad_plan_new(const struct ad_graph *g, struct ad_store *store, unsigned flags, struct err *e);
+/* The same in shared memory. With `dry` nothing is allocated: the plan has figures but cannot run. */
+struct ad_plan *ad_plan_in(const struct ad_graph *g, struct ad_store *store, unsigned flags, struct ad_workspace *w,
+                           bool dry, struct err *e);
 void ad_plan_free(struct ad_plan *p);
 
 /* Binds an input by name to the caller's memory, contiguous, of the input's shape, valid during ad_run. A name that the

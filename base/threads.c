@@ -24,9 +24,9 @@ void threads_init(int n)
         n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
     }
     if (n > MOST) n = MOST;
+    openblas_set_num_threads(1); /* its OpenMP build sets OpenMP's count too: ours comes after */
     omp_set_dynamic(0);
     omp_set_num_threads(n);
-    openblas_set_num_threads(1);
 }
 
 int threads_count(void)

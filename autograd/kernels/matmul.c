@@ -1,0 +1,113 @@
+/* matmul in f32. A 2-d b (or one that is broadcast whole) with a's leading axes in one run is a single product; many
+ * small products go over the threads one by one; few large ones are cut each. */
+#include "autograd/ops/matmul.h"
+
+#include "autograd/kernels/gemm.h"
+#include "autograd/ops/common.h"
+
+struct job {
+    struct gemm_args g; /* the first product */
+    struct ad_shape batch;
+    int64_t count;
+    bool cut; /* each product over all threads, one after another */
+};
+
+/* Whether b stands still while a's leading axes and rows advance by one stride, which is then *row. */
+static bool one_product(const struct ad_call *c, const struct gemm_args *g, int64_t *row)
+{
+    const struct matmul_attr *t = c->attr;
+    const struct ad_tensor *a = &c->in[0], *b = &c->in[1];
+    int64_t next = 0;
+    if (t->ta || a->shape.rank != c->out[0].shape.rank || (g->a_col != 1 && g->k > 1)) return false;
+    for (int d = 0; d < b->shape.rank - 2; d++)
+        if (b->shape.dim[d] != 1) return false;
+    for (int d = a->shape.rank - 2; d >= 0; d--) {
+        if (a->shape.dim[d] == 1) continue;
+        if (!next) *row = a->stride[d];
+        if (a->stride[d] < g->k || a->stride[d] < 1 || (next && a->stride[d] != next)) return false;
+        next = a->stride[d] * a->shape.dim[d];
+    }
+    return true;
+}
+
+static struct job job_of(const struct ad_call *c)
+{
+    const struct matmul_attr *t = c->attr;
+    const struct ad_tensor *a = &c->in[0], *b = &c->in[1], *y = &c->out[0];
+    struct job j = {.batch = y->shape};
+    struct gemm_args *g = &j.g;
+    matmul_strides(a, t->ta, &g->a_row, &g->a_col);
+    matmul_strides(b, t->tb, &g->b_row, &g->b_col);
+    g->m = y->shape.dim[y->shape.rank - 2];
+    g->n = g->c_row = g->res_row = y->shape.dim[y->shape.rank - 1];
+    g->k = a->shape.dim[a->shape.rank - (t->ta ? 2 : 1)];
+    g->a = a->data;
+    g->b = b->data;
+    g->c = y->data;
+    if (t->bias) g->bias = c->in[2].data;
+    if (t->residual) g->residual = c->in[2 + t->bias].data;
+    if (t->act) g->act = ad_tile_find(matmul_act_op(t->act));
+    j.batch.rank -= 2;
+    j.count = ad_count(j.batch);
+    if (j.count > 1 && one_product(c, g, &g->a_row)) {
+        g->m *= j.count;
+        j.count = 1;
+        j.batch.rank = 0;
+    }
+    j.cut = j.count == 1 || (j.count < 8 && g->m * g->n * g->k >= 1 << 21);
+    return j;
+}
+
+static void advance(const struct ad_call *c, const struct job *j, int64_t p, struct gemm_args *g)
+{
+    int64_t at[AD_MAX_DIMS], rest = p, size = g->m * g->n;
+    if (j->count == 1) return;
+    for (int d = j->batch.rank - 1; d >= 0; d--) {
+        at[d] = rest % j->batch.dim[d];
+        rest /= j->batch.dim[d];
+    }
+    g->a += matmul_offset(&c->in[0], &c->out[0], at);
+    g->b += matmul_offset(&c->in[1], &c->out[0], at);
+    g->c += p * size;
+    if (g->residual) g->residual += p * size;
+}
+
+static void run(const struct ad_call *c)
+{
+    struct job j = job_of(c);
+    if (j.cut) {
+        for (int64_t p = 0; p < j.count; p++) {
+            struct gemm_args g = j.g;
+            advance(c, &j, p, &g);
+            gemm(&g, c->scratch);
+        }
+        return;
+    }
+#pragma omp parallel if (j.count * j.g.m * j.g.n * j.g.k > 1 << 18)
+    {
+        gemm_enter_thread();
+#pragma omp for schedule(static)
+        for (int64_t p = 0; p < j.count; p++) {
+            struct gemm_args g = j.g;
+            advance(c, &j, p, &g);
+            gemm_block(&g);
+        }
+    }
+}
+
+static size_t scratch(const struct ad_call *c)
+{
+    struct job j = job_of(c);
+    return j.cut ? gemm_scratch(j.g.m, j.g.n, j.g.k) : 0;
+}
+
+static bool accepts(const struct ad_call *c)
+{
+    const struct matmul_attr *t = c->attr;
+    return !t->act || ad_tile_find(matmul_act_op(t->act));
+}
+
+const struct ad_kernel ad_kernels_matmul[] = {
+    {&ad_op_matmul, AD_F32, accepts, run, scratch, "gemm"},
+    {0},
+};

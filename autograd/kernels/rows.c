@@ -1,0 +1,371 @@
+/* f32 reductions: softmax, log_softmax, logsumexp over the last axis; sum, max, min over any axes of any strides.
+ *
+ * Sums run in single precision over short blocks, whose bounds follow from the sizes alone, and in double over the
+ * blocks in order: close to a double sum, and the same for every number of threads. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "autograd/kernels/vfunc.h"
+#include "autograd/op.h"
+#include "autograd/ops/reduce.h"
+#include "base/threads.h"
+
+extern const struct ad_op ad_op_softmax, ad_op_log_softmax, ad_op_logsumexp, ad_op_sum, ad_op_max, ad_op_min;
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* ---- one contiguous row ------------------------------------------------------------------------------------------ */
+
+/* The last n < 8 numbers, the rest of the vector filled up. */
+static inline v8 tail(const float *p, int64_t n, float rest)
+{
+    float room[8];
+    for (int i = 0; i < 8; i++) room[i] = i < n ? p[i] : rest;
+    return v8_load(room);
+}
+
+static inline void put_tail(float *p, v8 x, int64_t n)
+{
+    float room[8];
+    v8_store(room, x);
+    memcpy(p, room, (size_t)n * sizeof *p);
+}
+
+enum { BLOCK = 2048 }; /* numbers summed in single precision, in 32 lanes: 64 each */
+
+static double row_sum(const float *x, int64_t n)
+{
+    double sum = 0;
+    for (; n > 0; x += BLOCK, n -= BLOCK) {
+        int64_t m = min64(n, BLOCK), i = 0;
+        v8 a = v8_set(0), b = a, c = a, d = a;
+        for (; i + 32 <= m; i += 32) {
+            a += v8_load(x + i);
+            b += v8_load(x + i + 8);
+            c += v8_load(x + i + 16);
+            d += v8_load(x + i + 24);
+        }
+        for (; i + 8 <= m; i += 8) a += v8_load(x + i);
+        if (i < m) b += tail(x + i, m - i, 0);
+        sum += (double)v8_sum((a + b) + (c + d));
+    }
+    return sum;
+}
+
+/* sign 1: the maximum, -1: minus the minimum. A NaN wins. */
+static float row_max(const float *x, int64_t n, float sign)
+{
+    v8 m = v8_set(-INFINITY);
+    for (int64_t i = 0; i < n; i += 8) {
+        v8 y = sign * (i + 8 <= n ? v8_load(x + i) : tail(x + i, n - i, -INFINITY * sign));
+        m = v8_pick((y > m) | (y != y), y, m);
+    }
+    float top = m[0];
+    for (int i = 1; i < 8; i++)
+        if (m[i] > top || isnan(m[i])) top = m[i];
+    return top;
+}
+
+/* y = exp(x - m) into `y`, or only its sum where y is NULL. */
+static double row_exp(const float *x, float *y, int64_t n, float m)
+{
+    double sum = 0;
+    for (int64_t from = 0; from < n; from += BLOCK) {
+        v8 part = v8_set(0);
+        int64_t to = min64(n, from + BLOCK), i = from;
+        for (; i + 8 <= to; i += 8) {
+            v8 e = v8_exp(v8_load(x + i) - m);
+            if (y) v8_store(y + i, e);
+            part += e;
+        }
+        if (i < to) {
+            v8 e = v8_exp(tail(x + i, to - i, -INFINITY) - m);
+            if (y) put_tail(y + i, e, to - i);
+            part += e;
+        }
+        sum += (double)v8_sum(part);
+    }
+    return sum;
+}
+
+static void softmax_row(const float *x, float *y, int64_t n)
+{
+    float r = (float)(1 / row_exp(x, y, n, row_max(x, n, 1)));
+    for (int64_t i = 0; i < n; i++) y[i] *= r;
+}
+
+static void log_softmax_row(const float *x, float *y, int64_t n)
+{
+    float m = row_max(x, n, 1), l = (float)log(row_exp(x, NULL, n, m));
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] - m - l;
+}
+
+static void logsumexp_row(const float *x, float *y, int64_t n)
+{
+    float m = row_max(x, n, 1), base = isinf(m) ? 0 : m;
+    *y = (float)(base + log(row_exp(x, NULL, n, base)));
+}
+
+static void each_row(const struct ad_call *c, void (*row)(const float *, float *, int64_t), int64_t out_width)
+{
+    int64_t width = c->in[0].shape.dim[c->in[0].shape.rank - 1], n = ad_count(c->in[0].shape) / width;
+    const float *x = c->in[0].data;
+    float *y = c->out[0].data;
+#pragma omp parallel for schedule(static) if (n * width * 8 > PAR_MIN)
+    for (int64_t i = 0; i < n; i++) row(x + i * width, y + i * out_width, width);
+}
+
+static void run_softmax(const struct ad_call *c)
+{
+    each_row(c, softmax_row, c->in[0].shape.dim[c->in[0].shape.rank - 1]);
+}
+static void run_log_softmax(const struct ad_call *c)
+{
+    each_row(c, log_softmax_row, c->in[0].shape.dim[c->in[0].shape.rank - 1]);
+}
+static void run_logsumexp(const struct ad_call *c)
+{
+    each_row(c, logsumexp_row, 1);
+}
+static bool is_last(const struct ad_call *c)
+{
+    return ((const struct ad_axis_attr *)c->attr)->axis == c->in[0].shape.rank - 1;
+}
+
+/* ---- any axes ---------------------------------------------------------------------------------------------------- */
+
+struct axis {
+    int64_t n, stride, out; /* out: the stride in the output, kept axes only */
+};
+
+/* The loops of a reduction: axes of size 1 are gone, neighbours merged, the rest by falling stride; a broadcast axis
+ * that is summed is a factor. */
+struct loops {
+    struct axis kept[AD_MAX_DIMS], summed[AD_MAX_DIMS];
+    int n_kept, n_summed;
+    int64_t n_out, n_in; /* outputs; numbers that make one */
+    double factor;
+};
+
+static void insert(struct axis *list, int *n, struct axis a)
+{
+    int i = (*n)++;
+    for (; i > 0 && llabs(list[i - 1].stride) < llabs(a.stride); i--) list[i] = list[i - 1];
+    list[i] = a;
+    for (i = 0; i + 1 < *n; i++) {
+        if (list[i].stride != list[i + 1].stride * list[i + 1].n || list[i].out != list[i + 1].out * list[i + 1].n)
+            continue;
+        list[i] = (struct axis){list[i].n * list[i + 1].n, list[i + 1].stride, list[i + 1].out};
+        memmove(list + i + 1, list + i + 2, (size_t)(*n - i - 2) * sizeof *list);
+        (*n)--;
+        i = -1;
+    }
+}
+
+static struct loops make_loops(const struct ad_call *c, bool sum)
+{
+    struct loops l = {.n_out = 1, .n_in = 1, .factor = 1};
+    uint32_t axes = ((const struct ad_reduce_attr *)c->attr)->axes;
+    const struct ad_tensor *in = &c->in[0];
+    for (int d = in->shape.rank - 1; d >= 0; d--) {
+        int64_t n = in->shape.dim[d];
+        if (n == 1) continue;
+        if (!(axes >> d & 1)) {
+            insert(l.kept, &l.n_kept, (struct axis){n, in->stride[d], l.n_out});
+            l.n_out *= n;
+        } else if (sum && in->stride[d] == 0) {
+            l.factor *= (double)n;
+        } else {
+            insert(l.summed, &l.n_summed, (struct axis){n, in->stride[d], 0});
+            l.n_in *= n;
+        }
+    }
+    return l;
+}
+
+/* Where the i-th index tuple of the axes lies in the input; *out: in the output. */
+static int64_t offset_of(const struct axis *a, int n, int64_t i, int64_t *out)
+{
+    int64_t o = 0, to = 0;
+    for (int d = n - 1; d >= 0; d--) {
+        o += i % a[d].n * a[d].stride;
+        to += i % a[d].n * a[d].out;
+        i /= a[d].n;
+    }
+    if (out) *out = to;
+    return o;
+}
+
+/* How the work is cut. ROWS: the inner summed axis is contiguous. COLUMNS: the inner kept axis is. OTHER: neither. */
+enum way { ROWS, COLUMNS, OTHER };
+
+static enum way way_of(const struct loops *l)
+{
+    int64_t s = l->n_summed ? llabs(l->summed[l->n_summed - 1].stride) : INT64_MAX;
+    int64_t k = l->n_kept ? llabs(l->kept[l->n_kept - 1].stride) : INT64_MAX;
+    if (s == 1 && l->summed[l->n_summed - 1].stride == 1) return ROWS;
+    return k == 1 && l->kept[l->n_kept - 1].stride == 1 && l->n_summed ? COLUMNS : OTHER;
+}
+
+enum { UNIT = 16384, STRIP = 128 }; /* ROWS: numbers of one block; COLUMNS: rows of one block */
+
+/* ROWS: the inner axis in pieces of at most UNIT; a block is as many pieces as make about UNIT. */
+struct pieces {
+    int64_t length, per_row, n, per_block, blocks;
+};
+
+static struct pieces make_pieces(const struct loops *l)
+{
+    struct pieces p = {.length = l->summed[l->n_summed - 1].n};
+    p.per_row = (p.length + UNIT - 1) / UNIT;
+    if (p.length > UNIT) p.length = UNIT;
+    p.n = l->n_in / l->summed[l->n_summed - 1].n * p.per_row;
+    p.per_block = UNIT / p.length;
+    p.blocks = (p.n + p.per_block - 1) / p.per_block;
+    return p;
+}
+
+static size_t sum_scratch(const struct ad_call *c)
+{
+    struct loops l = make_loops(c, true);
+    if (!l.n_in || !l.n_out) return 0;
+    enum way w = way_of(&l);
+    if (w == ROWS) return (size_t)(l.n_out * make_pieces(&l).blocks) * sizeof(double);
+    return w == COLUMNS ? (size_t)(l.n_out * ((l.n_in + STRIP - 1) / STRIP)) * sizeof(float) : 0;
+}
+
+static void sum_rows(const struct ad_call *c, const struct loops *l)
+{
+    struct pieces p = make_pieces(l);
+    int64_t whole = l->summed[l->n_summed - 1].n, tasks = l->n_out * p.blocks;
+    const float *x = c->in[0].data;
+    float *y = c->out[0].data;
+    double *part = c->scratch;
+#pragma omp parallel for schedule(static) if (l->n_in * l->n_out > PAR_MIN)
+    for (int64_t t = 0; t < tasks; t++) {
+        int64_t base = offset_of(l->kept, l->n_kept, t / p.blocks, NULL), first = t % p.blocks * p.per_block;
+        double sum = 0;
+        for (int64_t i = first; i < min64(p.n, first + p.per_block); i++) {
+            int64_t from = i % p.per_row * p.length;
+            sum += row_sum(x + base + offset_of(l->summed, l->n_summed - 1, i / p.per_row, NULL) + from,
+                           min64(p.length, whole - from));
+        }
+        part[t] = sum;
+    }
+    for (int64_t i = 0; i < l->n_out; i++) {
+        double sum = 0;
+        int64_t to;
+        for (int64_t b = 0; b < p.blocks; b++) sum += part[i * p.blocks + b];
+        offset_of(l->kept, l->n_kept, i, &to);
+        y[to] = (float)(sum * l->factor);
+    }
+}
+
+/* Adds n rows of `width` numbers, four at a time, to acc. */
+static void add_rows(float *restrict acc, const float *const *row, int n, int64_t width)
+{
+    if (n == 4) {
+        const float *a = row[0], *b = row[1], *c = row[2], *d = row[3];
+#pragma omp simd
+        for (int64_t j = 0; j < width; j++) acc[j] += (a[j] + b[j]) + (c[j] + d[j]);
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        const float *a = row[i];
+#pragma omp simd
+        for (int64_t j = 0; j < width; j++) acc[j] += a[j];
+    }
+}
+
+static void sum_columns(const struct ad_call *c, const struct loops *l)
+{
+    int64_t width = l->kept[l->n_kept - 1].n, outer = l->n_out / width, blocks = (l->n_in + STRIP - 1) / STRIP;
+    const float *x = c->in[0].data;
+    float *y = c->out[0].data, *part = c->scratch; /* part (outer, blocks, width) */
+#pragma omp parallel for schedule(static) if (l->n_in * l->n_out > PAR_MIN)
+    for (int64_t t = 0; t < outer * blocks; t++) {
+        int64_t base = offset_of(l->kept, l->n_kept - 1, t / blocks, NULL), first = t % blocks * STRIP;
+        int64_t last = min64(l->n_in, first + STRIP);
+        memset(part + t * width, 0, (size_t)width * sizeof *part);
+        for (int64_t i = first; i < last; i += 4) {
+            const float *row[4];
+            int n = (int)min64(4, last - i);
+            for (int k = 0; k < n; k++) row[k] = x + base + offset_of(l->summed, l->n_summed, i + k, NULL);
+            add_rows(part + t * width, row, n, width);
+        }
+    }
+#pragma omp parallel for schedule(static) if (blocks * l->n_out > PAR_MIN)
+    for (int64_t i = 0; i < l->n_out; i++) {
+        double sum = 0;
+        int64_t to;
+        for (int64_t b = 0; b < blocks; b++) sum += part[(i / width * blocks + b) * width + i % width];
+        offset_of(l->kept, l->n_kept, i, &to);
+        y[to] = (float)(sum * l->factor);
+    }
+}
+
+/* No axis is contiguous: element by element, a task an output. */
+static void sum_other(const struct ad_call *c, const struct loops *l)
+{
+    const float *x = c->in[0].data;
+    float *y = c->out[0].data;
+#pragma omp parallel for schedule(static) if (l->n_in * l->n_out > PAR_MIN)
+    for (int64_t i = 0; i < l->n_out; i++) {
+        int64_t to, base = offset_of(l->kept, l->n_kept, i, &to);
+        double sum = 0;
+        for (int64_t k = 0; k < l->n_in; k++) sum += (double)x[base + offset_of(l->summed, l->n_summed, k, NULL)];
+        y[to] = (float)(sum * l->factor);
+    }
+}
+
+static void run_sum(const struct ad_call *c)
+{
+    struct loops l = make_loops(c, true);
+    if (!l.n_out) return;
+    if (!l.n_in) {
+        memset(c->out[0].data, 0, (size_t)l.n_out * sizeof(float));
+        return;
+    }
+    enum way w = way_of(&l);
+    if (w == ROWS)
+        sum_rows(c, &l);
+    else if (w == COLUMNS)
+        sum_columns(c, &l);
+    else
+        sum_other(c, &l);
+}
+
+/* max and min: a task an output; the inner axis by vectors where it is contiguous. */
+static void run_extreme(const struct ad_call *c)
+{
+    struct loops l = make_loops(c, false);
+    float sign = c->op == &ad_op_max ? 1 : -1;
+    const float *x = c->in[0].data;
+    float *y = c->out[0].data;
+    bool rows = l.n_summed && l.summed[l.n_summed - 1].stride == 1;
+    int64_t inner = rows ? l.summed[l.n_summed - 1].n : 1, outer = inner ? l.n_in / inner : 0;
+#pragma omp parallel for schedule(static) if (l.n_in * l.n_out > PAR_MIN)
+    for (int64_t i = 0; i < l.n_out; i++) {
+        int64_t to, base = offset_of(l.kept, l.n_kept, i, &to);
+        float top = -INFINITY;
+        for (int64_t k = 0; k < outer; k++) {
+            const float *at = x + base + offset_of(l.summed, l.n_summed - rows, k, NULL);
+            float v = rows ? row_max(at, inner, sign) : sign * *at;
+            if (v > top || isnan(v)) top = v;
+        }
+        y[to] = sign * top;
+    }
+}
+
+const struct ad_kernel ad_kernels_rows[] = {
+    {.op = &ad_op_softmax, .dtype = AD_F32, .run = run_softmax, .name = "rows"},
+    {.op = &ad_op_log_softmax, .dtype = AD_F32, .run = run_log_softmax, .name = "rows"},
+    {.op = &ad_op_logsumexp, .dtype = AD_F32, .accepts = is_last, .run = run_logsumexp, .name = "rows"},
+    {.op = &ad_op_sum, .dtype = AD_F32, .run = run_sum, .scratch = sum_scratch, .name = "rows"},
+    {.op = &ad_op_max, .dtype = AD_F32, .run = run_extreme, .name = "rows"},
+    {.op = &ad_op_min, .dtype = AD_F32, .run = run_extreme, .name = "rows"},
+    {0},
+};
