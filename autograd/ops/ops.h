@@ -31,12 +31,11 @@ val ad_stop_gradient(G, val x);
 
 /* ---- binary.c: elementwise, two or three inputs -------------------------------------------------------------------
  */
-#define AD_BINARY(X)                                                                                    \
-    X(add)                                                                                              \
-    X(sub)                                                                                              \
-    X(mul)                                                                                              \
-    X(div) X(pow) X(maximum) X(minimum) X(atan2) X(equal) X(not_equal) X(less) X(less_equal) X(greater) \
-        X(greater_equal) X(logical_and) X(logical_or)
+/* clang-format off */
+#define AD_BINARY(X)                                                                                                   \
+    X(add) X(sub) X(mul) X(div) X(pow) X(maximum) X(minimum) X(atan2) X(equal) X(not_equal) X(less) X(less_equal)      \
+    X(greater) X(greater_equal) X(logical_and) X(logical_or)
+/* clang-format on */
 #define X(name) val ad_##name(G, val a, val b); /* comparisons give 0 or 1, f32 for integer inputs */
 AD_BINARY(X)
 #undef X
