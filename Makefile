@@ -1,10 +1,5 @@
-# triad: `make quickstart` (a newcomer's first run), `make check` (every test), `make install PREFIX=...`
-#   make                the program build/triad and the library build/libtriad.a
-#   make deps           the Debian packages that building and testing need (root or sudo)
-#   make test           unit, gradient and golden tests      TEST=name runs those whose path holds it
-#   make style          formatting, include rules, banned calls
-#   make asan | fuzz    the tests under ASan + UBSan | a few seconds of each fuzz target
-#   make format         clang-format over the tree
+# triad: `make quickstart` (a newcomer's first run), `make check` (every test), `make install PREFIX=...`. `make help` lists
+# all targets; the words after ## beside each are what it prints.
 BUILD ?= build
 PREFIX ?= /usr/local
 ifeq ($(origin CC),default)
@@ -12,7 +7,7 @@ CC := gcc
 endif
 VERSION := 0.1.0
 
-ROOMS := base autograd layers models optim data train eval cli
+ROOMS := base autograd layers models optim data run eval train cli
 PKGS := hdf5 kissfft-float soxr sndfile libfyaml jansson libpcre2-8 libutf8proc freetype2 harfbuzz libpng libjpeg expat
 # The OpenMP build of OpenBLAS, whichever build Debian's alternatives point at.
 BLAS_DIR := $(firstword $(wildcard /usr/lib/*/openblas-openmp))
@@ -21,13 +16,14 @@ PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 
 OPT ?= -O2 -g1
 ARCH ?= -march=x86-64-v3
-WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wno-unused-parameter
+WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wno-unused-parameter -Wno-missing-field-initializers
 CFLAGS += -std=gnu11 $(OPT) $(ARCH) $(WARN) -fopenmp -fno-math-errno -fno-trapping-math -fno-strict-aliasing $(SANITIZE)
 CPPFLAGS += -I. -Iinclude -D_GNU_SOURCE -DTRIAD_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
 LDLIBS += $(PKG_LIBS) -L$(BLAS_DIR) -Wl,-rpath,$(BLAS_DIR) -lopenblas -lm -lpthread
 LDFLAGS += $(SANITIZE) -fopenmp
 
-LIB_SRC := $(sort $(foreach r,$(filter-out cli,$(ROOMS)),$(wildcard $r/*.c $r/*/*.c)))
+LIB_ROOMS ?= $(filter-out cli,$(ROOMS))
+LIB_SRC := $(sort $(foreach r,$(LIB_ROOMS),$(wildcard $r/*.c $r/*/*.c)))
 CLI_SRC := $(sort $(wildcard cli/*.c))
 TEST_SRC := $(sort $(wildcard tests/*/test_*.c))
 TEST_HELP := $(filter-out $(TEST_SRC),$(wildcard tests/support/*.c))
@@ -36,7 +32,7 @@ obj = $(patsubst %.c,$(BUILD)/%.o,$1)
 TEST_BIN := $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
 EXAMPLE_BIN := $(patsubst %.c,$(BUILD)/%,$(EXAMPLE_SRC))
 
-all: $(BUILD)/triad $(BUILD)/libtriad.a
+all: $(BUILD)/triad $(BUILD)/libtriad.a ## the program build/triad and the library build/libtriad.a
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
@@ -55,16 +51,64 @@ $(TEST_BIN): $(BUILD)/%: $(BUILD)/%.o $(call obj,$(TEST_HELP)) $(BUILD)/libtriad
 $(EXAMPLE_BIN): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libtriad.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-tests: $(TEST_BIN)
-examples: $(EXAMPLE_BIN)
+# The checker of reference folders (tests/golden/README.md).
+$(BUILD)/golden: $(call obj,$(filter-out $(TEST_SRC),$(wildcard tests/golden/*.c))) $(BUILD)/libtriad.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-test: all tests examples
-	BUILD=$(BUILD) tests/run.sh $(TEST)
+tests: $(TEST_BIN) $(BUILD)/golden
+examples: $(EXAMPLE_BIN) ## the example programs
+
+test: all tests examples ## unit, gradient and golden tests; TEST="a b" runs those whose path holds a word
+	@BUILD=$(BUILD) tests/run.sh $(TEST)
+
+# A build of its own under ASan and UBSan. Leaks count too.
+asan: ## the tests under ASan + UBSan, in build/asan
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan OPT='-O1 -g1' \
+		SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer' test
+
+# libFuzzer is clang's; the kernels' vector code is gcc's, so the rooms that read what users bring are built, no more.
+# Warnings are the other build's work.
+FUZZ_SECONDS ?= 5
+FUZZ_BIN := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+$(FUZZ_BIN): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libtriad.a
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+fuzz-bins: $(FUZZ_BIN)
+fuzz: ## each fuzz target for FUZZ_SECONDS (5) under ASan + UBSan, in build/fuzz
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang WARN=-w OPT='-O1 -g1' LIB_ROOMS='base data' \
+		SANITIZE='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' fuzz-bins
+	@BUILD=$(BUILD)/fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh $(TEST)
+
+style: ## formatting, include rules, banned calls
+	@tools/style.sh
+
+format: ## clang-format over the tree
+	@git ls-files -z -co --exclude-standard -- '*.c' '*.h' | xargs -0 clang-format -i
+
+deps: ## the Debian packages that building and testing need (root or sudo)
+	@tools/deps.sh
+
+# Each stage is a fresh make, so that packages which `deps` installs are seen by what follows.
+check: ## everything: deps, build, test, style, asan, fuzz; the last line is the sum
+	@tools/check.sh
+
+INCLUDES := $(sort $(foreach r,$(filter-out cli,$(ROOMS)),$(wildcard $r/*.h)))
+install: all ## program, library, headers, configs, pkg-config file under PREFIX (/usr/local); DESTDIR is honoured
+	install -Dm755 $(BUILD)/triad $(DESTDIR)$(PREFIX)/bin/triad
+	install -Dm644 $(BUILD)/libtriad.a $(DESTDIR)$(PREFIX)/lib/libtriad.a
+	install -Dm644 include/triad.h $(DESTDIR)$(PREFIX)/include/triad.h
+	for h in $(INCLUDES); do install -Dm644 $$h $(DESTDIR)$(PREFIX)/include/triad/$$h || exit 1; done
+	for c in $(wildcard configs/*.yaml); do install -Dm644 $$c $(DESTDIR)$(PREFIX)/share/triad/$$c || exit 1; done
+	mkdir -p $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(PKGS)|' -e 's|@BLAS@|$(BLAS_DIR)|g' \
+		tools/triad.pc.in >$(DESTDIR)$(PREFIX)/lib/pkgconfig/triad.pc
+
+clean: ## removes the build
+	rm -rf $(BUILD)
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 -include $(shell find $(BUILD) -name '*.d' -not -path '$(BUILD)/asan/*' -not -path '$(BUILD)/fuzz/*' 2>/dev/null)
 
-clean:
-	rm -rf $(BUILD)
-
-.PHONY: all tests examples test clean
+.PHONY: all tests examples test asan fuzz fuzz-bins style format deps check install clean help
 .SECONDARY:

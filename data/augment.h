@@ -1,6 +1,6 @@
 /* Random changes to training samples. Every function is pure: what it does is decided by its arguments and by the
- * generator's draws, and how many it draws does not depend on the data. No function is called with nothing to do
- * turned into work: a zeroed struct changes nothing and draws nothing. */
+ * generator's draws, and how many it draws depends on the settings alone, never on the data. A zeroed struct of
+ * settings changes nothing and draws nothing. */
 #ifndef TRIAD_DATA_AUGMENT_H
 #define TRIAD_DATA_AUGMENT_H
 
@@ -49,7 +49,7 @@ struct data_audio_augment {
     double snr_min_db, snr_max_db; /* signal to noise */
     double speed;                  /* faster or slower (pitch too) by up to this share: 0.1 is 0.9..1.1 */
     double shift_s;                /* earlier or later by up to so many seconds; silence moves in */
-    int time_masks, bin_masks;     /* SpecAugment (Park et al. 2019): masks along time and along mel bins */
+    int64_t time_masks, bin_masks; /* SpecAugment (Park et al. 2019): masks along time and along mel bins */
     double time_mask_s;            /* a time mask is 0..this long in seconds, at most half the clip */
     int64_t bin_mask;              /* a bin mask is 0..this many bins high */
 };

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,14 +33,14 @@ struct build {
     atomic_llong next;
     atomic_bool stop;
     pthread_mutex_t lock; /* of what follows */
-    int64_t done, made;   /* emoji finished; files written */
+    int64_t done;         /* emoji finished */
     struct progress *bar;
     struct err first;
 };
 
 static char *clip_name(const struct emoji *m, int k)
 {
-    return mem_printf("audio/%s.%d.ogg", m->id, k);
+    return mem_printf("audio/%s.%d.flac", m->id, k);
 }
 static char *image_name(const struct emoji *m)
 {
@@ -67,21 +68,17 @@ static int put(const char *path, const void *data, size_t len, struct err *e)
     return rc;
 }
 
-/* 1 where it had to be made, 0 where it was there, or an error. */
+/* Makes the picture unless it is there. */
 static int make_image(struct build *b, struct emoji_font **font, const struct emoji *m, struct err *e)
 {
-    char *name = image_name(m), *path = file_join(b->out, name), *png = NULL;
-    size_t len;
+    char *name = image_name(m), *path = file_join(b->out, name);
     int rc = 0;
     if (file_size(path) <= 0) {
+        struct buf png = {0};
         if (!*font) *font = emoji_font_open(EMOJI_FONT, e);
-        uint8_t *rgb = mem_alloc((size_t)b->size * (size_t)b->size * 3);
-        rc = *font ? emoji_picture(*font, m->text, b->size, rgb, e) : e->code;
-        if (!rc) rc = emoji_png(rgb, b->size, &png, &len, e);
-        if (!rc) rc = put(path, png, len, e);
-        if (!rc) rc = 1;
-        free(rgb);
-        free(png);
+        rc = *font ? emoji_picture(*font, m->text, b->size, &png, e) : e->code;
+        if (!rc) rc = put(path, png.data, png.len, e);
+        buf_free(&png);
     }
     free(name);
     free(path);
@@ -90,20 +87,19 @@ static int make_image(struct build *b, struct emoji_font **font, const struct em
 
 static int make_clip(struct build *b, const struct emoji *m, int k, struct err *e)
 {
-    char *name = clip_name(m, k), *path = file_join(b->out, name), *data = NULL;
+    char *name = clip_name(m, k), *path = file_join(b->out, name);
     int rc = 0;
     if (file_size(path) <= 0) {
         struct speech_plan p = speech_plan(m->hash, k, b->voices);
+        struct buf flac = {0};
         int16_t *samples = NULL;
         int64_t n;
         int rate;
-        size_t len;
         rc = speech_say(b->speech, p.voice, p.speed, p.pitch, m->caption[0], &samples, &n, &rate, e);
-        if (!rc) rc = speech_encode(samples, n, rate, (uint32_t)hash_str(name), &data, &len, e);
-        if (!rc) rc = put(path, data, len, e);
-        if (!rc) rc = 1;
+        if (!rc) rc = speech_encode(samples, n, rate, &flac, e);
+        if (!rc) rc = put(path, flac.data, flac.len, e);
         free(samples);
-        free(data);
+        buf_free(&flac);
     }
     free(name);
     free(path);
@@ -119,18 +115,14 @@ static void *work(void *ctx)
         int64_t i = b->next++;
         if (i >= b->list.n) break;
         const struct emoji *m = &b->list.item[i];
-        int rc = make_image(b, &font, m, &e), made = rc > 0;
-        for (int k = 0; rc >= 0 && k <= b->voices; k++) {
-            rc = make_clip(b, m, k, &e);
-            made += rc > 0;
-        }
+        int rc = make_image(b, &font, m, &e);
+        for (int k = 0; !rc && k <= b->voices; k++) rc = make_clip(b, m, k, &e);
         pthread_mutex_lock(&b->lock);
-        if (rc < 0) {
+        if (rc) {
             if (!b->first.code) b->first = e;
             b->stop = true;
         } else
             progress_update(b->bar, ++b->done, NULL);
-        b->made += made;
         pthread_mutex_unlock(&b->lock);
     }
     emoji_font_close(font);
@@ -313,12 +305,17 @@ static int build(struct build *b, const struct data_emoji_opts *o, struct err *e
     double start = time_now();
     int rc = emoji_list_load(o->languages, o->limit, &b->list, e);
     if (rc) return rc;
-    if (!(b->speech = speech_open(e))) return e->code;
+    char *voices = file_join(b->out, ".voices");
+    b->speech = speech_open(voices, e);
+    free(voices);
+    if (!b->speech) return e->code;
     char *key = make_key(b, e);
     if (!key) return e->code;
     bool done;
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    int jobs = o->jobs ? o->jobs : cores < 1 ? 1 : cores > MAX_JOBS ? MAX_JOBS : (int)cores;
+    cpu_set_t cores;
+    int jobs = o->jobs;
+    if (jobs == 0) jobs = sched_getaffinity(0, sizeof cores, &cores) ? 1 : CPU_COUNT(&cores);
+    if (jobs > MAX_JOBS) jobs = MAX_JOBS;
     rc = prepare(b, key, &done, e);
     if (!rc && !done) rc = make_files(b, jobs, e);
     if (!rc && !done) rc = finish(b, key, e);

@@ -23,7 +23,7 @@ struct data_emoji_opts {
     int64_t limit;  /* the first emoji only (tests); 0 is all */
 };
 
-/* Writes OUT/manifest.jsonl, OUT/image/ID.png (RGB, on white), OUT/audio/ID.K.ogg (16 kHz mono) and OUT/emoji.h5, the
+/* Writes OUT/manifest.jsonl, OUT/image/ID.png (RGB, on white), OUT/audio/ID.K.flac (16 kHz mono) and OUT/emoji.h5, the
  * same packed. The same packages and options give the same bytes, whatever the jobs. A finished folder is checked and
  * left alone; an unfinished one is continued; other options or packages make all of it anew. About a minute on two
  * cores, 260 MB. Errors: ERR_CONFIG for an option out of range or an unknown language; ERR_IO where a package is

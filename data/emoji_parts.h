@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 #include <stddef.h>
+#include "base/buf.h"
 #include "base/err.h"
 #include "base/mem.h"
 
@@ -44,20 +45,14 @@ struct emoji_font;
 struct emoji_font *emoji_font_open(const char *path, struct err *e); /* NULL on error */
 void emoji_font_close(struct emoji_font *f);
 
-/* Draws an emoji on a white square and scales it: rgb (size, size, 3). ERR_FORMAT where the font has no one picture for
- * it. */
-int emoji_picture(struct emoji_font *f, const char *text, int size, uint8_t *rgb, struct err *e) MUST_CHECK;
+/* Draws an emoji on a white square, scales it to size x size (bicubic) and appends it as a PNG file. ERR_FORMAT where
+ * the font has no one picture for it. */
+int emoji_picture(struct emoji_font *f, const char *text, int size, struct buf *png, struct err *e) MUST_CHECK;
 
-/* Scales rgb (n, n, 3) to out (size, size, 3): bicubic (a = -0.5), widened when it shrinks; the same bytes as Pillow's.
- */
-void emoji_resize(const uint8_t *rgb, int n, int size, uint8_t *out);
-
-/* A PNG file in memory; the caller frees *data. */
-int emoji_png(const uint8_t *rgb, int size, char **data, size_t *len, struct err *e) MUST_CHECK;
-
-/* espeak-ng, found and tried. Safe from many threads. */
+/* espeak-ng, found and tried. Safe from many threads. `dir` (may be NULL) is a folder that may be made for the time
+ * being, to speak faster; one that is there is removed. NULL on error: not installed, or it does not work. */
 struct speech;
-struct speech *speech_open(struct err *e); /* NULL on error: not installed, or it does not work */
+struct speech *speech_open(const char *dir, struct err *e);
 void speech_close(struct speech *s);
 const char *speech_version(const struct speech *s); /* what the program says of itself */
 
@@ -65,9 +60,8 @@ const char *speech_version(const struct speech *s); /* what the program says of 
 int speech_say(const struct speech *s, const char *voice, int speed, int pitch, const char *text, int16_t **samples,
                int64_t *n, int *rate, struct err *e) MUST_CHECK;
 
-/* Resamples to 16 kHz and encodes as Ogg Vorbis, the same bytes each time. The caller frees *data. */
-int speech_encode(const int16_t *samples, int64_t n, int rate, uint32_t serial, char **data, size_t *len,
-                  struct err *e) MUST_CHECK;
+/* Resamples to 16 kHz and appends as a FLAC file. */
+int speech_encode(const int16_t *samples, int64_t n, int rate, struct buf *flac, struct err *e) MUST_CHECK;
 
 /* The clips of an emoji: k < voices are for training, k == voices is held out. */
 struct speech_plan {

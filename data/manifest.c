@@ -436,6 +436,19 @@ int manifest_use(const struct manifest *m, const struct manifest_field *f, const
     return n;
 }
 
+struct manifest_entry *manifest_next_file(const struct manifest *m, struct manifest_walk *w)
+{
+    if (w->started) w->entry++;
+    w->started = true;
+    for (; w->item < m->n; w->item++, w->field = 0)
+        for (; w->field < m->item[w->item].n_fields; w->field++, w->entry = 0) {
+            const struct manifest_field *f = &m->item[w->item].field[w->field];
+            for (; w->entry < f->n; w->entry++)
+                if (f->entry[w->entry].is_file) return &f->entry[w->entry];
+        }
+    return NULL;
+}
+
 int manifest_bytes(const struct manifest *m, const struct manifest_entry *entry, char **data, size_t *len,
                    struct err *e)
 {

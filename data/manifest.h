@@ -98,6 +98,15 @@ int64_t manifest_count(const struct manifest *m, const char *field);
  */
 int manifest_use(const struct manifest *m, const struct manifest_field *f, const char *split, int *index);
 
+/* Walks all entries that are files, in order: zero-initialise the walk; NULL at the end. w->item, w->field and w->entry
+ * then say where it stands. */
+struct manifest_walk {
+    int64_t item;
+    int field, entry;
+    bool started;
+};
+struct manifest_entry *manifest_next_file(const struct manifest *m, struct manifest_walk *w);
+
 /* The bytes of the file that an entry names: from the pack, or read from the folder. Safe from many threads at once.
  * The caller frees *data (a 0 byte follows the content). ERR_IO or ERR_FORMAT naming the file; then *data is NULL. */
 int manifest_bytes(const struct manifest *m, const struct manifest_entry *entry, char **data, size_t *len,

@@ -179,38 +179,44 @@ static struct table table_make(int64_t n)
     return (struct table){mem_zero(k, sizeof(int64_t)), k};
 }
 
-static size_t name_length(const char *s, size_t max)
+static const char *pack_name(const struct pack *p, int64_t i, size_t *n)
 {
-    return strnlen(s, max);
+    const char *s = p->names + (size_t)i * p->name_len;
+    *n = strnlen(s, p->name_len);
+    return s;
+}
+
+/* The slot of a name, empty or its own. */
+static size_t pack_slot(const struct pack *p, const struct table *t, const char *name, size_t n)
+{
+    size_t at = hash_bytes(name, n, HASH_START) & (t->n_slots - 1), len;
+    for (; t->slot[at]; at = (at + 1) & (t->n_slots - 1)) {
+        const char *s = pack_name(p, t->slot[at] - 1, &len);
+        if (len == n && !memcmp(s, name, n)) break;
+    }
+    return at;
 }
 
 int pack_attach(struct pack *p, struct manifest *m, struct err *e)
 {
     struct table t = table_make(p->n);
     for (int64_t i = 0; i < p->n; i++) {
-        const char *s = p->names + (size_t)i * p->name_len;
-        size_t at = hash_bytes(s, name_length(s, p->name_len), HASH_START) & (t.n_slots - 1);
-        while (t.slot[at]) at = (at + 1) & (t.n_slots - 1);
-        t.slot[at] = i + 1;
+        size_t n;
+        const char *s = pack_name(p, i, &n);
+        t.slot[pack_slot(p, &t, s, n)] = i + 1;
     }
     int rc = 0;
-    for (int64_t i = 0; i < m->n && !rc; i++)
-        for (int f = 0; f < m->item[i].n_fields && !rc; f++)
-            for (int k = 0; k < m->item[i].field[f].n && !rc; k++) {
-                struct manifest_entry *entry = &m->item[i].field[f].entry[k];
-                if (!entry->is_file) continue;
-                size_t n = strlen(entry->value), at = hash_str(entry->value) & (t.n_slots - 1);
-                for (; t.slot[at]; at = (at + 1) & (t.n_slots - 1)) {
-                    const char *s = p->names + (size_t)(t.slot[at] - 1) * p->name_len;
-                    if (name_length(s, p->name_len) == n && !memcmp(s, entry->value, n)) break;
-                }
-                if (t.slot[at]) {
-                    entry->offset = p->blob + p->offset[t.slot[at] - 1];
-                    entry->length = p->length[t.slot[at] - 1];
-                } else
-                    rc = err_set(e, ERR_FORMAT, "%s: damaged pack: item '%s' names '%s', which is not in it", m->path,
-                                 m->item[i].id, entry->value);
-            }
+    struct manifest_walk w = {0};
+    for (struct manifest_entry *entry; !rc && (entry = manifest_next_file(m, &w)) != NULL;) {
+        int64_t at = t.slot[pack_slot(p, &t, entry->value, strlen(entry->value))] - 1;
+        if (at < 0)
+            rc = err_set(e, ERR_FORMAT, "%s: damaged pack: item '%s' names '%s', which is not in it", m->path,
+                         m->item[w.item].id, entry->value);
+        else {
+            entry->offset = p->blob + p->offset[at];
+            entry->length = p->length[at];
+        }
+    }
     free(t.slot);
     if (rc) return rc;
     m->pack_fd = p->fd;
@@ -251,44 +257,51 @@ struct plan { /* the files in the order of first use */
     const struct manifest_entry **entry;
     int64_t *offset, *length;
     int64_t n, bytes;
-    size_t name_len, cap;
+    size_t name_len;
 };
 
-/* Lists each file once and asks for its size, so that the blob is laid out before the first byte is written. */
+/* Adds a file that is met for the first time; its size is asked for now. */
+static int plan_add(const struct manifest *m, const struct manifest_walk *w, const struct manifest_entry *entry,
+                    struct plan *p, struct err *e)
+{
+    char *path = file_join(m->dir, entry->value);
+    int64_t size = file_is_dir(path) ? -1 : file_size(path);
+    size_t n = strlen(entry->value);
+    int rc = 0;
+    if (n > MAX_NAME)
+        rc =
+            err_set(e, ERR_FORMAT, "%s:%lld: too long a path: %zu bytes", m->path, (long long)m->item[w->item].line, n);
+    else if (size < 0)
+        rc = err_set(e, ERR_IO, "%s:%lld: cannot find the file '%s'; 'triad data check' lists all", m->path,
+                     (long long)m->item[w->item].line, path);
+    free(path);
+    p->entry[p->n] = entry;
+    p->offset[p->n] = p->bytes;
+    p->length[p->n++] = size;
+    p->bytes += size;
+    if (n > p->name_len) p->name_len = n;
+    return rc;
+}
+
+/* Lists each file once, so that the blob is laid out before the first byte is written. */
 static int plan_files(const struct manifest *m, struct plan *p, struct err *e)
 {
-    int64_t total = 0;
-    for (int64_t i = 0; i < m->n; i++)
-        for (int f = 0; f < m->item[i].n_fields; f++) total += m->item[i].field[f].n;
-    struct table t = table_make(total);
-    p->entry = mem_alloc((size_t)total * sizeof *p->entry);
-    p->offset = mem_alloc((size_t)total * sizeof *p->offset);
-    p->length = mem_alloc((size_t)total * sizeof *p->length);
+    size_t total = 0;
+    for (struct manifest_walk w = {0}; manifest_next_file(m, &w);) total++;
+    struct table t = table_make((int64_t)total);
+    p->entry = mem_alloc(total * sizeof *p->entry);
+    p->offset = mem_alloc(total * sizeof *p->offset);
+    p->length = mem_alloc(total * sizeof *p->length);
     p->name_len = 1;
     int rc = 0;
-    for (int64_t i = 0; i < m->n && !rc; i++)
-        for (int f = 0; f < m->item[i].n_fields && !rc; f++)
-            for (int k = 0; k < m->item[i].field[f].n && !rc; k++) {
-                const struct manifest_entry *entry = &m->item[i].field[f].entry[k];
-                if (!entry->is_file) continue;
-                size_t at = hash_str(entry->value) & (t.n_slots - 1), n = strlen(entry->value);
-                while (t.slot[at] && strcmp(p->entry[t.slot[at] - 1]->value, entry->value))
-                    at = (at + 1) & (t.n_slots - 1);
-                if (t.slot[at]) continue;
-                char *path = file_join(m->dir, entry->value);
-                int64_t size = entry->length >= 0 ? entry->length : file_size(path);
-                if (size < 0 || n > MAX_NAME)
-                    rc = err_set(e, n > MAX_NAME ? ERR_FORMAT : ERR_IO, "%s:%lld: %s '%s'", m->path,
-                                 (long long)m->item[i].line, n > MAX_NAME ? "too long a path:" : "cannot find the file",
-                                 path);
-                free(path);
-                t.slot[at] = p->n + 1;
-                p->entry[p->n] = entry;
-                p->offset[p->n] = p->bytes;
-                p->length[p->n++] = size;
-                p->bytes += size;
-                if (n > p->name_len) p->name_len = n;
-            }
+    struct manifest_walk w = {0};
+    for (const struct manifest_entry *entry; !rc && (entry = manifest_next_file(m, &w)) != NULL;) {
+        size_t at = hash_str(entry->value) & (t.n_slots - 1);
+        while (t.slot[at] && strcmp(p->entry[t.slot[at] - 1]->value, entry->value)) at = (at + 1) & (t.n_slots - 1);
+        if (t.slot[at]) continue;
+        rc = plan_add(m, &w, entry, p, e);
+        t.slot[at] = p->n;
+    }
     free(t.slot);
     return rc;
 }

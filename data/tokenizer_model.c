@@ -60,7 +60,7 @@ void vocab_free(struct tok_vocab *v)
 
 static size_t merge_slot(const struct tok_merges *m, uint64_t pair)
 {
-    size_t mask = m->slots - 1, i = (size_t)(pair * 0x9E3779B97F4A7C15u >> 20) & mask;
+    size_t mask = m->slots - 1, i = (size_t)(pair * 0x9E3779B97F4A7C15u >> 32) & mask;
     while (m->slot[i].id >= 0 && m->slot[i].pair != pair) i = (i + 1) & mask;
     return i;
 }

@@ -106,7 +106,7 @@ static void first_tokens(struct trainer *tr, const char *const *specials, int n,
 
 static struct pair *pair_slot(const struct trainer *tr, uint64_t key)
 {
-    size_t mask = tr->pair_slots - 1, i = (size_t)(key * 0x9E3779B97F4A7C15u >> 20) & mask;
+    size_t mask = tr->pair_slots - 1, i = (size_t)(key * 0x9E3779B97F4A7C15u >> 32) & mask;
     while (tr->pairs[i].key != UINT64_MAX && tr->pairs[i].key != key) i = (i + 1) & mask;
     return &tr->pairs[i];
 }

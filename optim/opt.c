@@ -188,9 +188,8 @@ static void block_step(const struct opt *o, const struct factors *common, const 
     for (int64_t i = from; o->ema && i < to; i++) o->ema[i] = d * o->ema[i] + (1 - d) * w[i];
 }
 
-double opt_step(struct opt *o, const float *grad, double lr)
+void opt_step(struct opt *o, const float *grad, double norm, double lr)
 {
-    double norm = opt_norm(grad, o->n);
     o->steps++;
     struct factors f = {.b1 = (float)o->c.beta1,
                         .b2 = (float)o->c.beta2,
@@ -208,7 +207,6 @@ double opt_step(struct opt *o, const float *grad, double lr)
         int64_t to = (b + 1) * BLOCK < o->n ? (b + 1) * BLOCK : o->n;
         block_step(o, &f, grad, lr, b * BLOCK, to);
     }
-    return norm;
 }
 
 int opt_state_count(const struct opt *o)

@@ -48,9 +48,9 @@ double opt_lr(const struct opt_config *c, int64_t step, double progress);
  * through. */
 double opt_norm(const float *grad, int64_t n);
 
-/* One step. `grad` has ad_store_flat_count numbers. Returns the global norm before clipping. Moments are corrected for
- * their start (Kingma & Ba 2015, alg. 1); the averaged weights follow as ema * avg + (1 - ema) * weights. */
-double opt_step(struct opt *o, const float *grad, double lr);
+/* One step. `grad` has ad_store_flat_count numbers and `norm` is opt_norm of it, for clipping. Moments are corrected
+ * for their start (Kingma & Ba 2015, alg. 1); the averaged weights follow as ema * avg + (1 - ema) * weights. */
+void opt_step(struct opt *o, const float *grad, double norm, double lr);
 
 /* State for checkpoints: flat buffers by name ("adamw.m", "adamw.v", "sgd.momentum", "ema"), and the number of steps.
  */

@@ -5,6 +5,7 @@ set -u
 build=${BUILD:-build}
 passed=0 failed=0 skipped=0
 export CMOCKA_MESSAGE_OUTPUT=TAP TRIAD_BIN="$PWD/$build/triad" TRIAD_BUILD="$PWD/$build"
+export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 for t in "$build"/tests/*/test_*; do
@@ -25,7 +26,7 @@ for t in "$build"/tests/*/test_*; do
     if [ $status -eq 0 ] && [ "$ok" -eq 0 ]; then bad=1; fi
     passed=$((passed + ok - skip)) failed=$((failed + bad)) skipped=$((skipped + skip))
     printf '%-52s %4d passed %3d failed %6.1f s\n' "${t#"$build"/tests/}" $((ok - skip)) "$bad" \
-        "$(echo "$(date +%s.%N) - $start" | bc -l 2>/dev/null || echo 0)"
+        "$(awk -v a="$start" -v b="$(date +%s.%N)" "BEGIN {print b - a}")"
     if [ "$bad" -gt 0 ] || [ $status -ne 0 ]; then
         echo "---- $t (exit status $status)"
         tail -n 60 "$log"

@@ -17,8 +17,7 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* ---- one contiguous row
- * -------------------------------------------------------------------------------------------------- */
+/* ---- one contiguous row ------------------------------------------------------------------------------------------ */
 
 /* The last n < 8 numbers, the rest of the vector filled up. */
 static inline v8 tail(const float *p, int64_t n, float rest)
@@ -136,8 +135,7 @@ static bool is_last(const struct ad_call *c)
     return ((const struct ad_axis_attr *)c->attr)->axis == c->in[0].shape.rank - 1;
 }
 
-/* ---- any axes
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- any axes ---------------------------------------------------------------------------------------------------- */
 
 struct axis {
     int64_t n, stride, out; /* out: the stride in the output, kept axes only */

@@ -166,13 +166,14 @@ static void tile_where(int64_t n, const float *const *in, const int *step, float
     }
 }
 
+/* clang-format off */
 #define TILES(X)                                                                                                       \
-    X(neg)                                                                                                             \
-    X(abs) X(sign) X(square) X(sqrt) X(rsqrt) X(reciprocal) X(exp) X(expm1) X(log) X(log1p) X(sin) X(cos) X(tan)       \
-        X(tanh) X(sigmoid) X(softplus) X(relu) X(gelu) X(gelu_tanh) X(quick_gelu) X(silu) X(erf) X(floor) X(ceil)      \
-            X(round) X(is_finite) X(leaky_relu) X(elu) X(clamp) X(scale) X(shift) X(power) X(stop_gradient) X(add)     \
-                X(sub) X(mul) X(div) X(pow) X(maximum) X(minimum) X(atan2) X(equal) X(not_equal) X(less) X(less_equal) \
-                    X(greater) X(greater_equal) X(logical_and) X(logical_or) X(where)
+    X(neg) X(abs) X(sign) X(square) X(sqrt) X(rsqrt) X(reciprocal) X(exp) X(expm1) X(log) X(log1p) X(sin) X(cos)       \
+    X(tan) X(tanh) X(sigmoid) X(softplus) X(relu) X(gelu) X(gelu_tanh) X(quick_gelu) X(silu) X(erf) X(floor) X(ceil)   \
+    X(round) X(is_finite) X(leaky_relu) X(elu) X(clamp) X(scale) X(shift) X(power) X(stop_gradient)                    \
+    X(add) X(sub) X(mul) X(div) X(pow) X(maximum) X(minimum) X(atan2) X(equal) X(not_equal) X(less) X(less_equal)      \
+    X(greater) X(greater_equal) X(logical_and) X(logical_or) X(where)
+/* clang-format on */
 #define X(name) extern const struct ad_op ad_op_##name;
 TILES(X)
 #undef X

@@ -5,8 +5,13 @@
 
 #include "autograd/ops/common.h"
 
-/* OP(name, shape rule, value of a and b, vjp, case options...) */
-#define OP(name_, rule, value, vjp_, ...)                                                                    \
+static val as_is(struct ad_graph *g, val x)
+{
+    return x;
+}
+
+/* OP(name, shape rule, value of a and b, vjp, what a case makes of its inputs first, case options...) */
+#define OP(name_, rule, value, vjp_, first, ...)                                                             \
     static double scalar_##name_(const double *in, const void *attr)                                         \
     {                                                                                                        \
         const double a = in[0], b = in[1];                                                                   \
@@ -14,7 +19,7 @@
     }                                                                                                        \
     static int build_##name_(struct ad_graph *g, const val *in, val *out)                                    \
     {                                                                                                        \
-        out[0] = ad_##name_(g, in[0], in[1]);                                                                \
+        out[0] = ad_##name_(g, first(g, in[0]), first(g, in[1]));                                            \
         return 1;                                                                                            \
     }                                                                                                        \
     static const struct ad_case cases_##name_[] = {{.in = "3x4 3x4", .build = build_##name_, __VA_ARGS__},   \
@@ -39,7 +44,7 @@
         dx[0] = ad_sum_to(g, da, ad_shape_of(g, a));                                             \
         dx[1] = ad_sum_to(g, db, ad_shape_of(g, b));                                             \
     }                                                                                            \
-    OP(name_, rule, value, vjp_##name_, __VA_ARGS__)
+    OP(name_, rule, value, vjp_##name_, as_is, __VA_ARGS__)
 
 #define BUILDER(name_)                                 \
     val ad_##name_(struct ad_graph *g, val a, val b)   \
@@ -55,7 +60,7 @@ static bool number(const struct ad_graph *g, val c, val x, double *number)
            ad_broadcast_shape(ad_shape_of(g, c), ad_shape_of(g, x), &s) && ad_same_shape(s, ad_shape_of(g, x));
 }
 
-/* ---- arithmetic -----------------------------------------------------------------------------------------------------
+/* ---- arithmetic
  */
 
 SMOOTH(add, ad_infer_elementwise, a + b, d, d)
@@ -118,8 +123,7 @@ SMOOTH(atan2, ad_infer_float, atan2(a, b), ad_div(g, ad_mul(g, d, b), norm2(g, a
        ad_neg(g, ad_div(g, ad_mul(g, d, a), norm2(g, a, b))), .lo = 0.3, .hi = 2)
 BUILDER(atan2)
 
-/* ---- comparisons and logic
- * --------------------------------------------------------------------------------------------- */
+/* ---- comparisons and logic --------------------------------------------------------------------------------------- */
 
 static int infer_compare(struct ad_infer *f)
 {
@@ -127,8 +131,9 @@ static int infer_compare(struct ad_infer *f)
     return ad_infer_elementwise(f);
 }
 
-#define COMPARE(name_, value)                                                                       \
-    OP(name_, infer_compare, value, ad_vjp_none, .no_gradient = "piecewise constant", .apart = 0.4) \
+/* The cases round, so that equal numbers and zeros occur. */
+#define COMPARE(name_, value)                                                                                          \
+    OP(name_, infer_compare, value, ad_vjp_none, ad_round, .no_gradient = "piecewise constant", .lo = -2.4, .hi = 2.4) \
     BUILDER(name_)
 
 COMPARE(equal, a == b)
@@ -140,8 +145,7 @@ COMPARE(greater_equal, a >= b)
 COMPARE(logical_and, a != 0 && b != 0)
 COMPARE(logical_or, a != 0 || b != 0)
 
-/* ---- where: cond != 0 ? a : b; no gradient flows to cond, which may have a dtype of its own
- * ------------------------------ */
+/* ---- where: cond != 0 ? a : b; no gradient flows to cond, which may have a dtype of its own ---------------------- */
 
 static int infer_where(struct ad_infer *f)
 {

@@ -150,8 +150,7 @@ val ad_scatter_add(struct ad_graph *g, val x, val index, int64_t rows)
     return AD_NODE(g, &ad_op_scatter_add, (&(struct count){rows, 0}), x, index);
 }
 
-/* ---- one_hot: index I -> (I..., classes), 1 at the index, 0 elsewhere
- * --------------------------------------------------------- */
+/* ---- one_hot: index I -> (I..., classes), 1 at the index, 0 elsewhere -------------------------------------------- */
 
 static int infer_one_hot(struct ad_infer *f)
 {
@@ -198,8 +197,7 @@ val ad_one_hot(struct ad_graph *g, val index, int64_t classes, enum ad_dtype t)
     return AD_NODE(g, &ad_op_one_hot, (&(struct count){classes, t}), index);
 }
 
-/* ---- iota: 0, 1 .. n-1
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- iota: 0, 1 .. n-1 ------------------------------------------------------------------------------------------- */
 
 static int infer_iota(struct ad_infer *f)
 {

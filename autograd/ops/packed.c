@@ -183,8 +183,7 @@ val ad_segment_broadcast(struct ad_graph *g, val x, val offsets, int64_t rows)
     return segment_broadcast(g, x, offsets, rows, 0);
 }
 
-/* ---- integers made from offsets: they have no gradient
- * -------------------------------------------------------------------------- */
+/* ---- integers made from offsets: they have no gradient ----------------------------------------------------------- */
 
 struct rows {
     int64_t n;
@@ -294,8 +293,7 @@ val ad_packed_item(struct ad_graph *g, val offsets, int64_t rows)
     return AD_NODE(g, &ad_op_packed_item, (&(struct rows){rows}), offsets);
 }
 
-/* ---- 1-d convolution of each item for itself: where its rows lie, and which rows it reads
- * ---------------------------------------- */
+/* ---- 1-d convolution of each item for itself: where its rows lie, and which rows it reads ------------------------ */
 
 struct conv {
     int64_t rows, kernel, stride, pad;

@@ -8,8 +8,7 @@
 
 extern const struct ad_op ad_op_sum, ad_op_max, ad_op_min, ad_op_argmax, ad_op_cumsum, ad_op_logsumexp, ad_op_top_k;
 
-/* ---- sum, max, min over the axes of a mask
- * -------------------------------------------------------------------------------- */
+/* ---- sum, max, min over the axes of a mask ----------------------------------------------------------------------- */
 
 static struct ad_shape reduced(struct ad_shape s, uint32_t axes, bool keep)
 {
@@ -239,8 +238,7 @@ val ad_sum_to(struct ad_graph *g, val x, struct ad_shape s)
     return ad_reshape(g, ad_sum(g, x, axes, true), s);
 }
 
-/* ---- argmax: int32, the first of equals, a NaN before all; the axis goes. Error: the axis is empty
- * -------------------------- */
+/* ---- argmax: int32, the first of equals, a NaN before all; the axis goes. Error: the axis is empty --------------- */
 
 /* The lines along an axis: element j of line i is at start(i) + j * step, in contiguous memory. */
 struct lines {
@@ -309,8 +307,7 @@ val ad_argmax(struct ad_graph *g, val x, int axis)
     return ad_axis(g, "argmax", x, axis, &k) ? AD_NODE(g, &ad_op_argmax, (&(struct ad_axis_attr){k, 0}), x) : 0;
 }
 
-/* ---- cumsum: y_j = x_0 + ... + x_j along an axis; reverse: x_j + ... + x_last. Each is the other's adjoint
- * ------------------- */
+/* ---- cumsum: y_j = x_0 + ... + x_j along an axis; reverse: x_j + ... + x_last. Each is the other's adjoint ------- */
 
 static int infer_same(struct ad_infer *f)
 {
@@ -363,8 +360,7 @@ val ad_cumsum(struct ad_graph *g, val x, int axis, bool reverse)
     return ad_axis(g, "cumsum", x, axis, &k) ? AD_NODE(g, &ad_op_cumsum, (&(struct ad_axis_attr){k, reverse}), x) : 0;
 }
 
-/* ---- logsumexp: y = m + log sum exp(x - m), m = max x. All -inf gives -inf. Error: the axis is empty
- * ------------------------- */
+/* ---- logsumexp: y = m + log sum exp(x - m), m = max x. All -inf gives -inf. Error: the axis is empty ------------- */
 
 static int infer_logsumexp(struct ad_infer *f)
 {

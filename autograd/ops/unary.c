@@ -65,18 +65,18 @@ static val positive(struct ad_graph *g, val x)
     return ad_greater(g, x, ad_number_like(g, x, 0));
 }
 
-/* ---- powers -------------------------------------------------------------------------------------------------------
+/* ---- powers
  */
 
 UNARY(neg, ANY, -x, ad_neg(g, d))
 UNARY(abs, ANY, fabs(x), ad_mul(g, d, ad_sign(g, x)), KINK)
-UNARY(sign, ANY, (x > 0) - (x < 0) + 0 * x, 0, FLAT) /* 0 * x: a NaN stays one */
+UNARY(sign, ANY, isnan(x) ? x : (x > 0) - (x < 0), 0, FLAT)
 UNARY(square, ANY, x *x, ad_mul(g, d, ad_scale(g, x, 2)))
 UNARY(sqrt, FLOAT, sqrt(x), ad_div(g, d, ad_scale(g, y, 2)), .lo = 0.2, .hi = 3)
 UNARY(rsqrt, FLOAT, 1 / sqrt(x), ad_mul(g, d, ad_scale(g, ad_mul(g, y, ad_square(g, y)), -0.5)), .lo = 0.2, .hi = 3)
 UNARY(reciprocal, FLOAT, 1 / x, ad_neg(g, ad_mul(g, d, ad_square(g, y))), .lo = 0.3, .hi = 3)
 
-/* ---- exponentials and their like ------------------------------------------------------------------------------------
+/* ---- exponentials and their like
  */
 
 UNARY(exp, FLOAT, exp(x), ad_mul(g, d, y))
@@ -92,7 +92,7 @@ UNARY(sigmoid, FLOAT, x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1 + exp(-x)), ad_mul(
 UNARY(softplus, FLOAT, (x > 0 ? x : 0) + log1p(exp(-fabs(x))), ad_mul(g, d, ad_sigmoid(g, x)))
 UNARY(erf, FLOAT, erf(x), ad_mul(g, d, ad_scale(g, ad_exp(g, ad_neg(g, ad_square(g, x))), M_2_SQRTPI)))
 
-/* ---- activations ----------------------------------------------------------------------------------------------------
+/* ---- activations
  */
 
 /* The gradient asks y, not x, so that x need not be kept. */
@@ -145,16 +145,14 @@ val ad_elu(struct ad_graph *g, val x, double alpha)
     return AD_NODE(g, &ad_op_elu, (&(struct ad_unary_attr){alpha, 0}), x);
 }
 
-/* ---- rounding: integers round half to even
- * ---------------------------------------------------------------------------- */
+/* ---- rounding: integers round half to even ----------------------------------------------------------------------- */
 
 UNARY(floor, FLOAT, floor(x), 0, FLAT)
 UNARY(ceil, FLOAT, ceil(x), 0, FLAT)
 UNARY(round, FLOAT, rint(x), 0, FLAT)
 UNARY(is_finite, FLOAT, isfinite(x) ? 1 : 0, 0, FLAT)
 
-/* ---- with a number
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- with a number ----------------------------------------------------------------------------------------------- */
 
 /* min(max(x, lo), hi); a NaN stays one. Gradient 1 inside and on the bounds. */
 static val inside(struct ad_graph *g, val x, const struct ad_unary_attr *p)
@@ -198,8 +196,7 @@ val ad_power(struct ad_graph *g, val x, double e)
     return AD_NODE(g, &ad_op_power, (&(struct ad_unary_attr){e, 0}), x);
 }
 
-/* ---- cast: float to integer cuts towards zero, keeps to the integer's range, and makes NaN 0
- * ------------------------------ */
+/* ---- cast: float to integer cuts towards zero, keeps to the integer's range, and makes NaN 0 --------------------- */
 
 struct cast {
     int64_t to;
@@ -257,8 +254,7 @@ val ad_cast(struct ad_graph *g, val x, enum ad_dtype to)
     return ad_dtype_of(g, x) == to ? x : AD_NODE(g, &ad_op_cast, (&(struct cast){to}), x);
 }
 
-/* ---- stop_gradient: y = x; nothing flows back
- * ----------------------------------------------------------------------------- */
+/* ---- stop_gradient: y = x; nothing flows back -------------------------------------------------------------------- */
 
 static double scalar_stop(const double *x, const void *attr)
 {

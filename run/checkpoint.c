@@ -1,0 +1,329 @@
+/* Saving and loading a run's state. See checkpoint.h. */
+#include "run/checkpoint.h"
+
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/safetensors.h"
+
+static enum st_dtype dtype_of(enum ad_dtype t)
+{
+    switch (t) {
+    case AD_F32: return ST_F32;
+    case AD_F64: return ST_F64;
+    case AD_I32: return ST_I32;
+    case AD_I64: return ST_I64;
+    }
+    return ST_F32;
+}
+
+static int save_model(const char *path, const struct ad_store *store, struct err *e)
+{
+    int n = ad_store_count(store);
+    struct st_item *item = mem_zero((size_t)n, sizeof *item);
+    for (int i = 0; i < n; i++) {
+        const struct ad_entry *p = ad_store_at(store, i);
+        item[i] = (struct st_item){p->name, dtype_of(p->dtype), p->shape.rank, p->shape.dim, p->data};
+    }
+    int rc = st_write(path, item, n, &(struct st_meta){"format", "triad"}, 1, e);
+    free(item);
+    return rc;
+}
+
+static bool trained(const struct ad_entry *p)
+{
+    return !(p->flags & AD_STATE) && p->dtype == AD_F32;
+}
+
+static int save_optimizer(const char *path, const struct ad_store *store, const struct opt *o, struct err *e)
+{
+    int n = ad_store_count(store), states = opt_state_count(o), k = 0;
+    struct st_item *item = mem_zero((size_t)(n * states + 1), sizeof *item);
+    for (int s = 0; s < states; s++) {
+        const char *what;
+        const float *flat = opt_state(o, s, &what);
+        for (int i = 0; i < n; i++) {
+            const struct ad_entry *p = ad_store_at(store, i);
+            if (trained(p))
+                item[k++] = (struct st_item){mem_printf("%s/%s", what, p->name), ST_F32, p->shape.rank, p->shape.dim,
+                                             flat + p->offset};
+        }
+    }
+    char steps[32];
+    snprintf(steps, sizeof steps, "%lld", (long long)opt_steps(o));
+    int rc = st_write(path, item, k, (struct st_meta[]){{"format", "triad"}, {"steps", steps}}, 2, e);
+    for (int i = 0; i < k; i++) free((void *)(uintptr_t)item[i].name);
+    free(item);
+    return rc;
+}
+
+static int save_state(const char *path, const struct run_state *s, struct err *e)
+{
+    struct buf b = {0};
+    buf_printf(&b, "{\"step\": %lld, \"epoch\": %lld, \"batch\": %lld, \"samples\": %lld, \"seconds\": %.17g",
+               (long long)s->step, (long long)s->epoch, (long long)s->batch, (long long)s->samples, s->seconds);
+    if (isfinite(s->best)) buf_printf(&b, ", \"best\": %.17g", s->best);
+    buf_printf(&b, ", \"best_step\": %lld}\n", (long long)s->best_step);
+    int rc = file_write(path, b.data, b.len, e);
+    buf_free(&b);
+    return rc;
+}
+
+/* Every file of the checkpoint into `aside`. */
+static int save_all(const char *aside, const struct run_state *s, const struct ad_store *store, const struct opt *o,
+                    struct err *e)
+{
+    char *model = file_join(aside, "model.safetensors"), *optimizer = file_join(aside, "optimizer.safetensors"),
+         *state = file_join(aside, "state.json");
+    int rc = save_model(model, store, e);
+    if (!rc && o) rc = save_optimizer(optimizer, store, o, e);
+    if (!rc) rc = save_state(state, s, e);
+    free(model);
+    free(optimizer);
+    free(state);
+    return rc;
+}
+
+/* Puts `aside` in the place of `folder`; an old one changes places with it in one step, so that there is always a whole
+ * one. */
+static int swap_in(const char *aside, const char *folder, const char *parent, struct err *e)
+{
+    bool had = file_exists(folder);
+    if (renameat2(AT_FDCWD, aside, AT_FDCWD, folder, had ? RENAME_EXCHANGE : 0))
+        return err_errno(e, "%s: cannot be renamed to %s", aside, folder);
+    int rc = file_sync_dir(parent, e);
+    return !rc && had ? file_remove_tree(aside, e) : rc;
+}
+
+int run_checkpoint_save(const char *dir, const struct run_state *s, const struct ad_store *store, const struct opt *o,
+                        struct err *e)
+{
+    char *parent = file_join(dir, "checkpoints");
+    char *aside = mem_printf("%s/.saving-step-%lld", parent, (long long)s->step),
+         *folder = mem_printf("%s/step-%lld", parent, (long long)s->step);
+    int rc = file_remove_tree(aside, e);
+    if (!rc) rc = file_mkdirs(aside, e);
+    if (!rc) rc = save_all(aside, s, store, o, e);
+    if (!rc) rc = file_sync_dir(aside, e);
+    if (!rc) rc = swap_in(aside, folder, parent, e);
+    if (rc) {
+        struct err ignored = {0};
+        if (file_remove_tree(aside, &ignored)) err_append(e, " (and %s could not be removed)", aside);
+    }
+    free(parent);
+    free(aside);
+    free(folder);
+    return rc;
+}
+
+/* The steps of the checkpoints in a folder, rising. The caller frees. */
+static int list_steps(const char *parent, int64_t **steps, int *n, struct err *e)
+{
+    char **names;
+    int count;
+    *steps = NULL;
+    *n = 0;
+    if (!file_is_dir(parent)) return 0;
+    int rc = file_list(parent, &names, &count, e);
+    if (rc) return rc;
+    *steps = mem_alloc((size_t)count * sizeof **steps);
+    for (int i = 0; i < count; i++) {
+        char *end;
+        if (strncmp(names[i], "step-", 5)) continue;
+        long long k = strtoll(names[i] + 5, &end, 10);
+        if (*end || end == names[i] + 5 || k < 0) continue;
+        int at = (*n)++;
+        for (; at > 0 && (*steps)[at - 1] > k; at--) (*steps)[at] = (*steps)[at - 1];
+        (*steps)[at] = k;
+    }
+    file_list_free(names, count);
+    return 0;
+}
+
+int run_checkpoint_prune(const char *dir, int64_t keep, int64_t best, struct err *e)
+{
+    char *parent = file_join(dir, "checkpoints");
+    int64_t *steps;
+    int n, rc = list_steps(parent, &steps, &n, e);
+    for (int i = 0; i < n - keep && !rc; i++) {
+        if (steps[i] == best) continue;
+        char *folder = mem_printf("%s/step-%lld", parent, (long long)steps[i]);
+        rc = file_remove_tree(folder, e);
+        free(folder);
+    }
+    free(steps);
+    free(parent);
+    return rc;
+}
+
+static int whole(const json_t *root, const char *key, const char *path, int64_t *out, struct err *e)
+{
+    const json_t *v = json_object_get(root, key);
+    if (!json_is_integer(v)) return err_set(e, ERR_FORMAT, "%s: '%s' must be a whole number", path, key);
+    *out = json_integer_value(v);
+    return 0;
+}
+
+static int load_state(const char *path, struct run_state *s, struct err *e)
+{
+    char *text;
+    size_t len;
+    int rc = file_read(path, 1 << 16, &text, &len, e);
+    if (rc) return rc;
+    json_error_t why;
+    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
+    free(text);
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return err_set(e, ERR_FORMAT, "%s: not a JSON object: %s", path, why.text);
+    }
+    if (!rc) rc = whole(root, "step", path, &s->step, e);
+    if (!rc) rc = whole(root, "epoch", path, &s->epoch, e);
+    if (!rc) rc = whole(root, "batch", path, &s->batch, e);
+    if (!rc) rc = whole(root, "samples", path, &s->samples, e);
+    if (!rc) rc = whole(root, "best_step", path, &s->best_step, e);
+    const json_t *best = json_object_get(root, "best"), *seconds = json_object_get(root, "seconds");
+    s->best = json_is_number(best) ? json_number_value(best) : NAN;
+    s->seconds = json_is_number(seconds) ? json_number_value(seconds) : 0;
+    json_decref(root);
+    return rc;
+}
+
+char *run_checkpoint_latest(const char *dir)
+{
+    char *parent = file_join(dir, "checkpoints"), *found = NULL;
+    int64_t *steps;
+    int n;
+    struct err ignored = {0};
+    if (list_steps(parent, &steps, &n, &ignored) == 0) {
+        for (int i = n - 1; i >= 0 && !found; i--) {
+            char *folder = mem_printf("%s/step-%lld", parent, (long long)steps[i]),
+                 *path = file_join(folder, "state.json");
+            struct run_state s;
+            struct err why = {0};
+            if (load_state(path, &s, &why) == 0) found = mem_strdup(folder);
+            free(path);
+            free(folder);
+        }
+        free(steps);
+    }
+    free(parent);
+    return found;
+}
+
+/* The tensor `name` of f with the shape of p, or an error that says what is there instead. */
+static const struct st_tensor *expect(const struct st_file *f, const char *path, const char *name,
+                                      const struct ad_entry *p, struct err *e)
+{
+    const struct st_tensor *t = st_find(f, name);
+    char want[96], got[96];
+    if (!t) {
+        const struct st_tensor *near = st_nearest(f, name);
+        err_set(e, ERR_SHAPE, "%s: there is no tensor '%s'%s%s%s", path, name, near ? "; the nearest is '" : "",
+                near ? near->name : "", near ? "'" : "");
+        return NULL;
+    }
+    struct ad_shape s = {.rank = t->rank <= AD_MAX_DIMS ? t->rank : 0};
+    for (int i = 0; i < s.rank; i++) s.dim[i] = t->dim[i];
+    if (t->rank == s.rank && ad_same_shape(s, p->shape)) return t;
+    err_set(e, ERR_SHAPE, "%s: tensor '%s' is %s, the model expects %s", path, name, ad_shape_text(got, s),
+            ad_shape_text(want, p->shape));
+    return NULL;
+}
+
+static int read_entry(const struct st_file *f, const struct st_tensor *t, struct ad_entry *p, const char *path,
+                      struct err *e)
+{
+    if (p->dtype == AD_F32) return st_read_f32(f, t, p->data, e);
+    if (t->dtype != dtype_of(p->dtype))
+        return err_set(e, ERR_SHAPE, "%s: tensor '%s' is %s", path, t->name, st_dtype_name(t->dtype));
+    memcpy(p->data, t->data, t->bytes);
+    return 0;
+}
+
+static int load_model(const char *path, struct ad_store *store, struct err *e)
+{
+    struct st_file *f;
+    int rc = st_open(path, &f, e);
+    if (rc) return rc;
+    for (int i = 0; i < ad_store_count(store) && !rc; i++) {
+        struct ad_entry *p = ad_store_at(store, i);
+        const struct st_tensor *t = expect(f, path, p->name, p, e);
+        rc = t ? read_entry(f, t, p, path, e) : e->code;
+        p->fresh = false;
+    }
+    for (int i = 0; i < st_count(f) && !rc; i++)
+        if (!ad_store_find(store, st_at(f, i)->name))
+            rc = err_set(e, ERR_SHAPE, "%s: tensor '%s' is not part of the model that the config describes", path,
+                         st_at(f, i)->name);
+    st_close(f);
+    return rc;
+}
+
+/* One flat state buffer of the optimizer, or the averages into the weights (`to` NULL). */
+static int read_state(const struct st_file *f, const char *path, const char *what, struct ad_store *store, float *to,
+                      struct err *e)
+{
+    int rc = 0;
+    for (int i = 0; i < ad_store_count(store) && !rc; i++) {
+        struct ad_entry *p = ad_store_at(store, i);
+        if (!trained(p)) continue;
+        char *name = mem_printf("%s/%s", what, p->name);
+        const struct st_tensor *t = expect(f, path, name, p, e);
+        rc = t ? st_read_f32(f, t, to ? to + p->offset : p->data, e) : e->code;
+        free(name);
+    }
+    return rc;
+}
+
+static int load_optimizer(const char *path, struct ad_store *store, struct opt *o, struct err *e)
+{
+    struct st_file *f;
+    int rc = st_open(path, &f, e);
+    if (rc) return rc;
+    for (int s = 0; s < opt_state_count(o) && !rc; s++) {
+        const char *what;
+        float *flat = opt_state(o, s, &what);
+        rc = read_state(f, path, what, store, flat, e);
+    }
+    const char *steps = st_metadata(f, "steps");
+    if (!rc && !steps) rc = err_set(e, ERR_FORMAT, "%s: the number of steps is missing", path);
+    if (!rc) opt_set_steps(o, strtoll(steps, NULL, 10));
+    st_close(f);
+    return rc;
+}
+
+static int load_average(const char *path, struct ad_store *store, struct err *e)
+{
+    if (!file_exists(path)) return 0;
+    struct st_file *f;
+    int rc = st_open(path, &f, e);
+    if (rc) return rc;
+    bool any = false;
+    for (int i = 0; i < st_count(f) && !any; i++) any = !strncmp(st_at(f, i)->name, "ema/", 4);
+    if (any) rc = read_state(f, path, "ema", store, NULL, e);
+    st_close(f);
+    return rc;
+}
+
+int run_checkpoint_load(const char *folder, struct run_state *s, struct ad_store *store, struct opt *o, bool average,
+                        struct err *e)
+{
+    char *model = file_join(folder, "model.safetensors"), *optimizer = file_join(folder, "optimizer.safetensors"),
+         *state = file_join(folder, "state.json");
+    int rc = load_state(state, s, e);
+    if (!rc) rc = load_model(model, store, e);
+    if (!rc && o) rc = load_optimizer(optimizer, store, o, e);
+    if (!rc && average) rc = load_average(optimizer, store, e);
+    free(model);
+    free(optimizer);
+    free(state);
+    return rc;
+}

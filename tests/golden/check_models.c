@@ -1,0 +1,382 @@
+/* Folders of make_clip.py and make_towers.py: builds the model from config.json in f32 with every pass and kernel,
+ * gives it the reference's weights, and compares outputs, loss, every gradient, running statistics, and the AdamW steps
+ * of a CLIP.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "autograd/plan.h"
+#include "base/mem.h"
+#include "models/model.h"
+#include "optim/opt.h"
+#include "tests/golden/golden.h"
+
+/* What issue and README promise of a whole model in f32: each loss, and each gradient relative to its tensor's norm. */
+static const double loss_tol = 1e-5, output_tol = 1e-5, gradient_tol = 1e-4;
+
+/* ---- one folder ----------------------------------------------------------------------------------------------------
+ */
+
+struct check {
+    const char *dir, *kind;
+    json_t *config;
+    struct golden_file weights, inputs, expected;
+    bool *used; /* expected tensors that were compared */
+    struct ad_store *store;
+    struct golden_report *r;
+    float *grad; /* flat, as the store's */
+};
+
+static int64_t size(const struct check *c, const char *key)
+{
+    return json_integer_value(json_object_get(c->config, key));
+}
+
+static int64_t item(const struct check *c, const char *key, size_t i)
+{
+    return json_integer_value(json_array_get(json_object_get(c->config, key), i));
+}
+
+static int load(struct check *c, struct err *e)
+{
+    for (int i = 0; i < ad_store_count(c->store); i++) {
+        struct ad_entry *p = ad_store_at(c->store, i);
+        struct golden_tensor t;
+        int code = golden_translate(c->kind, &c->weights, "", p, NULL, &t, e);
+        if (code) return code;
+        for (int64_t k = 0; k < t.count; k++) ((float *)p->data)[k] = (float)t.x[k];
+        free(t.x);
+    }
+    return 0;
+}
+
+/* Asks for the gradient of `loss` by every trained parameter, into the flat buffer. */
+static void ask_gradients(struct check *c, struct ad_graph *g, val loss)
+{
+    int n = 0, count = ad_store_count(c->store);
+    val *x = mem_zero((size_t)count + 1, sizeof *x), *dx = mem_zero((size_t)count + 1, sizeof *dx);
+    for (int i = 0; i < count; i++) {
+        const struct ad_entry *p = ad_store_at(c->store, i);
+        if (!(p->flags & AD_STATE)) x[n++] = ad_param(g, p->name, p->dtype, p->shape);
+    }
+    ad_grad(g, &loss, NULL, 1, x, n, dx);
+    for (int i = 0, k = 0; i < count; i++) {
+        const struct ad_entry *p = ad_store_at(c->store, i);
+        if (!(p->flags & AD_STATE)) ad_output_to_caller(g, p->name, dx[k++]);
+    }
+    free(x);
+    free(dx);
+}
+
+/* ---- models --------------------------------------------------------------------------------------------------------
+ */
+
+static struct model_trunk trunk(const struct check *c, const char *width, const char *layers, const char *heads,
+                                const char *mlp, struct err *e)
+{
+    struct model_trunk t = model_trunk_default();
+    t.width = size(c, width);
+    t.layers = size(c, layers);
+    t.heads = size(c, heads);
+    t.mlp_ratio = (double)size(c, mlp) / (double)t.width;
+    t.eps = json_number_value(json_object_get(c->config, "eps"));
+    const char *activation = json_string_value(json_object_get(c->config, "activation"));
+    if (!activation) return t;
+    if (strcmp(activation, "gelu_pytorch_tanh") == 0) activation = "gelu_tanh"; /* transformers' name */
+    int i = 0;
+    while (nn_activation_names[i] && strcmp(nn_activation_names[i], activation) != 0) i++;
+    if (!nn_activation_names[i]) err_set(e, ERR_FORMAT, "the activation '%s' is not known", activation);
+    t.activation = i;
+    return t;
+}
+
+static val cross_entropy(struct nn *m, const struct check *c, val features)
+{
+    val logits = nn_linear(m, "head", features, size(c, "classes"), true, 0);
+    val labels = ad_input(m->g, "labels", AD_I32, SHAPE(size(c, "batch")));
+    ad_output(m->g, "logits", logits);
+    return ad_mean_all(m->g, ad_cross_entropy(m->g, logits, labels, 0, -100));
+}
+
+/* mean(w * y) over the first rows of a packed result. */
+static val weighed(struct nn *m, struct nn_seq s, const struct golden_tensor *w)
+{
+    val y = ad_slice(m->g, s.x, 0, 0, w->shape.dim[0], 1);
+    ad_output(m->g, "y", y);
+    return ad_mean_all(m->g, ad_mul(m->g, y, ad_input(m->g, "w", AD_F32, w->shape)));
+}
+
+static val build_clip(struct nn *m, struct check *c, struct err *e)
+{
+    const struct golden_tensor *tokens = golden_find(&c->inputs, e, "tokens");
+    if (!tokens) return 0;
+    struct model_tower image = {.name = "image", .kind = MODEL_VIT, .image_size = size(c, "image")};
+    image.vit = (struct model_vit){.trunk = trunk(c, "vision_width", "vision_layers", "vision_heads", "vision_mlp", e),
+                                   .patch = size(c, "patch"),
+                                   .class_token = true,
+                                   .entry_norm = true};
+    image.vit.trunk.pool = NN_POOL_FIRST;
+    struct model_tower text = {.name = "text", .kind = MODEL_TEXT};
+    text.text = (struct model_text){.trunk = trunk(c, "text_width", "text_layers", "text_heads", "text_mlp", e),
+                                    .vocab = size(c, "vocab"),
+                                    .length = size(c, "context")};
+    text.text.trunk.pool = NN_POOL_LAST;
+    text.text.trunk.causal = true;
+    int64_t b = size(c, "batch"), embed = size(c, "projection");
+    struct nn_contrast pair = {.a = model_embed(m, &image, (struct model_shape){.items = b}, embed),
+                               .b = model_embed(m, &text, (struct model_shape){b, tokens->count}, embed)};
+    ad_push(m->g, "loss");
+    val scale = nn_temperature(m, "temperature", 0.07, 100);
+    ad_pop(m->g);
+    ad_output(m->g, "image_embeds", pair.a);
+    ad_output(m->g, "text_embeds", pair.b);
+    ad_output(m->g, "logits", ad_mul(m->g, ad_matmul(m->g, pair.a, pair.b, false, true), scale));
+    return nn_infonce(m, &pair, scale);
+}
+
+static val build_bert(struct nn *m, struct check *c, struct err *e)
+{
+    const struct golden_tensor *w = golden_find(&c->inputs, e, "w");
+    if (!w) return 0;
+    struct model_tower t = {.name = "text", .kind = MODEL_TEXT};
+    t.text = (struct model_text){.trunk = trunk(c, "width", "layers", "heads", "mlp", e),
+                                 .vocab = size(c, "vocab"),
+                                 .length = size(c, "context"),
+                                 .entry_norm = true,
+                                 .token_types = true};
+    t.text.trunk.post_norm = true;
+    t.text.trunk.final_norm = false;
+    return weighed(m, model_hidden(m, &t, (struct model_shape){size(c, "batch"), w->shape.dim[0]}), w);
+}
+
+static val build_vit(struct nn *m, struct check *c, struct err *e)
+{
+    struct model_tower t = {.name = "image", .kind = MODEL_VIT, .image_size = size(c, "image")};
+    t.vit = (struct model_vit){.trunk = trunk(c, "width", "layers", "heads", "mlp", e),
+                               .patch = size(c, "patch"),
+                               .class_token = true,
+                               .patch_bias = true,
+                               .norm_first = true};
+    t.vit.trunk.pool = NN_POOL_FIRST;
+    return cross_entropy(m, c, model_features(m, &t, (struct model_shape){.items = size(c, "batch")}));
+}
+
+static val build_whisper(struct nn *m, struct check *c, struct err *e)
+{
+    const struct golden_tensor *w = golden_find(&c->inputs, e, "w"), *mel = golden_find(&c->inputs, e, "mel");
+    if (!w || !mel) return 0;
+    struct model_tower t = {.name = "audio", .kind = MODEL_AUDIO};
+    t.audio = (struct model_audio){.trunk = trunk(c, "width", "layers", "heads", "mlp", e),
+                                   .bins = size(c, "bins"),
+                                   .length = 2 * size(c, "positions"),
+                                   .kernel = {3, 3},
+                                   .stride = {1, 2},
+                                   .n_stem = 2};
+    t.audio.trunk.position = NN_POS_SINUSOIDAL;
+    return weighed(m, model_hidden(m, &t, (struct model_shape){size(c, "batch"), mel->shape.dim[0]}), w);
+}
+
+static val build_resnet(struct nn *m, struct check *c, struct err *e)
+{
+    struct model_tower t = {.name = "image", .kind = MODEL_RESNET, .image_size = item(c, "size", 0)};
+    struct model_resnet *n = &t.resnet;
+    bool large = strcmp(json_string_value(json_object_get(c->config, "stem")), "7x7") == 0;
+    *n = (struct model_resnet){.n_stages = (int)json_array_size(json_object_get(c->config, "widths")),
+                               .bottleneck = size(c, "bottleneck"),
+                               .stem_kernel = large ? 7 : 3,
+                               .stem_stride = large ? 2 : 1,
+                               .stem_width = item(c, "widths", 0),
+                               .stem_pool = large,
+                               .stem_norm = true,
+                               .momentum = json_number_value(json_object_get(c->config, "momentum")),
+                               .eps = json_number_value(json_object_get(c->config, "eps"))};
+    if (n->n_stages > 6) return ad_fail(m->g, "%d stages are too many", n->n_stages);
+    for (int i = 0; i < n->n_stages; i++) {
+        n->width[i] = item(c, "widths", (size_t)i);
+        n->depth[i] = item(c, "blocks", (size_t)i);
+    }
+    return cross_entropy(m, c, model_features(m, &t, (struct model_shape){.items = size(c, "batch")}));
+}
+
+static const struct kind {
+    const char *name;
+    val (*build)(struct nn *m, struct check *c, struct err *e);
+    const char *input[3]; /* what the model calls pixel_values, mel or tokens, and offsets */
+} model_kinds[] = {
+    {"clip", build_clip, {"image.image", "text.tokens", "text.offsets"}},
+    {"bert", build_bert, {NULL, "text.tokens", "text.offsets"}},
+    {"vit", build_vit, {"image.image", NULL, NULL}},
+    {"whisper", build_whisper, {NULL, "audio.frames", "audio.offsets"}},
+    {"resnet_basic", build_resnet, {"image.image", NULL, NULL}},
+    {"resnet_bottleneck", build_resnet, {"image.image", NULL, NULL}},
+};
+
+/* ---- running -------------------------------------------------------------------------------------------------------
+ */
+
+/* (B, C, H, W) -> (B, H, W, C), unless it lies so already. */
+static float *pixels(const struct golden_tensor *t, bool turned)
+{
+    float *to = golden_as(t, AD_F32);
+    const int64_t *d = t->shape.dim;
+    if (!turned && t->shape.rank == 4)
+        for (int64_t b = 0; b < d[0]; b++)
+            for (int64_t ch = 0; ch < d[1]; ch++)
+                for (int64_t at = 0; at < d[2] * d[3]; at++)
+                    to[(b * d[2] * d[3] + at) * d[1] + ch] = (float)t->x[(b * d[1] + ch) * d[2] * d[3] + at];
+    return to;
+}
+
+/* Binds every input under our name; `keep` owns the memory. */
+static void bind(const struct check *c, const struct kind *k, struct ad_plan *p, struct golden_tensor *keep)
+{
+    bool ours = strcmp(json_string_value(json_object_get(c->config, "layout")), "triad") == 0;
+    for (int64_t i = 0; i < c->inputs.n; i++) {
+        const struct golden_tensor *t = &c->inputs.tensor[i];
+        const char *name = t->name;
+        bool image = strcmp(name, "pixel_values") == 0;
+        if (image) name = k->input[0];
+        if (strcmp(name, "tokens") == 0 || strcmp(name, "mel") == 0) name = k->input[1];
+        if (strcmp(name, "offsets") == 0) name = k->input[2];
+        void *data = image ? pixels(t, ours) : golden_as(t, t->dtype);
+        keep[i].x = data;
+        ad_bind(p, name, data);
+    }
+}
+
+static void compare(struct check *c, const struct ad_plan *p, const char *output, const char *name, double tol)
+{
+    struct ad_shape s;
+    const void *got = ad_result(p, output, &s);
+    for (int64_t i = 0; got && i < c->expected.n; i++) {
+        const struct golden_tensor *t = &c->expected.tensor[i];
+        if (strcmp(t->name, name) != 0 || ad_count(s) != t->count) continue;
+        c->used[i] = true;
+        golden_compare(c->r, name, got, AD_F32, t, tol, 0);
+    }
+}
+
+static int compare_parameters(struct check *c, struct err *e)
+{
+    for (int i = 0; i < ad_store_count(c->store); i++) {
+        const struct ad_entry *p = ad_store_at(c->store, i);
+        bool state = p->flags & AD_STATE;
+        struct golden_tensor want;
+        char name[240];
+        int code = golden_translate(c->kind, &c->expected, state ? "state." : "grad.", p, c->used, &want, e);
+        if (code) return code;
+        snprintf(name, sizeof name, "%s %s", state ? "state" : "gradient", p->name);
+        golden_compare(c->r, name, state ? p->data : c->grad + p->offset, AD_F32, &want,
+                       state ? output_tol : gradient_tol, 0);
+        free(want.x);
+    }
+    for (int64_t i = 0; i < c->expected.n; i++)
+        if (!c->used[i]) return err_set(e, ERR_STATE, "the reference's '%s' has no match", c->expected.tensor[i].name);
+    return 0;
+}
+
+static void number(struct check *c, const char *what, size_t step, double got, double want, double tol)
+{
+    char name[60];
+    snprintf(name, sizeof name, "step %zu: %s", step, what);
+    float x = (float)got;
+    golden_compare(c->r, name, &x, AD_F32,
+                   &(struct golden_tensor){.name = name, .dtype = AD_F32, .count = 1, .x = &want}, tol, 0);
+}
+
+/* The AdamW steps of steps.json, from the weights as loaded. */
+static int steps(struct check *c, struct ad_plan *p, struct err *e)
+{
+    char *path = mem_printf("%s/steps.json", c->dir);
+    json_error_t why;
+    json_t *root = json_load_file(path, 0, &why), *a = json_object_get(root, "adamw");
+    json_t *loss = json_object_get(json_object_get(root, "f64"), "loss"),
+           *norm = json_object_get(json_object_get(root, "f64"), "grad_norm");
+    int code = 0;
+    if (json_array_size(loss) < 2) code = err_set(e, ERR_FORMAT, "%s: no losses: %s", path, root ? "" : why.text);
+    struct opt_config o = {.kind = OPT_ADAMW,
+                           .lr = json_number_value(json_object_get(a, "lr")),
+                           .beta1 = json_number_value(json_array_get(json_object_get(a, "betas"), 0)),
+                           .beta2 = json_number_value(json_array_get(json_object_get(a, "betas"), 1)),
+                           .eps = json_number_value(json_object_get(a, "eps")),
+                           .weight_decay = json_number_value(json_object_get(a, "weight_decay")),
+                           .clip = json_number_value(json_object_get(a, "clip"))};
+    struct opt *opt = code ? NULL : opt_new(&o, c->store, e);
+    if (!opt) code = e->code;
+    for (size_t i = 0; code == 0 && i < json_array_size(loss); i++) {
+        code = ad_run(p, 0, i, e);
+        if (code) break;
+        number(c, "loss", i, ad_result_scalar(p, "loss"), json_number_value(json_array_get(loss, i)), loss_tol);
+        if (i >= json_array_size(norm)) break;
+        double n = opt_step(opt, c->grad, o.lr);
+        number(c, "norm of the gradient", i, n, json_number_value(json_array_get(norm, i)), gradient_tol);
+    }
+    opt_free(opt);
+    json_decref(root);
+    free(path);
+    return code;
+}
+
+/* Builds, plans and runs once; training false: only the logits, with the running statistics as they were given. */
+static int run(struct check *c, const struct kind *k, bool training, struct err *e)
+{
+    struct nn m = {.g = ad_graph_new(), .store = c->store, .training = training};
+    struct golden_tensor *keep = mem_zero((size_t)c->inputs.n + 1, sizeof *keep);
+    struct ad_plan *p = NULL;
+    val loss = k->build(&m, c, e);
+    if (training) {
+        ad_output(m.g, "loss", loss);
+        ask_gradients(c, m.g, loss);
+    }
+    int code = e->code ? e->code : nn_status(&m, e);
+    if (code == 0) code = ad_store_commit(c->store, e);
+    if (code == 0) code = load(c, e);
+    if (code == 0 && !(p = ad_plan_new(m.g, c->store, 0, e))) code = e->code;
+    if (code == 0) {
+        bind(c, k, p, keep);
+        if (!c->grad) c->grad = mem_zero((size_t)ad_store_flat_count(c->store) + 1, sizeof *c->grad);
+        for (int i = 0; training && i < ad_store_count(c->store); i++) {
+            const struct ad_entry *q = ad_store_at(c->store, i);
+            if (!(q->flags & AD_STATE)) ad_bind_out(p, q->name, c->grad + q->offset);
+        }
+        code = ad_run(p, 0, 0, e);
+    }
+    if (code == 0 && !training) compare(c, p, "logits", "logits_eval", output_tol);
+    if (code == 0 && training) {
+        static const char *const outputs[] = {"y", "logits", "image_embeds", "text_embeds"};
+        for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++) compare(c, p, outputs[i], outputs[i], output_tol);
+        compare(c, p, "loss", "loss", loss_tol);
+        code = compare_parameters(c, e);
+        if (code == 0 && strcmp(c->kind, "clip") == 0) code = steps(c, p, e);
+    }
+    for (int64_t i = 0; i < c->inputs.n; i++) free(keep[i].x);
+    free(keep);
+    ad_plan_free(p);
+    ad_graph_free(m.g);
+    return code;
+}
+
+int golden_check_model(const char *dir, json_t *config, struct golden_report *r, struct err *e)
+{
+    struct check c = {.dir = dir, .config = config, .kind = json_string_value(json_object_get(config, "kind")), .r = r};
+    const struct kind *k = NULL;
+    for (size_t i = 0; i < sizeof model_kinds / sizeof *model_kinds; i++)
+        if (strcmp(model_kinds[i].name, c.kind) == 0) k = &model_kinds[i];
+    if (!k) return err_set(e, ERR_FORMAT, "%s: the kind '%s' is not known", dir, c.kind);
+    int code = golden_read(&c.weights, dir, "weights.safetensors", e);
+    if (code == 0) code = golden_read(&c.inputs, dir, "inputs.safetensors", e);
+    if (code == 0) code = golden_read(&c.expected, dir, "expected.safetensors", e);
+    c.used = mem_zero((size_t)c.expected.n + 1, sizeof *c.used);
+    c.store = ad_store_new(0);
+    if (code == 0 && golden_find(&c.expected, NULL, "logits_eval")) code = run(&c, k, false, e);
+    if (code == 0) code = run(&c, k, true, e);
+    if (code) err_prefix(e, "%s", dir);
+    ad_store_free(c.store);
+    free(c.used);
+    free(c.grad);
+    golden_free(&c.weights);
+    golden_free(&c.inputs);
+    golden_free(&c.expected);
+    return code;
+}

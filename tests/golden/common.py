@@ -1,0 +1,78 @@
+"""What the make_*.py scripts share: arguments, random weights, files.
+
+Every reference is computed in f64 from f32 weights and inputs, so that both sides start from the same numbers, and is
+written as f32 where a reader compares in f32 (rounding to f32 moves a number by 6e-8 of itself, far below any
+tolerance).
+"""
+import json, math, os, sys
+import torch
+from safetensors.torch import save_file
+
+torch.set_num_threads(1)
+# PyTorch's own attention: the eager path of transformers takes its softmax in f32 even in an f64 model.
+ATTENTION = dict(attn_implementation="sdpa")
+torch.use_deterministic_algorithms(True)
+
+
+def arguments(defaults, usage):
+    """SEED [key=value ...] OUT_FOLDER -> (seed, sizes, folder). A value takes the type of its default."""
+    words, sizes = sys.argv[1:], dict(defaults)
+    if len(words) < 2 or not words[0].isdigit() or "=" in words[-1]:
+        sys.exit(f"usage: {os.path.basename(sys.argv[0])} {usage}\nsizes: " + " ".join(f"{k}={v}"
+                                                                                       for k, v in defaults.items()))
+    for w in words[1:-1]:
+        key, _, value = w.partition("=")
+        if key not in defaults:
+            sys.exit(f"{w}: unknown size '{key}'; known: {', '.join(defaults)}")
+        sizes[key] = type(defaults[key])(value)
+    os.makedirs(words[-1], exist_ok=True)
+    return int(words[0]), sizes, words[-1]
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def randomise(model, g):
+    """Weights large enough that every part of the model shows in the loss: matrices of norm-keeping size, gains near 1,
+    biases away from 0 (a fresh initialisation would hide a forgotten bias)."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            r = torch.randn(p.shape, generator=g)
+            if p.ndim == 1 and name.endswith(("weight", "bias")):
+                p.copy_((1 if name.endswith("weight") else 0) + 0.2 * r)
+            elif any(word in name for word in ("embedding", "embed_positions", "cls_token")) and p.ndim < 4:
+                p.copy_(0.4 * r)
+            elif p.ndim >= 2:
+                p.copy_(r / math.sqrt(p[0].numel()))
+
+
+def save(folder, name, tensors):
+    path = os.path.join(folder, name)
+    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, path)
+    os.chmod(path, 0o644)
+
+
+def save_json(folder, name, value):
+    with open(os.path.join(folder, name), "w", encoding="utf8") as f:
+        json.dump(value, f, indent=1)
+        f.write("\n")
+
+
+def versions():
+    import transformers
+    return {"torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def gradients(model):
+    return {"grad." + n: (torch.zeros_like(p) if p.grad is None else p.grad) for n, p in model.named_parameters()}
+
+
+def gradient_error(got, truth):
+    """What `got` is off by: the largest |got - truth| / |truth| over tensors (2-norms); and, for tensors whose gradient
+    is zero in exact arithmetic (the bias of the keys: softmax does not see it), |got| over the norm of all."""
+    total = math.sqrt(sum(t.double().square().sum().item() for t in truth.values()))
+    off = {n: (got[n].double() - t.double()).norm().item() for n, t in truth.items()}
+    norm = {n: t.double().norm().item() for n, t in truth.items()}
+    return dict(gradient_relative=max([off[n] / norm[n] for n in off if norm[n] > 1e-6 * total]),
+                vanishing_gradient=max([off[n] / total for n in off if norm[n] <= 1e-6 * total], default=0.0))

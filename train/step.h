@@ -1,0 +1,36 @@
+/* One training step: the plan for a batch's shapes, the gradient, the optimizer. Plans are cached by shape and share
+ * memory; a steady step allocates nothing, faults no page and starts no thread. */
+#ifndef TRIAD_TRAIN_STEP_H
+#define TRIAD_TRAIN_STEP_H
+
+#include "data/loader.h"
+#include "optim/opt.h"
+#include "run/model.h"
+
+struct train_stepper;
+
+struct train_result {
+    double loss, grad_norm, scale;
+    double plan_s, compute_s, optimizer_s; /* where the step's time went */
+    int n_pairs;
+    double pair[RUN_MAX_MODALITIES * RUN_MAX_MODALITIES / 2];
+};
+
+/* The model must be committed; it and the optimizer must outlive the stepper. */
+struct train_stepper *train_stepper_new(struct run_model *m, struct opt *o, struct err *e);
+void train_stepper_free(struct train_stepper *s);
+
+/* Forward, backward and update on one batch. `step` keys the random bits. ERR_NONFINITE where loss or gradient are not
+ * finite: the message names the layer that made it first; weights are as before the step, running statistics are not.
+ */
+int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64_t step, double lr,
+                      struct train_result *r, struct err *e) MUST_CHECK;
+
+/* Plans for a batch's shapes and tells the figures; all zero on error. */
+struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct data_batch *b, struct err *e);
+int train_stepper_plans(const struct train_stepper *s); /* how many shapes were planned so far */
+/* Time by op so far, as a text table. */
+void train_stepper_profile(struct train_stepper *s, bool on);
+void train_stepper_report(const struct train_stepper *s, struct buf *out);
+
+#endif
