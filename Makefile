@@ -91,7 +91,7 @@ deps: ## the Debian packages that building and testing need (root or sudo)
 check: ## everything: deps, build, test, style, asan, fuzz; the last line is the sum
 	@tools/check.sh
 
-INCLUDES := $(sort $(foreach r,$(filter-out cli,$(ROOMS)),$(wildcard $r/*.h)))
+INCLUDES := $(sort $(foreach r,$(filter-out cli,$(ROOMS)),$(wildcard $r/*.h $r/*.def $r/*/*.h $r/*/*.def)))
 install: all ## program, library, headers, configs, pkg-config file under PREFIX (/usr/local); DESTDIR is honoured
 	install -Dm755 $(BUILD)/triad $(DESTDIR)$(PREFIX)/bin/triad
 	install -Dm644 $(BUILD)/libtriad.a $(DESTDIR)$(PREFIX)/lib/libtriad.a

@@ -8,7 +8,7 @@ bad=$(mktemp)
 trap 'rm -f "$bad"' EXIT
 if git rev-parse --git-dir >/dev/null 2>&1; then
     mapfile -t files < <(git ls-files -co --exclude-standard -- '*.c' '*.h' | while read -r f; do [ -f "$f" ] && echo "$f"; done)
-    mapfile -t texts < <(git grep -Il '' -- ':!tests/golden' ':!tools/style.sh'; git ls-files -o --exclude-standard -- '*.sh' '*.md')
+    mapfile -t texts < <(git ls-files -co --exclude-standard -- ':!tests/golden')
 else # a tarball
     mapfile -t files < <(find . -path ./build -prune -o -name '*.[ch]' -print | sed 's|^\./||' | sort)
     mapfile -t texts < <(printf '%s\n' "${files[@]}" Makefile README.md tools/deps.sh tools/check.sh)
@@ -110,8 +110,8 @@ END { finish() }
 # Whole words anywhere in what is kept, save in this file.
 for f in "${texts[@]}"; do
     [ -f "$f" ] && [ "$f" != tools/style.sh ] || continue
-    grep -HnwE 'TODO|FIXME|XXX' -- "$f" | sed -E 's/^([^:]*:[0-9]+):.*/\1: a note to do something later; do it now or open an issue/'
-    case $f in *.md) ;; *) grep -HnE -e '-Ofast|-ffast-math' -- "$f" | sed -E 's/^([^:]*:[0-9]+):.*/\1: -Ofast and -ffast-math break NaN checks; name the single flags/' ;; esac
+    grep -HInwE 'TODO|FIXME|XXX' -- "$f" | sed -E 's/^([^:]*:[0-9]+):.*/\1: a note to do something later; do it now or open an issue/'
+    case $f in *.md) ;; *) grep -HInE -e '-Ofast|-ffast-math' -- "$f" | sed -E 's/^([^:]*:[0-9]+):.*/\1: -Ofast and -ffast-math break NaN checks; name the single flags/' ;; esac
 done >>"$bad"
 
 if [ -s "$bad" ]; then

@@ -416,10 +416,7 @@ int train_run(const struct train_options *o, struct err *e)
 {
     struct loop l = {.lock = -1};
     int rc = run_all(&l, o, e);
-    if (rc && rc != ERR_INTERRUPTED) log_error("%s", e->msg);
     close_all(&l);
-    struct err ignored = {0};
-    if (log_to_file(NULL, &ignored)) return rc;
     return rc;
 }
 
