@@ -99,10 +99,9 @@ static inline void check_products(const struct ad_op *op, const void *attr, cons
     struct ad_tensor size[8];
     for (int i = 0; i < n_in; i++) {
         size[i] = in[i];
-        int64_t n = 1; /* the elements that the strides reach */
-        for (int d = 0; d < in[i].shape.rank; d++)
-            n += in[i].shape.dim[d] ? (in[i].shape.dim[d] - 1) * in[i].stride[d] : 0;
-        float *x = mem_alloc((size_t)n * sizeof *x);
+        int64_t n = ad_count(in[i].shape) > 0; /* the elements that the strides reach */
+        for (int d = 0; d < in[i].shape.rank && n; d++) n += (in[i].shape.dim[d] - 1) * in[i].stride[d];
+        float *x = mem_alloc((size_t)(n + 1) * sizeof *x);
         for (int64_t k = 0; k < n; k++) x[k] = fabsf(((const float *)in[i].data)[k]);
         size[i].data = x;
     }
