@@ -3,6 +3,8 @@
 #include "tests/autograd/kernel_check.h"
 
 #include "autograd/ops/matmul.h"
+#include "autograd/ops/ops.h"
+#include "autograd/plan.h"
 #include "base/threads.h"
 
 static const int64_t sizes[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 65, 130};
@@ -124,11 +126,43 @@ static void test_activations(void **state)
     }
 }
 
+/* gelu(x w + bias + residual) in three axes, planned with `flags`; returns the steps of a run. */
+static int64_t run_block(unsigned flags, const float *data, float *y)
+{
+    struct ad_graph *g = ad_graph_new();
+    struct err e;
+    val x = ad_input(g, "x", AD_F32, SHAPE(2, 5, 7)), w = ad_input(g, "w", AD_F32, SHAPE(7, 9));
+    val bias = ad_input(g, "bias", AD_F32, SHAPE(9)), residual = ad_input(g, "residual", AD_F32, SHAPE(2, 5, 9));
+    ad_output(g, "y", ad_gelu(g, ad_add(g, residual, ad_add(g, ad_matmul(g, x, w, false, false), bias))));
+    struct ad_plan *p = ad_plan_new(g, NULL, flags, &e);
+    if (!p) fail_msg("%s", e.msg);
+    assert_true(ad_bind(p, "x", data) && ad_bind(p, "w", data + 70) && ad_bind(p, "bias", data + 133) &&
+                ad_bind(p, "residual", data + 142));
+    if (ad_run(p, 1, 1, &e)) fail_msg("%s", e.msg);
+    memcpy(y, ad_result(p, "y", NULL), 90 * sizeof *y);
+    int64_t steps = ad_plan_stats(p).steps;
+    ad_plan_free(p);
+    ad_graph_free(g);
+    return steps;
+}
+
+static void test_absorb(void **state)
+{
+    struct ad_tensor t = check_tensor(SHAPE(232));
+    float want[90], got[90];
+    assert_true(run_block(AD_REFERENCE, t.data, want) > 1);
+    assert_int_equal(run_block(0, t.data, got), 1);
+    for (int i = 0; i < 90; i++) /* 9 terms of at most 1, as in test_activations */
+        if (!(fabsf(got[i] - want[i]) <= 9 * 16 * 0x1p-23f))
+            fail_msg("element %d is %.9g, not %.9g", i, (double)got[i], (double)want[i]);
+    free(t.data);
+}
+
 int main(void)
 {
     threads_init(2);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_odd_sizes), cmocka_unit_test(test_batches),
-                                       cmocka_unit_test(test_cuts), cmocka_unit_test(test_empty),
-                                       cmocka_unit_test(test_activations)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_odd_sizes),   cmocka_unit_test(test_batches),
+                                       cmocka_unit_test(test_cuts),        cmocka_unit_test(test_empty),
+                                       cmocka_unit_test(test_activations), cmocka_unit_test(test_absorb)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
