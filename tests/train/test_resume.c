@@ -41,6 +41,7 @@ static void stopped_at(const char *from, int step, const char *out)
 {
     tiny_copy(tiny_path(&tiny, "%s/checkpoints/step-%d", from, step),
               tiny_path(&tiny, "%s/checkpoints/step-%d", out, step));
+    tiny_copy(tiny_path(&tiny, "whole/tokenizer.text.json"), tiny_path(&tiny, "%s/tokenizer.text.json", out));
 }
 
 static void same_end(const char *out)
