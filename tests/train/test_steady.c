@@ -47,6 +47,7 @@ static void bench_open(struct bench *b, int workers)
     *b = (struct bench){0};
     assert_int_equal(run_model_new(tiny.config, NULL, 0, &b->m, &e), 0);
     threads_init(2);
+    mem_keep_freed();
     assert_int_equal(run_model_commit(b->m, &e), 0);
     assert_int_equal(run_model_data(b->m, &b->data, &items, &n, &e), 0);
     b->cache = data_cache_new(1 << 20);
