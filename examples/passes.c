@@ -1,4 +1,4 @@
-/* Prints a small graph as it is built, with its gradients, after each pass, and as it is planned: the listing in
+/* Prints a small graph with its gradients, after each pass, and as it is planned: the listing in
  * docs/architecture.md. Build it as own_op.c. */
 #include <triad.h>
 
@@ -21,10 +21,9 @@ int main(void)
     val x = ad_input(m.g, "x", AD_F32, SHAPE(8, 3)), t = ad_input(m.g, "t", AD_F32, SHAPE(8, 2));
     val y = ad_relu(m.g, nn_linear(&m, "layer", x, 2, true, 0));
     val loss = ad_mean_all(m.g, ad_square(m.g, ad_sub(m.g, y, t)));
-    print("built", m.g);
     ad_output(m.g, "loss", loss);
     opt_emit_gradients(m.g, m.store, loss);
-    print("with gradients", m.g);
+    print("built, with gradients", m.g);
     struct ad_graph *simple = ad_simplify(m.g), *fused = ad_fuse(simple);
     print("simplified", simple);
     print("fused", fused);
