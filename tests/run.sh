@@ -3,8 +3,9 @@
 # A program speaks TAP through cmocka. One that dies counts as a failure. Last line: N passed, N failed[, N skipped].
 set -u
 build=${BUILD:-build}
+abs=$(realpath "$build")
 passed=0 failed=0 skipped=0
-export CMOCKA_MESSAGE_OUTPUT=TAP TRIAD_BIN="$PWD/$build/triad" TRIAD_BUILD="$PWD/$build"
+export CMOCKA_MESSAGE_OUTPUT=TAP TRIAD_BIN="$abs/triad" TRIAD_BUILD="$abs"
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000} # as the program itself: waiting threads give way soon
 export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0"
 log=$(mktemp)
