@@ -78,6 +78,9 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (5) under ASan + UBSan, in build/fuzz
 		SANITIZE='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' fuzz-bins
 	@BUILD=$(BUILD)/fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh $(TEST)
 
+quickstart: ## a newcomer's first run: packages, build, data, training, evaluation, searches, report
+	@tools/quickstart.sh
+
 style: ## formatting, include rules, banned calls
 	@tools/style.sh
 
@@ -110,5 +113,5 @@ help: ## this list
 
 -include $(shell find $(BUILD) -name '*.d' -not -path '$(BUILD)/asan/*' -not -path '$(BUILD)/fuzz/*' 2>/dev/null)
 
-.PHONY: all tests examples test asan fuzz fuzz-bins style format deps check install clean help
+.PHONY: all tests examples test quickstart asan fuzz fuzz-bins style format deps check install clean help
 .SECONDARY:
