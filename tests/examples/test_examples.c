@@ -1,5 +1,6 @@
-/* The example programs do what they say, and an installed triad is all that one of them needs to be built. Run from the
- * top of the tree, with the build's place in TRIAD_BUILD. */
+/* The example programs do what they say; an installed triad is all that one of them needs to be built; and the pages
+ * that come out of programs are what those print today. Run from the top of the tree, with the build's place in
+ * TRIAD_BUILD. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -98,6 +99,25 @@ static void own_layer(void **state)
     free(text);
 }
 
+/* The pages under docs/ hold what the programs print. */
+static void pages_are_current(void **state)
+{
+    struct err e = {0};
+    size_t len;
+    char *command = mem_printf("TRIAD_BIN='%s/triad' tools/config_doc.sh", build_dir()), *page = NULL;
+    char *now = output_of(command);
+    assert_int_equal(file_read("docs/config.md", 1 << 20, &page, &len, &e), 0);
+    if (strcmp(now, page)) fail_msg("docs/config.md is out of date: run tools/config_doc.sh >docs/config.md");
+    free(now);
+    free(page);
+    free(command);
+    now = output_of_example("passes");
+    assert_int_equal(file_read("docs/architecture.md", 1 << 20, &page, &len, &e), 0);
+    if (!strstr(page, now)) fail_msg("docs/architecture.md does not hold what build/examples/passes prints:\n%s", now);
+    free(now);
+    free(page);
+}
+
 static void staged_install(void **state)
 {
     struct temp_dir t;
@@ -149,6 +169,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(own_op),
         cmocka_unit_test(own_layer),
+        cmocka_unit_test(pages_are_current),
         cmocka_unit_test(staged_install),
         cmocka_unit_test(a_program_of_ones_own),
     };
