@@ -213,7 +213,7 @@ static int check_count(struct reader *r, const struct conf_field *f, const struc
                        int64_t n, int64_t limit)
 {
     int64_t most = f->most ? f->most : limit;
-    if (n >= f->least && n <= most) return 0;
+    if ((n >= f->least && n <= most) || r->defaults) return 0;
     if (f->least == most) return fail(r, t->at, path, "expected %lld values, got %lld", (long long)most, (long long)n);
     if (n < f->least)
         return fail(r, t->at, path, "expected at least %lld value%s, got %lld", (long long)f->least,
@@ -338,6 +338,18 @@ static struct tree *default_tree(struct reader *r, const struct conf_field *f)
     return t;
 }
 
+static int missing(struct reader *r, const struct conf_field *f, struct conf_at at, const struct path *path,
+                   const char *meant)
+{
+    struct buf b = {0};
+    buf_printf(&b, "the key '%s' is missing", f->key);
+    if (f->help) buf_printf(&b, " (%s)", f->help);
+    if (meant) buf_printf(&b, "; is it what '%s' means?", meant);
+    int code = fail(r, at, path, "%s", b.data);
+    buf_free(&b);
+    return code;
+}
+
 /* The map's rows: the table's own and those of the case that each CONF_SWITCH chose. */
 static int gather(struct reader *r, const struct conf_table *t, char *base, const struct tree *map,
                   const struct path *path, struct row *rows, int *n)
@@ -347,7 +359,10 @@ static int gather(struct reader *r, const struct conf_table *t, char *base, cons
         const struct tree_item *item = tree_find(map, f->key);
         rows[(*n)++] = (struct row){f, base, item};
         if (f->type != CONF_SWITCH) continue;
-        if (!item && !f->def) continue; /* reported as missing */
+        if (!item && !f->def) { /* said now, since the keys of its cases would seem unknown */
+            if (r->defaults) continue;
+            return missing(r, f, map->at, path, NULL);
+        }
         int chosen = 0;
         struct path here = {path, f->key};
         int code = read_enum(r, f, item ? item->value : default_tree(r, f), &here, &chosen);
@@ -433,7 +448,9 @@ static int choose_case(struct reader *r, const struct tree *map, const struct pa
     return code;
 }
 
-static int read_row(struct reader *r, const struct tree *map, const struct path *path, struct row *row)
+/* `rest`: the keys that no row but "*" names; one of them may be a slip for a missing key. */
+static int read_row(struct reader *r, const struct tree *map, const struct tree *rest, const struct path *path,
+                    const struct row *row)
 {
     const struct conf_field *f = row->f;
     char *member = row->base + f->offset;
@@ -444,9 +461,11 @@ static int read_row(struct reader *r, const struct tree *map, const struct path 
     }
     if (f->def) return read_value(r, f, default_tree(r, f), &here, member);
     if (!r->defaults) {
-        const char *help = f->help ? f->help : "";
-        return fail(r, map->at, path, "the key '%s' is missing%s%s%s", f->key, *help ? " (" : "", help,
-                    *help ? ")" : "");
+        const char *left[MAX_ROWS];
+        int n = 0;
+        for (; n < rest->n && n < MAX_ROWS; n++) left[n] = rest->items[n].key;
+        const char *slip = text_nearest(f->key, left, n);
+        return missing(r, f, slip ? tree_find(rest, slip)->at : map->at, path, slip);
     }
     /* what is required is zero, but the defaults below it are there */
     return f->type == CONF_STRUCT ? read_struct(r, f->sub, member, tree_scalar(r->tmp, "", map->at), &here) : 0;
@@ -469,11 +488,11 @@ static int read_rows(struct reader *r, const struct conf_table *t, char *base, c
                 first++;
             if (first != i) continue; /* the group was read with its first row */
             code = choose_case(r, map, path, rows, n, i, &taken);
-            if (!code && taken >= 0) code = read_row(r, map, path, &rows[taken]);
+            if (!code && taken >= 0) code = read_row(r, map, &rest, path, &rows[taken]);
         } else if (!strcmp(f->key, "*")) {
             code = read_map(r, f, &rest, path, keys, n_keys, (struct list *)(rows[i].base + f->offset));
         } else {
-            code = read_row(r, map, path, &rows[i]);
+            code = read_row(r, map, &rest, path, &rows[i]);
         }
     }
     return code;
@@ -494,8 +513,8 @@ static const struct tree *long_form(struct reader *r, const struct conf_table *t
             tree_add(r->tmp, map, t->fields[i].key, tree->items[i].at, tree->items[i].value);
     } else if (tree_is_null(tree)) {
         return map; /* `train:` with nothing below it: all defaults */
-    } else if (t->shorthand) {
-        tree_add(r->tmp, map, t->shorthand, tree->at, (struct tree *)tree);
+    } else if (t->shorthand || (t->positional && tree->kind == TREE_SCALAR)) {
+        tree_add(r->tmp, map, t->shorthand ? t->shorthand : t->fields[0].key, tree->at, (struct tree *)tree);
     } else {
         struct buf b = {0};
         buf_str(&b, "keys and values (");

@@ -81,7 +81,7 @@ struct conf_table {
     size_t size; /* of the struct */
     const struct conf_field *fields;
     const char *shorthand; /* a value that is no map stands for {shorthand: value} */
-    int positional;        /* > 0: a list [a, b] gives the first rows in order, at most so many of them */
+    int positional;        /* > 0: [a, b] gives the first rows in order, at most so many of them; a alone is [a] */
     /* May be NULL. Checks what one row cannot; called once the struct is complete. Its message gets the place in front.
      */
     int (*check)(const void *s, struct err *e);

@@ -88,6 +88,19 @@ static struct conf_at mark_at(const struct builder *b, const struct fy_mark *m, 
     return m ? (struct conf_at){m->line + 1, m->column + 1, 0} : otherwise;
 }
 
+/* Where an event begins. libfyaml's marks of quoted texts and aliases stand behind the quote and the star. */
+static struct conf_at event_at(const struct builder *b, struct fy_event *ev, struct conf_at otherwise)
+{
+    struct conf_at at = mark_at(b, fy_event_start_mark(ev), otherwise);
+    bool quote = false;
+    if (ev->type == FYET_SCALAR && ev->scalar.value) {
+        enum fy_scalar_style style = fy_token_scalar_style(ev->scalar.value);
+        quote = style == FYSS_SINGLE_QUOTED || style == FYSS_DOUBLE_QUOTED;
+    }
+    if ((quote || ev->type == FYET_ALIAS) && at.col > 1) at.col--;
+    return at;
+}
+
 /* A token's text in the arena; NULL where it holds a 0 byte. */
 static const char *token_text(struct builder *b, struct fy_token *token)
 {
@@ -158,7 +171,7 @@ static struct tree *build_items(struct builder *b, struct tree *t, enum fy_event
             return t->kind == TREE_MAP ? merge(b, t) : t;
         }
         const char *key = NULL;
-        struct conf_at at = mark_at(b, fy_event_start_mark(ev), t->at);
+        struct conf_at at = event_at(b, ev, t->at);
         if (t->kind == TREE_MAP) {
             bool plain = ev->type == FYET_SCALAR && !ev->scalar.tag && !ev->scalar.anchor;
             if (plain) key = token_text(b, ev->scalar.value);
@@ -190,7 +203,7 @@ static struct tree *resolve(struct builder *b, struct fy_token *token, struct co
 
 static struct tree *build(struct builder *b, struct fy_event *ev, struct conf_at near, int depth)
 {
-    struct conf_at at = mark_at(b, fy_event_start_mark(ev), near);
+    struct conf_at at = event_at(b, ev, near);
     struct fy_token *anchor, *tag;
     struct tree *t = arena_alloc(b->mem, sizeof *t);
     t->at = at;
@@ -219,7 +232,7 @@ static struct tree *build(struct builder *b, struct fy_event *ev, struct conf_at
         break;
     default: return fail(b, at, "expected a value");
     }
-    if (tag) return fail(b, at, "YAML tags (!...) are not used here; remove it");
+    if (tag) return fail(b, mark_at(b, fy_token_start_mark(tag), at), "YAML tags (!...) are not used here; remove it");
     const char *name = anchor ? token_text(b, anchor) : NULL; /* before the token goes with its event */
     if (t->kind != TREE_SCALAR)
         t = build_items(b, t, t->kind == TREE_MAP ? FYET_MAPPING_END : FYET_SEQUENCE_END, depth);

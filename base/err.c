@@ -39,15 +39,13 @@ int err_errno(struct err *e, const char *fmt, ...)
 int err_prefix(struct err *e, const char *fmt, ...)
 {
     if (!e) return ERR_STATE;
-    char old[sizeof e->msg], text[sizeof e->msg];
+    char old[sizeof e->msg];
     memcpy(old, e->msg, sizeof old);
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
+    vsnprintf(e->msg, sizeof e->msg, fmt, ap);
     va_end(ap);
-    size_t n = strlen(text);
-    memcpy(e->msg, text, n);
-    snprintf(e->msg + n, sizeof e->msg - n, ": %s", old);
+    err_append(e, ": %s", old);
     return e->code;
 }
 

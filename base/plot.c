@@ -141,6 +141,12 @@ static double y_of(const struct plot *p, double y)
     return !p->log_y ? y : y > 0 ? log10(y) : NAN;
 }
 
+/* Finite, and far enough from the greatest double that a range and its margins do not overflow. */
+static bool drawable(double v)
+{
+    return fabs(v) < 1e300;
+}
+
 static bool find_range(const struct plot *p, const struct plot_series *s, int n, struct frame *f)
 {
     f->x0 = f->y0 = INFINITY;
@@ -148,7 +154,7 @@ static bool find_range(const struct plot *p, const struct plot_series *s, int n,
     for (int i = 0; i < n; i++)
         for (int k = 0; k < s[i].n; k++) {
             double x = s[i].x[k], y = y_of(p, s[i].y[k]);
-            if (!isfinite(x) || !isfinite(y)) continue;
+            if (!drawable(x) || !drawable(y)) continue;
             f->x0 = fmin(f->x0, x);
             f->x1 = fmax(f->x1, x);
             f->y0 = fmin(f->y0, y);
@@ -156,7 +162,7 @@ static bool find_range(const struct plot *p, const struct plot_series *s, int n,
         }
     bool any = f->x0 <= f->x1;
     if (!any) f->x0 = f->y0 = 0, f->x1 = f->y1 = 1;
-    if (!(f->x1 > f->x0)) f->x0 -= 0.5, f->x1 += 0.5;
+    if (!(f->x1 > f->x0)) f->x0 -= fmax(0.5, fabs(f->x0) * 1e-6), f->x1 += fmax(0.5, fabs(f->x1) * 1e-6);
     double room = (f->y1 - f->y0) * 0.06;
     if (!(room > fabs(f->y1) * 1e-9)) room = p->log_y ? 0.1 : fmax(fabs(f->y1) * 0.1, 1e-12);
     /* values that are never negative keep 0 as their floor */
@@ -210,7 +216,7 @@ static void add_curve(struct buf *b, const struct plot *p, const struct frame *f
         bool broken = false;
         for (int k = i; k < i + bucket && k < s->n; k++) {
             double y = y_of(p, s->y[k]);
-            if (!isfinite(y) || !isfinite(s->x[k])) {
+            if (!drawable(y) || !drawable(s->x[k])) {
                 broken = true;
                 continue;
             }
@@ -222,8 +228,8 @@ static void add_curve(struct buf *b, const struct plot *p, const struct frame *f
             add_point(b, f, s->x[first], y_of(p, s->y[first]), &pen);
             if (last != first) add_point(b, f, s->x[last], y_of(p, s->y[last]), &pen);
             /* a point without neighbours would not be drawn; a stroke of no length with round ends is a dot */
-            bool alone = (i == 0 || !isfinite(y_of(p, s->y[i - 1]))) &&
-                         (i + bucket >= s->n || !isfinite(y_of(p, s->y[i + bucket])));
+            bool alone = (i == 0 || !drawable(y_of(p, s->y[i - 1]))) &&
+                         (i + bucket >= s->n || !drawable(y_of(p, s->y[i + bucket])));
             if (alone && last == first) buf_str(b, "h0");
         }
         if (broken) pen = false;

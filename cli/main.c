@@ -1,7 +1,87 @@
+/* triad: finds the subcommand, and answers --help and --version. A subcommand is one row here, one file beside this
+ * one. */
+#include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 
-int main(void)
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/text.h"
+#include "cli/cli.h"
+
+static const struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *summary, *example;
+} commands[] = {
+    {"data", cli_data, "make the emoji data set; check or pack one's own", "triad data emoji data/emoji"},
+    {"tokenizer", cli_tokenizer, "train a tokenizer from captions; see how a text is cut",
+     "triad tokenizer train --data data/emoji/manifest.jsonl -o tokenizer.json"},
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static void print_help(FILE *out)
 {
-    puts("triad " TRIAD_VERSION);
-    return 0;
+    struct buf b = {0};
+    buf_str(&b, "triad trains image, text and audio models in one embedding space.\n\nusage: triad COMMAND ...\n\n");
+    for (int i = 0; i < N_COMMANDS; i++) buf_printf(&b, "  %-12s %s\n", commands[i].name, commands[i].summary);
+    buf_str(&b,
+            "\n'triad help COMMAND' says more about one; 'triad --version' says which triad this is.\n\nexamples:\n");
+    for (int i = 0; i < N_COMMANDS; i++) buf_printf(&b, "  %s\n", commands[i].example);
+    buf_str(&b, "\nexit status: 0 all went well");
+#define X(name, status, text) buf_printf(&b, "%s %d %s", (status) % 4 == 2 ? ",\n " : ",", status, text);
+    ERR_CODES(X)
+#undef X
+    buf_str(&b, "\n");
+    fputs(b.data, out);
+    buf_free(&b);
+}
+
+static const struct command *find(const char *name)
+{
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (!strcmp(commands[i].name, name)) return &commands[i];
+    return NULL;
+}
+
+static int unknown(const char *name)
+{
+    const char *names[N_COMMANDS + 1] = {"help"};
+    for (int i = 0; i < N_COMMANDS; i++) names[i + 1] = commands[i].name;
+    const char *near = text_nearest(name, names, N_COMMANDS + 1);
+    if (near)
+        fprintf(stderr, "triad: unknown command '%s'; did you mean '%s'?\n", name, near);
+    else
+        fprintf(stderr, "triad: unknown command '%s'; 'triad --help' lists them\n", name);
+    return err_exit_status(ERR_USAGE);
+}
+
+static int run(int argc, char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : "";
+    if (!strcmp(name, "--version") || !strcmp(name, "-V")) {
+        puts("triad " TRIAD_VERSION);
+        return 0;
+    }
+    bool help = !strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help");
+    if (argc < 2 || (help && argc < 3)) {
+        print_help(argc < 2 ? stderr : stdout);
+        return argc < 2 ? err_exit_status(ERR_USAGE) : 0;
+    }
+    if (help) name = argv[2];
+    const struct command *c = find(name);
+    if (!c) return unknown(name);
+    if (help) {
+        char word[] = "--help", *ask[] = {argv[2], word, NULL};
+        return c->run(2, ask);
+    }
+    return c->run(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+    int status = run(argc, argv);
+    if (fflush(stdout) == 0 || status) return status;
+    perror("triad: cannot write to standard output"); /* a full disk must not look like success */
+    return err_exit_status(ERR_IO);
 }

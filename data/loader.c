@@ -195,7 +195,7 @@ static int check_ranges(const struct data_modality *m, struct err *e)
         {DATA_IMAGE, "height", (double)m->h, 1, 16384},
         {DATA_IMAGE, "width", (double)m->w, 1, 16384},
         {DATA_IMAGE, "crop's largest area", i->crop_max, 0, 1},
-        {DATA_IMAGE, "crop's smallest area", i->crop_min, i->crop_max > 0 ? 1e-4 : 0, i->crop_max},
+        {DATA_IMAGE, "crop's smallest area", i->crop_min, i->crop_max > 0 ? 1e-4 : 0, i->crop_max > 0 ? i->crop_max : 1},
         {DATA_IMAGE, "crop's largest ratio", i->ratio_max, 0, 1000},
         {DATA_IMAGE, "crop's smallest ratio", i->ratio_min, i->ratio_max > 0 ? 1e-3 : 0, i->ratio_max},
         {DATA_IMAGE, "flip", i->flip, 0, 1},

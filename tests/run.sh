@@ -5,6 +5,7 @@ set -u
 build=${BUILD:-build}
 passed=0 failed=0 skipped=0
 export CMOCKA_MESSAGE_OUTPUT=TAP TRIAD_BIN="$PWD/$build/triad" TRIAD_BUILD="$PWD/$build"
+export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 for t in "$build"/tests/*/test_*; do

@@ -5,6 +5,7 @@ set -u
 build=${BUILD:-build/fuzz} passed=0 failed=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
+export LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0
 for t in "$build"/tests/fuzz/fuzz_*; do
     [ -x "$t" ] && [ -f "$t" ] || continue
     name=${t##*/fuzz_}
@@ -28,7 +29,7 @@ for t in "$build"/tests/fuzz/fuzz_*; do
     else
         failed=$((failed + 1))
         printf '%-24s FAILED (exit status %d)\n' "$name" $status
-        tail -n 60 "$log"
+        grep -v '^#[0-9]' "$log" | tail -n 60
     fi
 done
 printf '%d passed, %d failed\n' "$passed" "$failed"

@@ -1,7 +1,7 @@
 """Tiny towers with random weights, their outputs, losses and gradients: `make_towers.py SEED [size=N ...] OUT`.
 
 OUT/bert      transformers' BertModel: bidirectional, learned positions, token types (all of the first kind, unless
-              segments=2), GELU, norms after the sums
+              segments=2, which triad's text tower does not take), GELU, norms after the sums
 OUT/vit       transformers' ViTForImageClassification: class token, norms before, GELU
 OUT/whisper   transformers' WhisperEncoder: convolutions k3 s1 and k3 s2 with GELU, sinusoidal positions, norms before
 OUT/resnet_basic, OUT/resnet_bottleneck   a residual network with torchvision's names, batch norm in training mode
