@@ -49,21 +49,30 @@ static uint32_t le32(const unsigned char *p)
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-/* libsndfile reads a WAV that was cut short without a word. The size of a stream may be unknown: 0 or all ones. */
-static int wav_is_whole(const char *name, const unsigned char *p, size_t len, struct err *e)
+/* libsndfile reads a WAV that was cut short without a word, so its chunks are looked through first. True where there is
+ * a data chunk: *size gets what it promises (bytes; the size of a stream may be unknown: all ones), *left what follows.
+ */
+static bool wav_data(const unsigned char *p, size_t len, uint32_t *size, size_t *left)
 {
-    if (len < 12 || memcmp(p, "RIFF", 4) || memcmp(p + 8, "WAVE", 4)) return 0;
-    for (size_t at = 12; at + 8 <= len;) {
-        uint32_t size = le32(p + at + 4);
-        if (!memcmp(p + at, "data", 4)) {
-            if (size <= len - at - 8 || size >= 0xffffff00u) return 0;
-            return err_set(e, ERR_FORMAT,
-                           "%s: truncated WAV: its header promises %u bytes of sound, but only %zu follow", name, size,
-                           len - at - 8);
-        }
-        if (size > len - at - 8) break;
-        at += 8 + (size_t)size + size % 2;
+    for (size_t at = 12; at + 8 <= len; at += 8 + (size_t)*size + *size % 2) {
+        *size = le32(p + at + 4);
+        *left = len - at - 8;
+        if (!memcmp(p + at, "data", 4)) return true;
+        if (*size > *left) break;
     }
+    return false;
+}
+
+static int wav_check(const char *name, const unsigned char *p, size_t len, int64_t samples, struct err *e)
+{
+    uint32_t size = 0;
+    size_t left = 0;
+    if (len < 12 || memcmp(p, "RIFF", 4) || memcmp(p + 8, "WAVE", 4)) return 0;
+    if (wav_data(p, len, &size, &left) && size > left && size < 0xffffff00u)
+        return err_set(e, ERR_FORMAT, "%s: truncated WAV: its header promises %u bytes of sound, but only %zu follow",
+                       name, size, left);
+    if (samples == 0 && !wav_data(p, len, &size, &left))
+        return err_set(e, ERR_FORMAT, "%s: truncated or corrupt WAV: it ends before its sound begins", name);
     return 0;
 }
 
@@ -151,8 +160,8 @@ int data_audio_decode(const char *name, const void *data, size_t len, int64_t ra
 {
     struct source s = {.data = data, .len = (sf_count_t)len};
     *a = (struct data_audio){0};
-    int rc = wav_is_whole(name, data, len, e);
-    if (!rc) rc = decode(name, &s, max_seconds, a, e);
+    int rc = decode(name, &s, max_seconds, a, e);
+    if (!rc) rc = wav_check(name, data, len, a->n, e);
     if (!rc && rate > 0 && rate != a->rate && a->n > 0) {
         float *y = NULL;
         int64_t n = 0;

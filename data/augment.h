@@ -1,6 +1,6 @@
 /* Random changes to training samples. Every function is pure: what it does is decided by its arguments and by the
- * generator's draws, and how many it draws does not depend on the data. No function is called with nothing to do
- * turned into work: a zeroed struct changes nothing and draws nothing. */
+ * generator's draws, and how many it draws depends on the settings alone, never on the data. A zeroed struct of
+ * settings changes nothing and draws nothing. */
 #ifndef TRIAD_DATA_AUGMENT_H
 #define TRIAD_DATA_AUGMENT_H
 

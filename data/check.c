@@ -237,8 +237,8 @@ int64_t data_check(const char *manifest, FILE *out, struct err *e)
         fprintf(out, "%s: %s items, %s files, %s texts: %" PRId64 " bad, %" PRId64 " odd\n", manifest,
                 text_count(items, sizeof items, m.n), text_count(files, sizeof files, n_files),
                 text_count(texts, sizeof texts, n_texts), r.bad, r.n - r.bad);
-        manifest_free(&m);
     }
+    manifest_free(&m);
     for (int64_t i = 0; i < r.n; i++) free(r.f[i].text);
     free(r.f);
     return rc ? rc : r.bad;

@@ -305,7 +305,10 @@ static int build(struct build *b, const struct data_emoji_opts *o, struct err *e
     double start = time_now();
     int rc = emoji_list_load(o->languages, o->limit, &b->list, e);
     if (rc) return rc;
-    if (!(b->speech = speech_open(e))) return e->code;
+    char *voices = file_join(b->out, ".voices");
+    b->speech = speech_open(voices, e);
+    free(voices);
+    if (!b->speech) return e->code;
     char *key = make_key(b, e);
     if (!key) return e->code;
     bool done;

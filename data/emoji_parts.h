@@ -49,9 +49,10 @@ void emoji_font_close(struct emoji_font *f);
  * the font has no one picture for it. */
 int emoji_picture(struct emoji_font *f, const char *text, int size, struct buf *png, struct err *e) MUST_CHECK;
 
-/* espeak-ng, found and tried. Safe from many threads. */
+/* espeak-ng, found and tried. Safe from many threads. `dir` (may be NULL) is a folder that may be made for the time
+ * being, to speak faster; one that is there is removed. NULL on error: not installed, or it does not work. */
 struct speech;
-struct speech *speech_open(struct err *e); /* NULL on error: not installed, or it does not work */
+struct speech *speech_open(const char *dir, struct err *e);
 void speech_close(struct speech *s);
 const char *speech_version(const struct speech *s); /* what the program says of itself */
 

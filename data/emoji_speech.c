@@ -189,9 +189,10 @@ static int ask_version(struct speech *s, struct err *e)
     return rc;
 }
 
-struct speech *speech_open(struct err *e)
+struct speech *speech_open(const char *dir, struct err *e)
 {
     struct speech *s = mem_zero(1, sizeof *s);
+    struct err quiet = {0};
     const char *path = getenv("PATH"), *data = getenv("ESPEAK_DATA_PATH");
     s->path_env = mem_printf("PATH=%s", path ? path : "/usr/local/bin:/usr/bin:/bin");
     if (data) s->data_env = mem_printf("ESPEAK_DATA_PATH=%s", data);
@@ -200,16 +201,13 @@ struct speech *speech_open(struct err *e)
         return NULL;
     }
     const char *at = strstr(s->version, "Data at: ");
-    const char *tmp = getenv("TMPDIR");
-    char *dir = mem_printf("%s/triad-espeak-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    if (at && mkdtemp(dir)) {
-        s->dir = dir;
-        s->where = mem_printf("--path=%s", dir);
-        if (small_voices(s, at + 9)) return s;
-        free(s->where); /* as good, only slower */
+    if (!dir || !at || file_remove_tree(dir, &quiet)) return s; /* as good, only slower */
+    s->dir = mem_strdup(dir);
+    s->where = mem_printf("--path=%s", dir);
+    if (!small_voices(s, at + 9)) {
+        free(s->where);
         s->where = NULL;
-    } else
-        free(dir);
+    }
     return s;
 }
 
@@ -217,7 +215,7 @@ void speech_close(struct speech *s)
 {
     if (!s) return;
     struct err quiet = {0};
-    if (s->dir && file_remove_tree(s->dir, &quiet)) err_clear(&quiet); /* a few links in the temporary folder */
+    if (s->dir && file_remove_tree(s->dir, &quiet)) err_clear(&quiet); /* a few links are left */
     free(s->dir);
     free(s->where);
     free(s->version);
@@ -262,7 +260,7 @@ static sf_count_t mem_write(const void *data, sf_count_t n, void *p)
 {
     struct memory *m = p;
     size_t old = m->b.len - (size_t)m->at, over = (size_t)n < old ? (size_t)n : old; /* the header is written twice */
-    memcpy(m->b.data + m->at, data, over);
+    if (over) memcpy(m->b.data + m->at, data, over);
     buf_add(&m->b, (const char *)data + over, (size_t)n - over);
     m->at += n;
     return n;

@@ -39,10 +39,11 @@ struct data_scratch {
 void data_scratch_free(struct data_scratch *s);
 
 /* Resizes `box` of `in` (NULL: all of it) to out->h x out->w; the caller has set out->h, out->w and owns out->px, which
- * must not be in->px. Antialiased: where it shrinks, the filter widens. Bit for bit what Pillow's
- * Image.resize(size, BICUBIC or BILINEAR, box) gives: horizontally first, 22-bit weights, rounded to 8 bits after each
- * direction; bicubic is Keys 1981 with a = -0.5. Pixels around the box take part in the filter, as in Pillow.
- * ERR_SHAPE where the box is empty or leaves the picture, ERR_MEMORY; out->px is then undefined. */
+ * must not be in->px. Antialiased: where it shrinks, the filter widens. Bit for bit what Image.resize(size, BICUBIC or
+ * BILINEAR, box) of Pillow up to 11 gives: horizontally first (Pillow 13 turns the order where only the height
+ * shrinks), 22-bit weights, rounded to 8 bits after each direction; bicubic is Keys 1981 with a = -0.5. Pixels around
+ * the box take part in the filter, as in Pillow. ERR_SHAPE where the box is empty or leaves the picture, ERR_MEMORY;
+ * out->px is then undefined. */
 int data_image_resize(const struct data_image *in, const struct data_box *box, enum data_filter filter,
                       struct data_image *out, struct data_scratch *scratch, struct err *e) MUST_CHECK;
 

@@ -89,8 +89,8 @@ int data_logmel_new(const struct data_logmel_config *c, struct data_logmel **out
 {
     *out = NULL;
     double window_at = c->window_s * (double)c->rate, hop_at = c->hop_s * (double)c->rate;
-    bool sane = window_at >= 0 && window_at < 1e6 && hop_at >= 0 && hop_at < 1e9; /* also false for NaN */
-    int64_t window = sane ? llround(window_at) : -1, hop = sane ? llround(hop_at) : -1;
+    int64_t window = window_at >= 0 && window_at < 1e6 ? llround(window_at) : -1; /* -1 for a NaN, too */
+    int64_t hop = hop_at >= 0 && hop_at < 1e9 ? llround(hop_at) : -1;
     int rc = check(c, window, hop, e);
     if (rc) return rc;
     struct data_logmel *m = mem_zero(1, sizeof *m);

@@ -1,285 +1,31 @@
 /* Reads a tokenizer.json into a struct tokenizer. Strict: a wrong type, an unknown kind, an id out of range or a merge
  * of unknown tokens is refused with its place in the file. Keys that change no id (offsets, scores) are passed over. */
-#include "data/tokenizer_internal.h"
+#include "data/tokenizer_json.h"
 
-#include <jansson.h>
-#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    MAX_ID = 1 << 22
-}; /* four million: beyond every vocabulary there is, and bounds what a small file can allocate */
-
-struct reader {
-    struct tokenizer *t;
-    struct err *e;
-};
-
-/* "pre_tokenizer.pattern: ..." */
-static int PRINTF_LIKE(3, 4) bad(struct reader *r, const char *path, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    char text[700];
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    return err_set(r->e, ERR_FORMAT, "%.240s: %s", path, text);
-}
-
-static const char *type_name(const json_t *j)
-{
-    static const char *const names[] = {"an object", "a list", "a string", "a whole number",
-                                        "a number",  "true",   "false",    "null"};
-    return j ? names[json_typeof(j)] : "nothing";
-}
-
-static char *join(struct reader *r, const char *path, const char *key)
-{
-    return *path ? arena_printf(&r->t->arena, "%s.%s", path, key) : arena_strdup(&r->t->arena, key);
-}
-
-static int get_string(struct reader *r, const json_t *o, const char *path, const char *key, const char **out)
-{
-    const json_t *j = json_object_get(o, key);
-    if (!json_is_string(j)) return bad(r, join(r, path, key), "expected a string, found %s", type_name(j));
-    *out = arena_strdup(&r->t->arena, json_string_value(j));
-    return 0;
-}
-
-/* A string, or NULL where the file has null or nothing. */
-static int get_optional(struct reader *r, const json_t *o, const char *path, const char *key, const char **out)
-{
-    const json_t *j = json_object_get(o, key);
-    *out = NULL;
-    return !j || json_is_null(j) ? 0 : get_string(r, o, path, key, out);
-}
-
-static int get_bool(struct reader *r, const json_t *o, const char *path, const char *key, bool without, bool *out)
-{
-    const json_t *j = json_object_get(o, key);
-    *out = without;
-    if (!j) return 0;
-    if (!json_is_boolean(j)) return bad(r, join(r, path, key), "expected true or false, found %s", type_name(j));
-    *out = json_is_true(j);
-    return 0;
-}
-
-static int get_int(struct reader *r, const json_t *o, const char *path, const char *key, int64_t lo, int64_t hi,
-                   int64_t *out)
-{
-    const json_t *j = json_object_get(o, key);
-    if (!json_is_integer(j)) return bad(r, join(r, path, key), "expected a whole number, found %s", type_name(j));
-    *out = json_integer_value(j);
-    if (*out < lo || *out > hi)
-        return bad(r, join(r, path, key), "%lld is outside %lld..%lld", (long long)*out, (long long)lo, (long long)hi);
-    return 0;
-}
-
-/* ---- normalizers, pre-tokenizers, decoders */
-
-/* {"String": "..."} or {"Regex": "..."} */
-static int read_pattern(struct reader *r, const json_t *o, const char *path, struct tok_step *s)
-{
-    const json_t *j = json_object_get(o, "pattern");
-    path = join(r, path, "pattern");
-    if (json_object_get(j, "String")) return get_string(r, j, path, "String", &s->text);
-    if (!json_object_get(j, "Regex")) return bad(r, path, "expected {\"String\": ...} or {\"Regex\": ...}");
-    const char *pattern;
-    int rc = get_string(r, j, path, "Regex", &pattern);
-    if (rc) return rc;
-    s->regex = regex_new(pattern, r->e);
-    return s->regex ? 0 : err_prefix(r->e, "%.240s", path);
-}
-
-static int read_behavior(struct reader *r, const json_t *o, const char *path, struct tok_step *s)
-{
-    static const char *const names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
-    const char *name;
-    int rc = get_string(r, o, path, "behavior", &name);
-    if (rc) return rc;
-    for (int i = 0; i < 5; i++)
-        if (!strcmp(name, names[i])) {
-            s->behavior = (enum split_behavior)i;
-            return 0;
-        }
-    return bad(r, join(r, path, "behavior"), "\"%.40s\" is not supported", name);
-}
-
-typedef int step_reader(struct reader *r, const json_t *o, const char *path, struct tok_step *s);
-
-static int read_nothing(struct reader *r, const json_t *o, const char *path, struct tok_step *s)
-{
-    return 0;
-}
-
-static int read_replace(struct reader *r, const json_t *o, const char *path, struct tok_step *s)
-{
-    int rc = read_pattern(r, o, path, s);
-    return rc ? rc : get_string(r, o, path, "content", &s->content);
-}
-
-static int read_strip(struct reader *r, const json_t *o, const char *path, struct tok_step *s)
-{
-    int rc = get_bool(r, o, path, "strip_left", true, &s->left);
-    return rc ? rc : get_bool(r, o, path, "strip_right", true, &s->right);
-}
-
-static int read_prepend(struct reader *r, const json_t *o, const char *path, struct tok_step *s)
-{
-    return get_string(r, o, path, "prepend", &s->text);
-}
-
-static int read_bert_norm(struct reader *r, const json_t *o, const char *path, struct tok_step *s)
-{
-    int rc = get_bool(r, o, path, "clean_text", true, &s->clean);
-    if (!rc) rc = get_bool(r, o, path, "handle_chinese_chars", true, &s->chinese);
-    if (!rc) rc = get_bool(r, o, path, "lowercase", true, &s->lower);
-    s->accents = s->lower; /* null means: as lowercase */
-    if (!rc && !json_is_null(json_object_get(o, "strip_accents")))
-        rc = get_bool(r, o, path, "strip_accents", s->lower, &s->accents);
-    return rc;
-}
-
-static int read_byte_level(struct reader *r, const json_t *o, const char *path, struct tok_step *s)
-{
-    int rc = get_bool(r, o, path, "add_prefix_space", true, &s->prefix_space);
-    if (!rc) rc = get_bool(r, o, path, "use_regex", true, &s->use_regex);
-    if (rc || !s->use_regex) return rc;
-    s->regex = regex_new("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", r->e);
-    return s->regex ? 0 : ERR_MEMORY;
-}
-
-static int read_split(struct reader *r, const json_t *o, const char *path, struct tok_step *s)
-{
-    int rc = read_pattern(r, o, path, s);
-    if (!rc) rc = read_behavior(r, o, path, s);
-    return rc ? rc : get_bool(r, o, path, "invert", false, &s->invert);
-}
-
-static int read_digits(struct reader *r, const json_t *o, const char *path, struct tok_step *s)
-{
-    return get_bool(r, o, path, "individual_digits", false, &s->individual);
-}
-
-static int read_wordpiece_decoder(struct reader *r, const json_t *o, const char *path, struct tok_step *s)
-{
-    int rc = get_string(r, o, path, "prefix", &s->text);
-    return rc ? rc : get_bool(r, o, path, "cleanup", true, &s->cleanup);
-}
-
-static int read_bpe_decoder(struct reader *r, const json_t *o, const char *path, struct tok_step *s)
-{
-    int rc = get_string(r, o, path, "suffix", &s->text);
-    if (!rc && !*s->text) rc = bad(r, join(r, path, "suffix"), "it is empty");
-    return rc;
-}
-
-static int read_strip_decoder(struct reader *r, const json_t *o, const char *path, struct tok_step *s)
-{
-    int rc = get_string(r, o, path, "content", &s->content);
-    if (!rc && !*s->content) rc = bad(r, join(r, path, "content"), "it is empty");
-    if (!rc) rc = get_int(r, o, path, "start", 0, INT32_MAX, &s->start);
-    return rc ? rc : get_int(r, o, path, "stop", 0, INT32_MAX, &s->stop);
-}
-
-struct step_type {
-    const char *name;
-    enum step_kind kind;
-    step_reader *read;
-    enum uni_form form;
-};
-
-/* The parts that are lists of steps: where a Sequence keeps them, and what they can be. */
-static const struct step_part {
-    const char *key, *list;
-    struct step_type types[13];
-} parts[] = {
-    {"normalizer",
-     "normalizers",
-     {{"NFC", NORM_FORM, read_nothing, UNI_NFC},
-      {"NFD", NORM_FORM, read_nothing, UNI_NFD},
-      {"NFKC", NORM_FORM, read_nothing, UNI_NFKC},
-      {"NFKD", NORM_FORM, read_nothing, UNI_NFKD},
-      {"Lowercase", NORM_LOWERCASE, read_nothing, 0},
-      {"Replace", NORM_REPLACE, read_replace, 0},
-      {"Strip", NORM_STRIP, read_strip, 0},
-      {"StripAccents", NORM_STRIP_ACCENTS, read_nothing, 0},
-      {"Prepend", NORM_PREPEND, read_prepend, 0},
-      {"BertNormalizer", NORM_BERT, read_bert_norm, 0},
-      {"ByteLevel", NORM_BYTE_LEVEL, read_nothing, 0}}},
-    {"pre_tokenizer",
-     "pretokenizers",
-     {{"ByteLevel", PRE_BYTE_LEVEL, read_byte_level, 0},
-      {"Split", PRE_SPLIT, read_split, 0},
-      {"BertPreTokenizer", PRE_BERT, read_nothing, 0},
-      {"Whitespace", PRE_WHITESPACE, read_nothing, 0},
-      {"WhitespaceSplit", PRE_WHITESPACE_SPLIT, read_nothing, 0},
-      {"Punctuation", PRE_PUNCTUATION, read_behavior, 0},
-      {"Digits", PRE_DIGITS, read_digits, 0}}},
-    {"decoder",
-     "decoders",
-     {{"ByteLevel", DEC_BYTE_LEVEL, read_nothing, 0},
-      {"WordPiece", DEC_WORDPIECE, read_wordpiece_decoder, 0},
-      {"BPEDecoder", DEC_BPE, read_bpe_decoder, 0},
-      {"Replace", DEC_REPLACE, read_replace, 0},
-      {"Strip", DEC_STRIP, read_strip_decoder, 0},
-      {"Fuse", DEC_FUSE, read_nothing, 0},
-      {"ByteFallback", DEC_BYTE_FALLBACK, read_nothing, 0}}},
-};
-
-static int read_steps(struct reader *r, const struct step_part *part, const json_t *o, const char *path,
-                      struct tok_steps *steps)
-{
-    const char *type;
-    if (!o || json_is_null(o)) return 0;
-    if (!json_is_object(o)) return bad(r, path, "expected an object or null, found %s", type_name(o));
-    int rc = get_string(r, o, path, "type", &type);
-    if (rc) return rc;
-    if (!strcmp(type, "Sequence")) {
-        const json_t *list = json_object_get(o, part->list);
-        path = join(r, path, part->list);
-        if (!json_is_array(list)) return bad(r, path, "expected a list, found %s", type_name(list));
-        for (size_t i = 0; i < json_array_size(list) && !rc; i++)
-            rc = read_steps(r, part, json_array_get(list, i), arena_printf(&r->t->arena, "%s[%zu]", path, i), steps);
-        return rc;
-    }
-    for (const struct step_type *k = part->types; k->name; k++) {
-        if (strcmp(k->name, type)) continue;
-        struct tok_step s = {.kind = k->kind, .form = k->form};
-        rc = k->read(r, o, path, &s);
-        if (rc) {
-            regex_free(s.regex);
-            return rc;
-        }
-        steps->v = mem_grow(steps->v, &steps->cap, steps->n + 1, sizeof s);
-        steps->v[steps->n++] = s;
-        return 0;
-    }
-    struct buf names = {0};
-    for (const struct step_type *k = part->types; k->name; k++) buf_printf(&names, "%s, ", k->name);
-    rc = bad(r, join(r, path, "type"), "\"%.60s\" is not supported; triad knows %sSequence", type, names.data);
-    buf_free(&names);
-    return rc;
-}
+/* Four million: beyond every vocabulary there is, and bounds what a small file can allocate. */
+enum { MAX_ID = 1 << 22 };
 
 /* ---- the model */
 
 static int read_vocab(struct reader *r, const json_t *vocab)
 {
     struct tokenizer *t = r->t;
-    if (!json_is_object(vocab)) return bad(r, "model.vocab", "expected an object, found %s", type_name(vocab));
+    if (!json_is_object(vocab)) return read_bad(r, "model.vocab", "expected an object, found %s", read_type(vocab));
     const char *key;
     json_t *j;
     json_object_foreach((json_t *)vocab, key, j)
     {
         json_int_t id = json_is_integer(j) ? json_integer_value(j) : -1;
         if (id < 0 || id >= MAX_ID)
-            return bad(r, "model.vocab", "\"%.60s\" should have an id in 0..%d, it has %s", key, MAX_ID - 1,
-                       json_is_integer(j) ? "another number" : type_name(j));
+            return read_bad(r, "model.vocab", "\"%.60s\" should have an id in 0..%d, it has %s", key, MAX_ID - 1,
+                            json_is_integer(j) ? "another number" : read_type(j));
         if (id < t->model_vocab.n && t->model_vocab.piece[id])
-            return bad(r, "model.vocab", "\"%.60s\" and \"%.60s\" have the same id %lld", t->model_vocab.piece[id], key,
-                       (long long)id);
+            return read_bad(r, "model.vocab", "\"%.60s\" and \"%.60s\" have the same id %lld", t->model_vocab.piece[id],
+                            key, (long long)id);
         char *kept = arena_strdup(&t->arena, key);
         vocab_add(&t->model_vocab, kept, strlen(kept), (int32_t)id);
         vocab_add(&t->vocab, kept, strlen(kept), (int32_t)id);
@@ -296,10 +42,11 @@ static int merge_parts(struct reader *r, const json_t *j, const char *path, cons
         *b = json_string_value(json_array_get(j, 1));
         return 0;
     }
-    if (!json_is_string(j)) return bad(r, path, "expected \"left right\" or [\"left\", \"right\"]");
+    if (!json_is_string(j)) return read_bad(r, path, "expected \"left right\" or [\"left\", \"right\"]");
     *a = json_string_value(j);
     const char *space = strchr(*a, ' ');
-    if (!space || strchr(space + 1, ' ')) return bad(r, path, "\"%.80s\" is not two tokens with a space between", *a);
+    if (!space || strchr(space + 1, ' '))
+        return read_bad(r, path, "\"%.80s\" is not two tokens with a space between", *a);
     *na = (size_t)(space - *a);
     *b = space + 1;
     return 0;
@@ -308,7 +55,7 @@ static int merge_parts(struct reader *r, const json_t *j, const char *path, cons
 static int read_merges(struct reader *r, const json_t *list)
 {
     struct tokenizer *t = r->t;
-    if (!json_is_array(list)) return bad(r, "model.merges", "expected a list, found %s", type_name(list));
+    if (!json_is_array(list)) return read_bad(r, "model.merges", "expected a list, found %s", read_type(list));
     size_t n = json_array_size(list), skip = t->prefix ? strlen(t->prefix) : 0;
     merges_init(&t->merges, n);
     struct buf joined = {0};
@@ -324,18 +71,18 @@ static int read_merges(struct reader *r, const json_t *list)
         if (rc) break;
         int32_t left = vocab_find(&t->model_vocab, a, na), right = vocab_find(&t->model_vocab, b, strlen(b));
         if (left < 0)
-            rc = bad(r, path, "\"%.*s\" is not in model.vocab", (int)(na < 80 ? na : 80), a);
+            rc = read_bad(r, path, "\"%.*s\" is not in model.vocab", (int)(na < 80 ? na : 80), a);
         else if (right < 0)
-            rc = bad(r, path, "\"%.80s\" is not in model.vocab", b);
+            rc = read_bad(r, path, "\"%.80s\" is not in model.vocab", b);
         else if (strlen(b) < skip)
-            rc = bad(r, path, "\"%.80s\" is shorter than continuing_subword_prefix", b);
+            rc = read_bad(r, path, "\"%.80s\" is shorter than continuing_subword_prefix", b);
         if (rc) break;
         joined.len = 0;
         buf_add(&joined, a, na);
         buf_str(&joined, b + skip);
         int32_t id = vocab_find(&t->model_vocab, joined.data, joined.len);
         if (id < 0)
-            rc = bad(r, path, "it makes \"%.80s\", which is not in model.vocab", joined.data);
+            rc = read_bad(r, path, "it makes \"%.80s\", which is not in model.vocab", joined.data);
         else
             merges_put(&t->merges, left, right, (int32_t)i, id);
     }
@@ -348,13 +95,13 @@ static int read_bpe(struct reader *r, const json_t *m)
     struct tokenizer *t = r->t;
     const json_t *dropout = json_object_get(m, "dropout");
     if (dropout && !json_is_null(dropout) && !(json_is_number(dropout) && json_number_value(dropout) == 0))
-        return bad(r, "model.dropout", "only null or 0 is supported: encoding is deterministic");
-    int rc = get_optional(r, m, "model", "unk_token", &t->unk);
-    if (!rc) rc = get_optional(r, m, "model", "continuing_subword_prefix", &t->prefix);
-    if (!rc) rc = get_optional(r, m, "model", "end_of_word_suffix", &t->suffix);
-    if (!rc) rc = get_bool(r, m, "model", "fuse_unk", false, &t->fuse_unk);
-    if (!rc) rc = get_bool(r, m, "model", "byte_fallback", false, &t->byte_fallback);
-    if (!rc) rc = get_bool(r, m, "model", "ignore_merges", false, &t->ignore_merges);
+        return read_bad(r, "model.dropout", "only null or 0 is supported: encoding is deterministic");
+    int rc = read_optional(r, m, "model", "unk_token", &t->unk);
+    if (!rc) rc = read_optional(r, m, "model", "continuing_subword_prefix", &t->prefix);
+    if (!rc) rc = read_optional(r, m, "model", "end_of_word_suffix", &t->suffix);
+    if (!rc) rc = read_bool(r, m, "model", "fuse_unk", false, &t->fuse_unk);
+    if (!rc) rc = read_bool(r, m, "model", "byte_fallback", false, &t->byte_fallback);
+    if (!rc) rc = read_bool(r, m, "model", "ignore_merges", false, &t->ignore_merges);
     if (!rc) rc = read_merges(r, json_object_get(m, "merges"));
     for (int b = 0; b < 256; b++) {
         char name[8];
@@ -368,20 +115,21 @@ static int read_wordpiece(struct reader *r, const json_t *m)
 {
     struct tokenizer *t = r->t;
     t->wordpiece = true;
-    int rc = get_string(r, m, "model", "unk_token", &t->unk);
-    if (!rc) rc = get_string(r, m, "model", "continuing_subword_prefix", &t->prefix);
-    return rc ? rc : get_int(r, m, "model", "max_input_chars_per_word", 0, INT32_MAX, &t->max_word_chars);
+    int rc = read_string(r, m, "model", "unk_token", &t->unk);
+    if (!rc) rc = read_string(r, m, "model", "continuing_subword_prefix", &t->prefix);
+    return rc ? rc : read_int(r, m, "model", "max_input_chars_per_word", 0, INT32_MAX, &t->max_word_chars);
 }
 
 static int read_model(struct reader *r, const json_t *m)
 {
-    if (!json_is_object(m)) return bad(r, "model", "expected an object, found %s", type_name(m));
+    if (!json_is_object(m)) return read_bad(r, "model", "expected an object, found %s", read_type(m));
     const char *type = "BPE"; /* files of before 2020 do not say it */
-    int rc = json_object_get(m, "type") || !json_object_get(m, "merges") ? get_string(r, m, "model", "type", &type) : 0;
+    int rc =
+        json_object_get(m, "type") || !json_object_get(m, "merges") ? read_string(r, m, "model", "type", &type) : 0;
     if (rc) return rc;
     bool bpe = !strcmp(type, "BPE");
     if (!bpe && strcmp(type, "WordPiece"))
-        return bad(r, "model.type", "\"%.60s\" is not supported; triad knows BPE and WordPiece", type);
+        return read_bad(r, "model.type", "\"%.60s\" is not supported; triad knows BPE and WordPiece", type);
     rc = read_vocab(r, json_object_get(m, "vocab"));
     if (!rc) rc = bpe ? read_bpe(r, m) : read_wordpiece(r, m);
     r->t->unk_id = r->t->unk ? vocab_find(&r->t->model_vocab, r->t->unk, strlen(r->t->unk)) : -1;
@@ -395,24 +143,25 @@ static int read_added_one(struct reader *r, const json_t *j, const char *path)
     struct tokenizer *t = r->t;
     struct tok_added a = {0};
     int64_t id = 0;
-    int rc = get_string(r, j, path, "content", &a.content);
-    if (!rc) rc = get_int(r, j, path, "id", 0, MAX_ID - 1, &id);
-    if (!rc) rc = get_bool(r, j, path, "single_word", false, &a.single_word);
-    if (!rc) rc = get_bool(r, j, path, "lstrip", false, &a.lstrip);
-    if (!rc) rc = get_bool(r, j, path, "rstrip", false, &a.rstrip);
-    if (!rc) rc = get_bool(r, j, path, "special", false, &a.special);
-    if (!rc) rc = get_bool(r, j, path, "normalized", true, &a.normalized);
+    int rc = read_string(r, j, path, "content", &a.content);
+    if (!rc) rc = read_int(r, j, path, "id", 0, MAX_ID - 1, &id);
+    if (!rc) rc = read_bool(r, j, path, "single_word", false, &a.single_word);
+    if (!rc) rc = read_bool(r, j, path, "lstrip", false, &a.lstrip);
+    if (!rc) rc = read_bool(r, j, path, "rstrip", false, &a.rstrip);
+    if (!rc) rc = read_bool(r, j, path, "special", false, &a.special);
+    if (!rc) rc = read_bool(r, j, path, "normalized", true, &a.normalized);
     if (rc) return rc;
     if (!*a.content) return 0; /* the library ignores these too */
     /* The library gives the model's id, or the next one that is free; a file that says another contradicts itself. */
     int32_t known = vocab_find(&t->vocab, a.content, strlen(a.content));
     int64_t want = known >= 0 ? known : t->vocab.count;
     if (id != want)
-        return bad(r, path, "\"%.60s\" has id %lld here, but %s %lld", a.content, (long long)id,
-                   known >= 0 ? "model.vocab gives it" : "the next free id is", (long long)want);
+        return read_bad(r, path, "\"%.60s\" has id %lld here, but %s %lld", a.content, (long long)id,
+                        known >= 0 ? "model.vocab gives it" : "the next free id is", (long long)want);
     if (known < 0) {
         if (id < t->vocab.n && t->vocab.piece[id])
-            return bad(r, path, "\"%.60s\" has the id %lld of \"%.60s\"", a.content, (long long)id, t->vocab.piece[id]);
+            return read_bad(r, path, "\"%.60s\" has the id %lld of \"%.60s\"", a.content, (long long)id,
+                            t->vocab.piece[id]);
         vocab_add(&t->vocab, a.content, strlen(a.content), (int32_t)id);
     }
     a.id = (int32_t)id;
@@ -463,7 +212,7 @@ static void sort_added(struct tok_added_set *set)
 static int read_added(struct reader *r, const json_t *list)
 {
     if (list && !json_is_null(list) && !json_is_array(list))
-        return bad(r, "added_tokens", "expected a list, found %s", type_name(list));
+        return read_bad(r, "added_tokens", "expected a list, found %s", read_type(list));
     for (size_t i = 0; i < json_array_size(list); i++) {
         char path[60];
         snprintf(path, sizeof path, "added_tokens[%zu]", i);
@@ -490,7 +239,7 @@ static int known_id(struct reader *r, const json_t *j, const char *path, int32_t
 {
     json_int_t v = json_is_integer(j) ? json_integer_value(j) : -1;
     if (v < 0 || v >= r->t->vocab.n || !r->t->vocab.piece[v])
-        return bad(r, path, "expected the id of a token, found %s", type_name(j));
+        return read_bad(r, path, "expected the id of a token, found %s", read_type(j));
     *id = (int32_t)v;
     return 0;
 }
@@ -510,32 +259,32 @@ static void put_around(struct tokenizer *t, bool behind, const int32_t *id, int6
 static int read_template(struct reader *r, const json_t *o, const char *path)
 {
     const json_t *single = json_object_get(o, "single"), *specials = json_object_get(o, "special_tokens");
-    path = join(r, path, "single");
-    if (!json_is_array(single)) return bad(r, path, "expected a list, found %s", type_name(single));
+    path = read_join(r, path, "single");
+    if (!json_is_array(single)) return read_bad(r, path, "expected a list, found %s", read_type(single));
     struct tok_ids part = {0};
     int rc = 0, sequences = 0;
     for (size_t i = 0; i < json_array_size(single) && !rc; i++) {
         const json_t *item = json_array_get(single, i), *token = json_object_get(item, "SpecialToken");
         const char *at = arena_printf(&r->t->arena, "%s[%zu]", path, i), *name;
         if (json_object_get(item, "Sequence")) {
-            rc = sequences++ ? bad(r, at, "a second Sequence is not supported") : 0;
+            rc = sequences++ ? read_bad(r, at, "a second Sequence is not supported") : 0;
             put_around(r->t, false, part.v, (int64_t)part.n);
             part.n = 0;
         } else if (json_is_object(token)) {
-            rc = get_string(r, token, at, "id", &name);
+            rc = read_string(r, token, at, "id", &name);
             const json_t *ids = rc ? NULL : json_object_get(json_object_get(specials, name), "ids");
             if (!rc && !json_is_array(ids))
-                rc = bad(r, at, "\"%.60s\" has no \"ids\" in post_processor's special_tokens", name);
+                rc = read_bad(r, at, "\"%.60s\" has no \"ids\" in post_processor's special_tokens", name);
             for (size_t k = 0; !rc && k < json_array_size(ids); k++) {
                 int32_t id;
                 rc = known_id(r, json_array_get(ids, k), at, &id);
                 if (!rc) ids_add(&part, id);
             }
         } else {
-            rc = bad(r, at, "expected SpecialToken or Sequence");
+            rc = read_bad(r, at, "expected SpecialToken or Sequence");
         }
     }
-    if (!rc && sequences != 1) rc = bad(r, path, "there is no Sequence in it: every text would become the same");
+    if (!rc && sequences != 1) rc = read_bad(r, path, "there is no Sequence in it: every text would become the same");
     if (!rc) put_around(r->t, true, part.v, (int64_t)part.n);
     free(part.v);
     return rc;
@@ -545,27 +294,28 @@ static int read_post(struct reader *r, const json_t *o, const char *path)
 {
     const char *type;
     if (!o || json_is_null(o)) return 0;
-    if (!json_is_object(o)) return bad(r, path, "expected an object or null, found %s", type_name(o));
-    int rc = get_string(r, o, path, "type", &type);
+    if (!json_is_object(o)) return read_bad(r, path, "expected an object or null, found %s", read_type(o));
+    int rc = read_string(r, o, path, "type", &type);
     if (rc || !strcmp(type, "ByteLevel")) return rc; /* ByteLevel only moves offsets */
     if (!strcmp(type, "TemplateProcessing")) return read_template(r, o, path);
     if (!strcmp(type, "RobertaProcessing") || !strcmp(type, "BertProcessing")) {
         int32_t cls, sep;
-        rc = known_id(r, json_array_get(json_object_get(o, "cls"), 1), join(r, path, "cls[1]"), &cls);
-        if (!rc) rc = known_id(r, json_array_get(json_object_get(o, "sep"), 1), join(r, path, "sep[1]"), &sep);
+        rc = known_id(r, json_array_get(json_object_get(o, "cls"), 1), read_join(r, path, "cls[1]"), &cls);
+        if (!rc) rc = known_id(r, json_array_get(json_object_get(o, "sep"), 1), read_join(r, path, "sep[1]"), &sep);
         if (rc) return rc;
         put_around(r->t, false, &cls, 1);
         put_around(r->t, true, &sep, 1);
         return 0;
     }
     if (strcmp(type, "Sequence"))
-        return bad(r, join(r, path, "type"),
-                   "\"%.60s\" is not supported; triad knows TemplateProcessing, RobertaProcessing, BertProcessing, "
-                   "ByteLevel, Sequence",
-                   type);
+        return read_bad(
+            r, read_join(r, path, "type"),
+            "\"%.60s\" is not supported; triad knows TemplateProcessing, RobertaProcessing, BertProcessing, "
+            "ByteLevel, Sequence",
+            type);
     const json_t *list = json_object_get(o, "processors");
-    path = join(r, path, "processors");
-    if (!json_is_array(list)) return bad(r, path, "expected a list, found %s", type_name(list));
+    path = read_join(r, path, "processors");
+    if (!json_is_array(list)) return read_bad(r, path, "expected a list, found %s", read_type(list));
     for (size_t i = 0; i < json_array_size(list) && !rc; i++)
         rc = read_post(r, json_array_get(list, i), arena_printf(&r->t->arena, "%s[%zu]", path, i));
     return rc;
@@ -580,10 +330,10 @@ static int read_limits(struct reader *r, const json_t *root)
     t->max_length = INT64_MAX;
     if (trunc && !json_is_null(trunc)) {
         const char *direction;
-        int rc = get_int(r, trunc, "truncation", "max_length", 1, INT32_MAX, &t->max_length);
-        if (!rc) rc = get_optional(r, trunc, "truncation", "direction", &direction);
+        int rc = read_int(r, trunc, "truncation", "max_length", 1, INT32_MAX, &t->max_length);
+        if (!rc) rc = read_optional(r, trunc, "truncation", "direction", &direction);
         if (!rc && direction && strcmp(direction, "Right"))
-            rc = bad(r, "truncation.direction", "\"%.40s\" is not supported; triad knows Right", direction);
+            rc = read_bad(r, "truncation.direction", "\"%.40s\" is not supported; triad knows Right", direction);
         if (rc) return rc;
     }
     t->pad_id = vocab_find(&t->vocab, "<pad>", 5);
@@ -603,13 +353,10 @@ int tok_read_json(struct tokenizer *t, const char *data, size_t len, struct err 
     int rc = 0;
     const json_t *version = json_object_get(root, "version");
     if (!json_is_object(root))
-        rc = bad(&r, "the file", "expected an object, found %s", type_name(root));
+        rc = read_bad(&r, "the file", "expected an object, found %s", read_type(root));
     else if (version && (!json_is_string(version) || strcmp(json_string_value(version), "1.0")))
-        rc = bad(&r, "version", "only \"1.0\" is supported");
-    struct tok_steps *steps[] = {&t->normalizer, &t->pre, &t->decoder};
-    for (int i = 0; i < 3 && !rc; i++)
-        rc = read_steps(&r, &parts[i], json_object_get(root, parts[i].key), parts[i].key, steps[i]);
-    t->has_decoder = json_is_object(json_object_get(root, "decoder"));
+        rc = read_bad(&r, "version", "only \"1.0\" is supported");
+    if (!rc) rc = read_all_steps(&r, root);
     if (!rc) rc = read_model(&r, json_object_get(root, "model"));
     if (!rc) rc = read_added(&r, json_object_get(root, "added_tokens"));
     if (!rc) rc = read_post(&r, json_object_get(root, "post_processor"), "post_processor");

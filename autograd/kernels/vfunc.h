@@ -5,6 +5,8 @@
 
 #include "autograd/kernels/vmath.h"
 
+typedef uint32_t v8u __attribute__((vector_size(32)));
+
 #define VFUNC static inline __attribute__((always_inline))
 
 VFUNC v8 v8_abs(v8 x)
@@ -36,8 +38,8 @@ VFUNC v8 v8_log(v8 x)
 {
     v8i tiny = x < 1.17549435e-38f;
     v8 scaled = v8_pick(tiny, x * 8388608.0f, x);
-    v8i bits = (v8i)scaled, e = (bits - 0x3f3504f3) >> 23;
-    v8 f = (v8)(bits - (e << 23)) - 1.0f;
+    v8i bits = (v8i)v8_abs(scaled), e = (bits - 0x3f3504f3) >> 23;
+    v8 f = (v8)(bits - (v8i)((v8u)e << 23)) - 1.0f;
     v8 k = __builtin_convertvector(e - (tiny & 23), v8);
     v8 z = f * f;
     v8 p = POLY(f, 7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
@@ -117,10 +119,11 @@ VFUNC v8 v8_erf(v8 x)
 typedef double v8d __attribute__((vector_size(64)));
 typedef int64_t v8l __attribute__((vector_size(64)));
 
-/* sin and cos of r = x - n pi/2, where pi/2 has two doubles, for |x| up to TRIG_MAX: 2 ulp each, 3.5 their quotient.
+/* sin and cos of r = x - n pi/2, where pi/2 has three doubles, the first two of 33 bits
+ * (fdlibm), so that products with n are exact, for |x| up to TRIG_MAX: 2 ulp each, 3.5 their quotient.
  * Beyond: libm's work.
  */
-#define TRIG_MAX 1e9f
+#define TRIG_MAX 1e6f
 struct v8_trig {
     v8 sin, cos;
 };
@@ -129,11 +132,11 @@ VFUNC struct v8_trig v8_sincos(v8 x)
     v8d d = __builtin_convertvector(x, v8d);
     v8d z = d * 0.63661977236758134308 + 6755399441055744.0, k = z - 6755399441055744.0;
     v8i n = __builtin_convertvector((v8l)z & 3, v8i);
-    d = (d - k * 1.57079632679489655800) - k * 6.12323399573676603587e-17;
+    d = ((d - k * 1.57079632673412561417e+00) - k * 6.07710050630396597660e-11) - k * 2.02226624879595063154e-21;
     v8 r = __builtin_convertvector(d, v8), s = r * r;
     v8 a = POLY(s, -1.9515295891e-4f, 8.3321608736e-3f, -1.6666654611e-1f) * s * r + r;
     v8 b = POLY(s, 2.443315711809948e-5f, -1.388731625493765e-3f, 4.166664568298827e-2f) * s * s - 0.5f * s + 1.0f;
-    v8i swap = -(n & 1), flip_sin = (n & 2) << 30, flip_cos = ((n + 1) & 2) << 30;
+    v8i swap = -(n & 1), flip_sin = (v8i)((v8u)(n & 2) << 30), flip_cos = (v8i)((v8u)((n + 1) & 2) << 30);
     return (struct v8_trig){(v8)((v8i)v8_pick(swap, b, a) ^ flip_sin), (v8)((v8i)v8_pick(swap, a, b) ^ flip_cos)};
 }
 

@@ -69,7 +69,7 @@ static float any_float(struct rng *r)
 static const float special[] = {0,         -0.0f,     INFINITY,    -INFINITY,  NAN,       1,        -1,       FLT_MAX,
                                 -FLT_MAX,  FLT_MIN,   -FLT_MIN,    1e-45f,     -1e-45f,   1e-41f,   88.7228f, 88.7229f,
                                 -87.336f,  -87.3366f, -103.97f,    -104,       0.625f,    0.92773f, 0.92774f, 0.5f,
-                                -0.5f,     1.5f,      2.5f,        1e9f,       1.0001e9f, 3e38f,    1e-20f,   -18.0001f,
+                                -0.5f,     1.5f,      2.5f,        1e6f,       1.0001e6f, 3e38f,    1e-20f,   -18.0001f,
                                 1.570796f, 3.141593f, -1.0000001f, -0.9999999f};
 
 /* |got - want| in units of the last place of want; subnormal results may be flushed to zero. */
