@@ -4,6 +4,7 @@
 #define TRIAD_CLI_CLI_H
 
 int cli_data(int argc, char **argv);
+int cli_train(int argc, char **argv);
 int cli_tokenizer(int argc, char **argv);
 
 #endif

@@ -15,6 +15,7 @@ static const struct command {
     const char *summary, *example;
 } commands[] = {
     {"data", cli_data, "make the emoji data set; check or pack one's own", "triad data emoji data/emoji"},
+    {"train", cli_train, "train a model from a config", "triad train configs/emoji.yaml"},
     {"tokenizer", cli_tokenizer, "train a tokenizer from captions; see how a text is cut",
      "triad tokenizer train --data data/emoji/manifest.jsonl -o tokenizer.json"},
 };
