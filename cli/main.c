@@ -16,6 +16,7 @@ static const struct command {
 } commands[] = {
     {"data", cli_data, "make the emoji data set; check or pack one's own", "triad data emoji data/emoji"},
     {"train", cli_train, "train a model from a config", "triad train configs/emoji.yaml"},
+    {"eval", cli_eval, "measure a model; write a report", "triad eval runs/emoji --report report.html"},
     {"tokenizer", cli_tokenizer, "train a tokenizer from captions; see how a text is cut",
      "triad tokenizer train --data data/emoji/manifest.jsonl -o tokenizer.json"},
 };
