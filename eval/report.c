@@ -85,7 +85,7 @@ char *eval_percent(char *out, size_t size, double share)
 {
     if (isnan(share))
         snprintf(out, size, "–");
-    else if (share > 0 && share < 0.0995)
+    else if (share > 0 && share < 0.00995)
         snprintf(out, size, "%.2f %%", 100 * share);
     else
         snprintf(out, size, "%.1f %%", 100 * share);

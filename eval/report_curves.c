@@ -70,6 +70,17 @@ static void free_metrics(struct metrics *m)
     free(m->v);
 }
 
+/* "text->image" for people: the caller frees. */
+static char *with_arrow(const char *s, size_t n)
+{
+    char *name = mem_strndup(s, n), *dash = strstr(name, "->");
+    if (!dash) return name;
+    *dash = 0;
+    char *arrow = mem_printf("%s → %s", name, dash + 2);
+    free(name);
+    return arrow;
+}
+
 /* A card with the series whose names begin with `start` and end with `end`; what lies between is shown in the legend,
  * or `alone` where nothing does. At least `least` points in the first one, else no card. */
 static void card(struct buf *b, const struct metrics *m, const char *title, const char *start, const char *end,
@@ -84,7 +95,7 @@ static void card(struct buf *b, const struct metrics *m, const char *title, cons
         size_t len = strlen(key);
         if (len < from + tail || strncmp(key, start, from) || strcmp(key + len - tail, end)) continue;
         if (m->v[i].n < least || (len == from + tail) != (alone != NULL)) continue;
-        name[n] = alone ? mem_strdup(alone) : mem_strndup(key + from, len - from - tail);
+        name[n] = alone ? mem_strdup(alone) : with_arrow(key + from, len - from - tail);
         s[n] = (struct plot_series){name[n], m->v[i].x, m->v[i].y, (int)m->v[i].n};
         n++;
     }

@@ -11,7 +11,7 @@
 #include "base/plot.h"
 #include "eval/show.h"
 
-enum { QUERIES = 3, HITS = 5, MISSES = 3, MISSES_LOOKED_AT = 2000, HEAT = 24, SIDE = 96, SOUND_BYTES = 3500000 };
+enum { QUERIES = 3, HITS = 5, MISSES = 3, MISSES_LOOKED_AT = 2000, HEAT = 24, SIDE = 96, SOUND_BYTES = 2400000 };
 
 struct page {
     struct buf *b;

@@ -14,7 +14,7 @@
 
 static char *direction_name(const struct run_model *m, const struct eval_direction *d)
 {
-    return mem_printf("%s → %s", m->tower[d->query].name, m->tower[d->target].name);
+    return mem_printf("%s\u00a0→\u00a0%s", m->tower[d->query].name, m->tower[d->target].name);
 }
 
 /* "55.2 [50.1, 60.0]" in percent. */
@@ -71,30 +71,28 @@ static void bars(struct buf *b, const struct eval_report *r)
     html_grid_end(b);
 }
 
-static void retrieval_table(struct buf *b, const struct eval_report *r)
+static void retrieval_table(struct buf *b, const struct eval_report *r, const struct eval_split *s)
 {
-    static const char *const head[] = {"Split",         "Direction",   "R@1", "R@5",       "R@10",
-                                       "Chance of R@1", "Median rank", "mAP", "Candidates"};
-    html_table_begin(b, head, 9);
-    for (int i = 0; i < r->n; i++)
-        for (int k = 0; k < r->split[i].n_d; k++) {
-            const struct eval_direction *d = &r->split[i].d[k];
-            char *name = direction_name(r->m, d), *cut[EVAL_CUTS], chance[32], median[32], map[32], n[32];
-            for (int c = 0; c < EVAL_CUTS; c++) cut[c] = share_cell(d, c);
-            snprintf(chance, sizeof chance, "%.2f", 100 * d->chance[0]);
-            snprintf(median, sizeof median, "%g", d->median);
-            snprintf(map, sizeof map, "%.1f", 100 * d->map);
-            html_table_row(b,
-                           (const char *const[]){k ? "" : r->split[i].set.split, name, cut[0], cut[1], cut[2],
-                                                 d->queries ? chance : "–", d->queries ? median : "–",
-                                                 d->queries ? map : "–", text_count(n, sizeof n, d->candidates)},
-                           9);
-            for (int c = 0; c < EVAL_CUTS; c++) free(cut[c]);
-            free(name);
-        }
+    static const char *const head[] = {"Direction", "R@1", "R@5", "R@10", "Median rank", "mAP", "Chance of R@1"};
+    char n[32];
+    buf_str(b, "<h3 class=\"split\">");
+    buf_html(b, s->set.split);
+    buf_printf(b, " <span>%s items</span></h3>\n", text_count(n, sizeof n, s->set.n));
+    html_table_begin(b, head, 7);
+    for (int k = 0; k < s->n_d; k++) {
+        const struct eval_direction *d = &s->d[k];
+        char *name = direction_name(r->m, d), *cut[EVAL_CUTS], chance[32], median[32], map[32];
+        for (int c = 0; c < EVAL_CUTS; c++) cut[c] = share_cell(d, c);
+        snprintf(chance, sizeof chance, "%.2f", 100 * d->chance[0]);
+        snprintf(median, sizeof median, "%g", d->median);
+        snprintf(map, sizeof map, "%.1f", 100 * d->map);
+        const char *const cell[] = {name, cut[0], cut[1], cut[2], median, map, chance};
+        const char *const none[] = {name, "–", "–", "–", "–", "–", "–"};
+        html_table_row(b, d->queries ? cell : none, 7);
+        for (int c = 0; c < EVAL_CUTS; c++) free(cut[c]);
+        free(name);
+    }
     html_table_end(b);
-    html_note(b, "Shares in percent with bootstrap 95 % intervals over queries. A query's rank is 1 + the number of "
-                 "candidates strictly more similar than its best right one; mAP is the mean average precision.");
 }
 
 static void zeroshot_table(struct buf *b, const struct eval_report *r)
@@ -181,7 +179,11 @@ int eval_report_html(const struct eval_report *r, const char *path, struct err *
     headline(&b, r);
     html_section(&b, "Retrieval");
     bars(&b, r);
-    retrieval_table(&b, r);
+    for (int i = 0; i < r->n; i++) retrieval_table(&b, r, &r->split[i]);
+    html_note(&b,
+              "Shares in percent, in brackets their bootstrap 95 % intervals over queries. A query's rank is 1 + the "
+              "number of candidates strictly more similar than its best right one; mAP is the mean average "
+              "precision; every item of the split is a candidate.");
     zeroshot_table(&b, r);
     eval_page_curves(&b, r);
     eval_page_examples(&b, r);

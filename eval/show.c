@@ -71,6 +71,7 @@ int eval_heat_png(const float *x, int64_t rows, int64_t cols, struct buf *png, s
 void eval_show_style(struct buf *b)
 {
     buf_str(b, "<style>\n"
+               "h3.split{margin:22px 0 -6px}h3.split span{color:var(--dim);font-weight:400;margin-left:6px}\n"
                ".hits{display:grid;grid-template-columns:132px repeat(5,minmax(0,1fr));gap:8px;margin:10px 0 0}\n"
                ".hit{border:2px solid transparent;border-radius:8px;padding:6px;font-size:12px;line-height:1.3;"
                "text-align:center;background:color-mix(in srgb,var(--dim) 7%,transparent);min-width:0;"
