@@ -70,6 +70,13 @@ static void free_metrics(struct metrics *m)
     free(m->v);
 }
 
+/* Shares become percent. */
+static void to_percent(struct metrics *m)
+{
+    for (size_t i = 0; i < m->n; i++)
+        for (size_t k = 0; strstr(m->v[i].name, " R@") && k < m->v[i].n; k++) m->v[i].y[k] *= 100;
+}
+
 /* "text->image" for people: the caller frees. */
 static char *with_arrow(const char *s, size_t n)
 {
@@ -95,6 +102,7 @@ static void card(struct buf *b, const struct metrics *m, const char *title, cons
         size_t len = strlen(key);
         if (len < from + tail || strncmp(key, start, from) || strcmp(key + len - tail, end)) continue;
         if (m->v[i].n < least || (len == from + tail) != (alone != NULL)) continue;
+        if (memchr(key + from, '/', len - from - tail)) continue; /* another split's: "a/voices/..." beside "a/..." */
         name[n] = alone ? mem_strdup(alone) : with_arrow(key + from, len - from - tail);
         s[n] = (struct plot_series){name[n], m->v[i].x, m->v[i].y, (int)m->v[i].n};
         n++;
@@ -110,6 +118,7 @@ void eval_page_curves(struct buf *b, const struct eval_report *r)
 {
     struct metrics m = {0};
     read_metrics(r->m->dir, &m);
+    to_percent(&m);
     if (m.n) {
         html_section(b, "The run");
         html_grid_begin(b, 440);
@@ -117,7 +126,7 @@ void eval_page_curves(struct buf *b, const struct eval_report *r)
         card(b, &m, "Loss of each pair", "loss/", "", NULL, 1);
         for (int64_t i = 0; i < r->m->config.data.valid.n; i++) {
             const char *split = r->m->config.data.valid.v[i];
-            char *start = mem_printf("%s/", split), *title = mem_printf("R@1 on %s", split);
+            char *start = mem_printf("%s/", split), *title = mem_printf("R@1 on %s, in %%", split);
             card(b, &m, title, start, " R@1", NULL, 2);
             free(title);
             free(start);

@@ -11,7 +11,7 @@
 #include "base/plot.h"
 #include "eval/show.h"
 
-enum { QUERIES = 3, HITS = 5, MISSES = 3, MISSES_LOOKED_AT = 2000, HEAT = 24, SIDE = 96, SOUND_BYTES = 2400000 };
+enum { QUERIES = 3, HITS = 5, MISSES = 3, MISSES_LOOKED_AT = 2000, HEAT = 24, SIDE = 96, SOUND_BYTES = 3200000 };
 
 struct page {
     struct buf *b;
@@ -69,12 +69,14 @@ static void query_row(struct page *p, const struct eval_direction *d, int64_t k,
     eval_similarity(s, d->query, d->target, q, q + 1, sim);
     int n = best_hits(s, d->target, sim, hit);
     buf_str(p->b, "<div class=\"hits\">\n");
+    p->show.mute = false;
     cell_begin(p, " q", p->r->m->tower[d->query].name);
     item(p, q, d->query);
     snprintf(under, sizeof under, d->rank[k] == 1 ? "found first" : "found at rank %d", d->rank[k]);
     cell_end(p, under);
     for (int i = 0; i < n; i++) {
         bool right = s->group[hit[i]] == s->group[q];
+        p->show.mute = !right && i > 0; /* sounds are the largest part of a page */
         cell_begin(p, right ? " right" : "", NULL);
         item(p, hit[i], d->target);
         snprintf(under, sizeof under, "%s%.3f", right ? "✓ " : "", sim[hit[i]]);
@@ -145,10 +147,12 @@ static void miss_card(struct page *p, const struct eval_direction *d, const stru
     snprintf(text, sizeof text, "%s → %s", p->r->m->tower[d->query].name, p->r->m->tower[d->target].name);
     html_card_begin(p->b, text);
     buf_str(p->b, "<div class=\"trio\">\n");
+    p->show.mute = false;
     cell_begin(p, " q", "asked");
     item(p, m->query, d->query);
     snprintf(text, sizeof text, "rank %d", m->rank);
     cell_end(p, text);
+    p->show.mute = true;
     cell_begin(p, "", "taken");
     item(p, m->wrong, d->target);
     snprintf(text, sizeof text, "%.4f", m->wrong_sim);
@@ -237,14 +241,14 @@ void eval_page_examples(struct buf *b, const struct eval_report *r)
                          .r = r,
                          .s = &r->split[i],
                          .entries = slash ? slash + 1 : name,
-                         .show = {.px = SIDE, .sound_bytes = SOUND_BYTES / r->n}};
+                         .show = {.px = SIDE, .sound_bytes = i ? SOUND_BYTES / 2 / (r->n - 1) : SOUND_BYTES / 2}};
         char *title = mem_printf("Examples: %s", name);
         html_section(b, title);
         if (i == 0)
             html_note(b, "Queries on the left, spread evenly over the split and not picked; then the five nearest with "
                          "their similarity. The right one has a green frame.");
         else
-            buf_str(b, "<details><summary>show</summary>\n");
+            buf_str(b, "<details><summary>Show them</summary>\n");
         gallery(&p);
         misses(&p);
         heats(&p);

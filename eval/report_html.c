@@ -29,7 +29,7 @@ static void headline(struct buf *b, const struct eval_report *r)
 {
     if (!r->n) return;
     const struct eval_split *s = &r->split[0];
-    char value[32], low[32], high[32], chance[32];
+    char value[32];
     char *note =
         mem_printf("R@1 on %s: how often the right one of %lld comes first.", s->set.split, (long long)s->set.n);
     html_note(b, note);
@@ -38,9 +38,9 @@ static void headline(struct buf *b, const struct eval_report *r)
     for (int k = 0; k < s->n_d && k < 6; k++) {
         const struct eval_direction *d = &s->d[k];
         char *name = direction_name(r->m, d);
-        char *more =
-            mem_printf("%s to %s · chance %s", eval_percent(low, sizeof low, d->low[0]),
-                       eval_percent(high, sizeof high, d->high[0]), eval_percent(chance, sizeof chance, d->chance[0]));
+        char *more = d->queries ? mem_printf("%.1f–%.1f\u00a0%% (chance\u00a0%.2f\u00a0%%)", 100 * d->low[0],
+                                             100 * d->high[0], 100 * d->chance[0])
+                                : NULL;
         html_stat(b, name, eval_percent(value, sizeof value, d->queries ? d->recall[0] : NAN), more);
         free(more);
         free(name);

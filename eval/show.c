@@ -10,6 +10,8 @@
 #include "base/mem.h"
 #include "data/audio.h"
 
+enum { MAX_SECONDS = 6 };
+
 const struct manifest_entry *eval_entry(const struct manifest *data, int64_t item, const char *field, const char *split,
                                         int64_t pick)
 {
@@ -84,7 +86,7 @@ void eval_show_style(struct buf *b)
                ".hit img{background:#fff;max-height:76px;width:auto}\n"
                ".heat{image-rendering:pixelated;width:100%!important;height:52px!important;object-fit:fill}\n"
                ".hit audio{height:28px;margin:0;min-width:0;width:100%}\n"
-               ".wide-row{grid-column:1/-1}\n"
+               ".card+.card:has(>.hits){margin-top:14px}\n"
                ".trio{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:8px;margin-top:6px}\n"
                ".over{color:var(--dim);font-size:11px;letter-spacing:.04em;text-transform:uppercase}\n"
                "@media(max-width:700px){.hits{grid-template-columns:repeat(3,minmax(0,1fr))}}\n"
@@ -115,12 +117,12 @@ static int show_picture(struct buf *b, const struct eval_show *s, const char *na
     return rc;
 }
 
-/* Coarse enough to stay at a few kB: 40 bins, 20 ms. */
+/* Coarse enough to stay at a few kB: 32 bins, 40 ms. */
 static int show_spectrogram(struct buf *b, const struct data_audio *a, struct err *e)
 {
     struct data_logmel_config c = data_logmel_default();
-    c.bins = 40;
-    c.hop_s = 0.02;
+    c.bins = 32;
+    c.hop_s = 0.04;
     struct data_logmel *mel;
     int rc = data_logmel_new(&c, &mel, e);
     if (rc) return rc;
@@ -146,10 +148,10 @@ static int show_sound(struct buf *b, struct eval_show *s, const char *name, cons
 {
     struct data_audio a;
     struct buf wav = {0};
-    int rc = data_audio_decode(name, data, len, 16000, 10, &a, e);
+    int rc = data_audio_decode(name, data, len, 16000, MAX_SECONDS, &a, e);
     if (rc) return rc;
     rc = show_spectrogram(b, &a, e);
-    if (!rc && s->sound_bytes >= 2 * a.n) {
+    if (!rc && !s->mute && s->sound_bytes >= 2 * a.n) {
         s->sound_bytes -= 2 * a.n;
         rc = data_audio_wav(a.x, a.n, a.rate, &wav, e);
         if (!rc) html_wav(b, wav.data, wav.len);

@@ -26,9 +26,10 @@ void eval_show_style(struct buf *b);
 struct eval_show {
     int px;              /* the greatest side of a picture as it is stored */
     int64_t sound_bytes; /* left */
+    bool mute;           /* no sound for now */
 };
 
-/* Appends one entry of a modality: a picture, a text, or a spectrogram and a player (16 kHz, at most 10 s). */
+/* Appends one entry of a modality: a picture, a text, or a spectrogram and a player (16 kHz, at most 6 s). */
 void eval_show(struct buf *b, struct eval_show *s, const struct manifest *data, const struct manifest_entry *entry,
                enum data_kind kind);
 
