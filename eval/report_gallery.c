@@ -147,12 +147,11 @@ static void miss_card(struct page *p, const struct eval_direction *d, const stru
     snprintf(text, sizeof text, "%s → %s", p->r->m->tower[d->query].name, p->r->m->tower[d->target].name);
     html_card_begin(p->b, text);
     buf_str(p->b, "<div class=\"trio\">\n");
-    p->show.mute = false;
+    p->show.mute = true; /* a player needs more room than these have */
     cell_begin(p, " q", "asked");
     item(p, m->query, d->query);
     snprintf(text, sizeof text, "rank %d", m->rank);
     cell_end(p, text);
-    p->show.mute = true;
     cell_begin(p, "", "taken");
     item(p, m->wrong, d->target);
     snprintf(text, sizeof text, "%.4f", m->wrong_sim);
