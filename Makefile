@@ -78,6 +78,9 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (5) under ASan + UBSan, in build/fuzz
 		SANITIZE='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' fuzz-bins
 	@BUILD=$(BUILD)/fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh $(TEST)
 
+quickstart: ## a newcomer's first run: packages, build, data, training, evaluation, searches, report
+	@tools/quickstart.sh
+
 style: ## formatting, include rules, banned calls
 	@tools/style.sh
 
@@ -91,7 +94,7 @@ deps: ## the Debian packages that building and testing need (root or sudo)
 check: ## everything: deps, build, test, style, asan, fuzz; the last line is the sum
 	@tools/check.sh
 
-INCLUDES := $(sort $(foreach r,$(filter-out cli,$(ROOMS)),$(wildcard $r/*.h)))
+INCLUDES := $(sort $(foreach r,$(filter-out cli,$(ROOMS)),$(wildcard $r/*.h $r/*.def $r/*/*.h $r/*/*.def)))
 install: all ## program, library, headers, configs, pkg-config file under PREFIX (/usr/local); DESTDIR is honoured
 	install -Dm755 $(BUILD)/triad $(DESTDIR)$(PREFIX)/bin/triad
 	install -Dm644 $(BUILD)/libtriad.a $(DESTDIR)$(PREFIX)/lib/libtriad.a
@@ -110,5 +113,5 @@ help: ## this list
 
 -include $(shell find $(BUILD) -name '*.d' -not -path '$(BUILD)/asan/*' -not -path '$(BUILD)/fuzz/*' 2>/dev/null)
 
-.PHONY: all tests examples test asan fuzz fuzz-bins style format deps check install clean help
+.PHONY: all tests examples test quickstart asan fuzz fuzz-bins style format deps check install clean help
 .SECONDARY:

@@ -34,27 +34,33 @@
  * `struct { T *v; int64_t n; } name;`. An empty list has n = 0. */
 enum conf_type {
     CONF_NONE,
-    CONF_BOOL,     /* bool                    true, false                                                             */
-    CONF_INT,      /* int64_t                 a whole number, 1e6 too                                                 */
-    CONF_DOUBLE,   /* double                  finite                                                                  */
-    CONF_STRING,   /* const char *            NULL for null, which only a row with the default "null" allows          */
-    CONF_ENUM,     /* int                     index in `choices`                                                      */
-    CONF_DURATION, /* double, seconds         25ms, 4m, 1.5h, or plain seconds                                        */
-    CONF_BYTES,    /* int64_t                 2GB, 512MiB, or plain bytes                                             */
-    CONF_INTS,     /* {int64_t *v; n}         one number stands for a list of one                                     */
-    CONF_DOUBLES,  /* {double *v; n}                                                                                  */
-    CONF_STRINGS,  /* {const char **v; n}                                                                             */
-    CONF_STRUCT,   /* struct of `sub`         inline in its parent                                                    */
-    CONF_OPTIONAL, /* struct of `sub` *       NULL for null                                                           */
-    CONF_LIST,     /* {struct of `sub` *v; n} a list of maps                                                          */
-    CONF_MAP,      /* {struct of `sub` *v; n} keys chosen by the user, in the file's order; each struct begins with
-                      `const char *name`, which gets the key (letters, digits, _ and -) and has no row. A row whose own key
-                      is "*" takes every key of its parent that no other row names.                                   */
-    CONF_CASE, /* struct of `sub`         `optim: {adamw: {...}}`: of the rows with the same `tag` exactly one is given;
-                  the int at `tag` gets its `value`. `def` = "{}" marks the one taken where none is given. Rows of a
-                  group may share memory (a union): only the one taken is written.                                */
-    CONF_SWITCH, /* int                     `{tower: resnet, widths: ...}`: as CONF_ENUM, and the chosen one of `cases`
-                    adds its rows to the parent's keys, with offsets that count from `cases_at` in the parent.      */
+    CONF_BOOL,     /* bool: true, false */
+    CONF_INT,      /* int64_t: a whole number; 1e6 is one */
+    CONF_DOUBLE,   /* double: finite */
+    CONF_STRING,   /* const char *: NULL for null, which only a row with the default "null" allows */
+    CONF_ENUM,     /* int: index in `choices` */
+    CONF_DURATION, /* double, seconds: 25ms, 4m, 1.5h, or plain seconds */
+    CONF_BYTES,    /* int64_t: 2GB, 512MiB, or plain bytes */
+    CONF_INTS,     /* {int64_t *v; n}: one number stands for a list of one */
+    CONF_DOUBLES,  /* {double *v; n} */
+    CONF_STRINGS,  /* {const char **v; n} */
+    CONF_STRUCT,   /* the struct of `sub`, inline in its parent */
+    CONF_OPTIONAL, /* pointer to the struct of `sub`: NULL for null */
+    CONF_LIST,     /* {struct of `sub` *v; n} */
+
+    /* {struct of `sub` *v; n}: keys chosen by the user, in the file's order. Each struct begins with `const char
+     * *name`, which gets the key (letters, digits, _ and -) and has no row. A row whose own key is "*" takes every key
+     * of its parent that no other row names. */
+    CONF_MAP,
+
+    /* The struct of `sub`, as in `optim: {adamw: {...}}`: of the rows with the same `tag` exactly one is given (null
+     * takes it back), and the int at `tag` gets its `value`. `def` = "{}" marks the one taken where none is given. Rows
+     * of a group may share memory (a union): only the one taken is written. */
+    CONF_CASE,
+
+    /* int, as in `{tower: resnet, widths: ...}`: read as CONF_ENUM; then the chosen one of `cases` adds its rows to the
+     * parent's keys, with offsets that count from `cases_at` in the parent. */
+    CONF_SWITCH,
 };
 
 #define CONF_ABOVE_0 DBL_MIN /* as `min`: more than 0 */

@@ -227,6 +227,11 @@ void progress_update(struct progress *p, int64_t done, const char *note)
     log_unlock();
 }
 
+void progress_set_total(struct progress *p, int64_t total)
+{
+    p->total = total > 0 ? total : 0;
+}
+
 void progress_end(struct progress *p, const char *note)
 {
     if (!p) return;

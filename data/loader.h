@@ -80,8 +80,9 @@ struct data_batch {
 
 struct data_loader;
 
-/* Starts the threads; they begin with epoch 0, batch 0. ERR_CONFIG where there are fewer items than a batch (training),
- * no item has a modality, or a modality's settings are out of range. On error *l is NULL. */
+/* Starts the threads; they begin with epoch 0, batch 0. The functions below are for one caller's thread at a time.
+ * ERR_CONFIG where there are fewer items than a batch or no item has a modality (training), or a modality's settings
+ * are out of range. On error *l is NULL. */
 int data_loader_new(const struct data_loader_config *c, struct data_loader **l, struct err *e) MUST_CHECK;
 void data_loader_free(struct data_loader *l); /* stops and joins the threads; NULL is fine */
 

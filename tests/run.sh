@@ -5,6 +5,7 @@ set -u
 build=${BUILD:-build}
 passed=0 failed=0 skipped=0
 export CMOCKA_MESSAGE_OUTPUT=TAP TRIAD_BIN="$PWD/$build/triad" TRIAD_BUILD="$PWD/$build"
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000} # as the program itself: waiting threads give way soon
 export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -8,7 +8,7 @@ bad=$(mktemp)
 trap 'rm -f "$bad"' EXIT
 if git rev-parse --git-dir >/dev/null 2>&1; then
     mapfile -t files < <(git ls-files -co --exclude-standard -- '*.c' '*.h' | while read -r f; do [ -f "$f" ] && echo "$f"; done)
-    mapfile -t texts < <(git grep -Il '' -- ':!tests/golden' ':!tools/style.sh'; git ls-files -o --exclude-standard -- '*.sh' '*.md')
+    mapfile -t texts < <(git ls-files -co --exclude-standard -- ':!tests/golden')
 else # a tarball
     mapfile -t files < <(find . -path ./build -prune -o -name '*.[ch]' -print | sed 's|^\./||' | sort)
     mapfile -t texts < <(printf '%s\n' "${files[@]}" Makefile README.md tools/deps.sh tools/check.sh)
@@ -38,10 +38,11 @@ BEGIN {
     may["optim"] = " base autograd layers optim "
     may["data"] = " base data "
     may["distributed"] = " base autograd distributed "
-    may["train"] = " base autograd layers models optim data distributed train "
-    may["eval"] = " base autograd layers models optim data distributed train eval "
-    may["export"] = " base autograd layers models optim data distributed train export "
-    may["cli"] = " base autograd layers models optim data distributed train eval export cli "
+    may["run"] = " base autograd layers models optim data run "
+    may["eval"] = " base autograd layers models optim data distributed run eval "
+    may["train"] = " base autograd layers models optim data distributed run eval train "
+    may["export"] = " base autograd layers models optim data distributed run export "
+    may["cli"] = " base autograd layers models optim data distributed run eval train export cli "
     instead["strcpy"] = "use snprintf or mem_strdup"
     instead["strcat"] = "use struct buf"
     instead["sprintf"] = instead["vsprintf"] = "use snprintf or buf_printf"
@@ -110,8 +111,8 @@ END { finish() }
 # Whole words anywhere in what is kept, save in this file.
 for f in "${texts[@]}"; do
     [ -f "$f" ] && [ "$f" != tools/style.sh ] || continue
-    grep -HnwE 'TODO|FIXME|XXX' -- "$f" | sed -E 's/^([^:]*:[0-9]+):.*/\1: a note to do something later; do it now or open an issue/'
-    case $f in *.md) ;; *) grep -HnE -e '-Ofast|-ffast-math' -- "$f" | sed -E 's/^([^:]*:[0-9]+):.*/\1: -Ofast and -ffast-math break NaN checks; name the single flags/' ;; esac
+    grep -HInwE 'TODO|FIXME|XXX' -- "$f" | sed -E 's/^([^:]*:[0-9]+):.*/\1: a note to do something later; do it now or open an issue/'
+    case $f in *.md) ;; *) grep -HInE -e '-Ofast|-ffast-math' -- "$f" | sed -E 's/^([^:]*:[0-9]+):.*/\1: -Ofast and -ffast-math break NaN checks; name the single flags/' ;; esac
 done >>"$bad"
 
 if [ -s "$bad" ]; then

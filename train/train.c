@@ -39,7 +39,8 @@ struct loop {
     struct progress *bar;
     double started, last_save, shown_loss;
     double data_s, compute_s, optimizer_s, other_s; /* since the last record */
-    double all_s[4];                                /* data, compute, optimizer, rest: of this process */
+    double all_s[3];                                /* data, compute, optimizer: of this process */
+    int64_t samples;                                /* of this process */
     int64_t samples_since;
     double since;
 };
@@ -263,18 +264,13 @@ static void write_record(struct loop *l, const struct train_result *r, double lr
 static void show(struct loop *l, const struct train_result *r)
 {
     char note[200];
-    double wall = l->all_s[0] + l->all_s[1] + l->all_s[2];
-    double rest = time_now() - l->started - wall;
-    if (rest < 0) rest = 0;
-    wall += rest;
+    double now = time_now() - l->started, rate = now > 0 ? (double)l->samples / now : 0;
     l->shown_loss = isnan(l->shown_loss) ? r->loss : 0.9 * l->shown_loss + 0.1 * r->loss;
-    int n =
-        snprintf(note, sizeof note, "loss %.3f  %.0f samples/s  data %.0f%% compute %.0f%% optimizer %.0f%%",
-                 l->shown_loss, (double)l->c->batch * (double)(l->opt ? opt_steps(l->opt) : 0) / fmax(1e-9, elapsed(l)),
-                 100 * l->all_s[0] / wall, 100 * l->all_s[1] / wall, 100 * l->all_s[2] / wall);
-    if (!l->total && n > 0 && (size_t)n < sizeof note)
-        snprintf(note + n, sizeof note - (size_t)n, "  step %lld", (long long)l->state.step);
-    progress_update(l->bar, l->total ? l->state.step : (int64_t)elapsed(l), note);
+    snprintf(note, sizeof note, "loss %.3f  %.0f samples/s  data %.0f%% compute %.0f%% optimizer %.0f%%", l->shown_loss,
+             rate, 100 * l->all_s[0] / now, 100 * l->all_s[1] / now, 100 * l->all_s[2] / now);
+    if (!l->total)
+        progress_set_total(l->bar, (int64_t)((double)l->state.step / fmax(1e-9, fmin(1, progress_of(l))) + 0.5));
+    progress_update(l->bar, l->state.step, note);
 }
 
 /* The batch that `state` says comes next, and the time it was waited for. */
@@ -293,6 +289,7 @@ static int one_step(struct loop *l, struct train_result *r, double *lr, struct e
         l->state.batch = b->index + 1;
         l->state.samples += b->size;
         l->samples_since += b->size;
+        l->samples += b->size;
     }
     data_loader_release(l->loader, b);
     l->data_s += t1 - t0;
@@ -399,7 +396,7 @@ static int run_all(struct loop *l, const struct train_options *o, struct err *e)
     catch_signals();
     l->started = l->last_save = l->since = time_now();
     l->shown_loss = NAN;
-    l->bar = progress_new(l->m->config.name, l->total ? l->total : (int64_t)l->c->time, l->total ? "steps" : "s", 10);
+    l->bar = progress_new(l->m->config.name, l->total, "steps", 10);
     if (!rc) rc = train_loop(l, e);
     progress_end(l->bar, NULL);
     rc = finish(l, rc, e);
@@ -416,10 +413,7 @@ int train_run(const struct train_options *o, struct err *e)
 {
     struct loop l = {.lock = -1};
     int rc = run_all(&l, o, e);
-    if (rc && rc != ERR_INTERRUPTED) log_error("%s", e->msg);
     close_all(&l);
-    struct err ignored = {0};
-    if (log_to_file(NULL, &ignored)) return rc;
     return rc;
 }
 

@@ -12,9 +12,10 @@
 
 enum { PATCHES = 1 << 17, RESULT = 1 << 16, DEPTH = 2560, MAX_PARTS = 8 };
 
-/* Each thread's room for a block of patches and, where rows of the result are apart, for the block's result. */
-static _Thread_local float patch_room[PATCHES] __attribute__((aligned(64)));
-static _Thread_local float result_room[RESULT] __attribute__((aligned(64)));
+/* Each thread's room, on its stack: a block of patches and, where rows of the result are apart, the block's result. */
+struct room {
+    float patches[PATCHES], result[RESULT];
+} __attribute__((aligned(64)));
 
 static int64_t min_of(int64_t a, int64_t b)
 {
@@ -106,17 +107,17 @@ static struct cut cut_of(const struct patches *p, int64_t columns)
 }
 
 /* C rows of one block = patches times w ((taps x channels), columns). */
-static void block_product(const struct patches *p, struct cut cut, int64_t first, int64_t rows, const float *w,
-                          int64_t w_row, int64_t columns, float *c, int64_t c_row)
+static void block_product(struct room *room, const struct patches *p, struct cut cut, int64_t first, int64_t rows,
+                          const float *w, int64_t w_row, int64_t columns, float *c, int64_t c_row)
 {
     int64_t taps = p->h.taps * p->w.taps;
     for (int64_t t = 0; t < taps; t += cut.taps) {
         int64_t n = min_of(cut.taps, taps - t);
-        gather(p, first, rows, t, n, patch_room);
+        gather(p, first, rows, t, n, room->patches);
         struct gemm_args g = {.m = rows,
                               .n = columns,
                               .k = n * p->channels,
-                              .a = patch_room,
+                              .a = room->patches,
                               .a_row = n * p->channels,
                               .a_col = 1,
                               .b = w + t * p->channels * w_row,
@@ -169,12 +170,13 @@ static void run(const struct ad_call *c)
     struct cut cut = cut_of(&whole, 1);
 #pragma omp parallel if (cut.blocks * d->groups > 1)
     {
+        struct room room;
         gemm_enter_thread();
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < cut.blocks * d->groups; b++) {
             int64_t group = b % d->groups, first = b / d->groups * cut.rows;
             struct patches p = forward_patches(&k, group);
-            block_product(&p, cut, first, min_of(cut.rows, positions(&p) - first),
+            block_product(&room, &p, cut, first, min_of(cut.rows, positions(&p) - first),
                           (const float *)k.w->data + group * d->fg, d->f, d->fg,
                           (float *)k.y->data + first * d->f + group * d->fg, d->f);
         }
@@ -230,24 +232,24 @@ static float *pack_class(const struct conv_call *k, const struct residue *rh, co
 }
 
 /* A block of positions of x of one class and group. */
-static void transpose_block(const struct conv_call *k, const struct patches *p, struct cut cut, const float *w,
-                            int64_t a, int64_t b, int64_t group, int64_t first)
+static void transpose_block(struct room *room, const struct conv_call *k, const struct patches *p, struct cut cut,
+                            const float *w, int64_t a, int64_t b, int64_t group, int64_t first)
 {
     const struct conv_dims *d = &k->d;
     int64_t rows = min_of(cut.rows, positions(p) - first);
     float *x = (float *)k->x->data + group * d->cg;
     if (d->stride[0] * d->stride[1] == 1) {
-        block_product(p, cut, first, rows, w, d->cg, d->cg, x + first * d->c, d->c);
+        block_product(room, p, cut, first, rows, w, d->cg, d->cg, x + first * d->c, d->c);
         return;
     }
     if (p->h.taps * p->w.taps == 0)
-        memset(result_room, 0, (size_t)(rows * d->cg) * sizeof *result_room);
+        memset(room->result, 0, (size_t)(rows * d->cg) * sizeof *room->result);
     else
-        block_product(p, cut, first, rows, w, d->cg, d->cg, result_room, d->cg);
+        block_product(room, p, cut, first, rows, w, d->cg, d->cg, room->result, d->cg);
     for (int64_t r = 0; r < rows; r++) {
         int64_t at = first + r, j = at % p->w.grid, i = at / p->w.grid % p->h.grid, n = at / p->w.grid / p->h.grid;
         int64_t pixel = (n * d->h[0] + a + i * d->stride[0]) * d->h[1] + b + j * d->stride[1];
-        memcpy(x + pixel * d->c, result_room + r * d->cg, (size_t)d->cg * sizeof *x);
+        memcpy(x + pixel * d->c, room->result + r * d->cg, (size_t)d->cg * sizeof *x);
     }
 }
 
@@ -261,13 +263,15 @@ static void run_class(const struct conv_call *k, int64_t a, int64_t b, const str
     cut.blocks = ceil_div(positions(&p), cut.rows);
 #pragma omp parallel if (cut.blocks * d->groups > 1)
     {
+        struct room room;
         gemm_enter_thread();
 #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < cut.blocks * d->groups; t++) {
             int64_t group = t % d->groups;
             struct patches own = p;
             own.src += group * d->fg;
-            transpose_block(k, &own, cut, packed + group * taps * d->fg * d->cg, a, b, group, t / d->groups * cut.rows);
+            transpose_block(&room, k, &own, cut, packed + group * taps * d->fg * d->cg, a, b, group,
+                            t / d->groups * cut.rows);
         }
     }
 }
@@ -321,7 +325,8 @@ static struct dw_cut dw_cut_of(const struct conv_dims *d)
     return c;
 }
 
-static void dw_task(const struct conv_call *k, struct dw_cut cut, int64_t group, int64_t range, int64_t part, float *w)
+static void dw_task(struct room *room, const struct conv_call *k, struct dw_cut cut, int64_t group, int64_t range,
+                    int64_t part, float *w)
 {
     const struct conv_dims *d = &k->d;
     struct patches p = forward_patches(k, group);
@@ -330,11 +335,11 @@ static void dw_task(const struct conv_call *k, struct dw_cut cut, int64_t group,
     const float *y = (const float *)k->y->data + group * d->fg;
     for (int64_t first = part * cut.part_rows; first < end; first += cut.rows) {
         int64_t rows = min_of(cut.rows, end - first);
-        gather(&p, first, rows, t0, taps, patch_room);
+        gather(&p, first, rows, t0, taps, room->patches);
         struct gemm_args g = {.m = depth,
                               .n = d->fg,
                               .k = rows,
-                              .a = patch_room,
+                              .a = room->patches,
                               .a_row = 1,
                               .a_col = depth,
                               .b = y + first * d->f,
@@ -377,11 +382,12 @@ static void run_dw(const struct ad_call *c)
     int64_t tasks = d->groups * cut.tap_ranges * cut.parts;
 #pragma omp parallel if (tasks > 1)
     {
+        struct room room;
         gemm_enter_thread();
 #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < tasks; t++) {
             int64_t part = t / cut.tap_ranges / d->groups;
-            dw_task(&k, cut, t % d->groups, t / d->groups % cut.tap_ranges, part, sums + part * size);
+            dw_task(&room, &k, cut, t % d->groups, t / d->groups % cut.tap_ranges, part, sums + part * size);
         }
         if (cut.parts > 1) {
 #pragma omp for schedule(static)

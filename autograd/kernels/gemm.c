@@ -1,5 +1,6 @@
 /* Blocks of a product over threads, each by OpenBLAS on one thread, the epilogue on the block while it is in the cache.
  */
+#pragma GCC optimize("O3")
 #include "autograd/kernels/gemm.h"
 
 #include <cblas.h>
@@ -43,10 +44,13 @@ static void multiply(const struct gemm_args *g)
 
 static void epilogue_row(const struct gemm_args *g, float *c, const float *res)
 {
-    if (g->bias)
-        for (int64_t j = 0; j < g->n; j++) c[j] += g->bias[j];
-    if (res)
-        for (int64_t j = 0; j < g->n; j++) c[j] += res[j];
+    const float *bias = g->bias;
+    if (bias && res)
+        for (int64_t j = 0; j < g->n; j++) c[j] = c[j] + bias[j] + res[j];
+    else if (bias || res) {
+        const float *more = bias ? bias : res;
+        for (int64_t j = 0; j < g->n; j++) c[j] += more[j];
+    }
     if (g->act) g->act(g->n, (const float *const[]){c}, (const int[]){1}, c, NULL);
 }
 
@@ -83,8 +87,8 @@ static struct cut cut_of(int64_t m, int64_t n, int64_t k)
     if (k >= 2048 && m * n <= 1 << 18) {
         c.k = part(k, min_of(8, k / 1024), 64);
     } else {
-        c.m = m >= 2048 ? 256 : part(m, max_of(1, min_of(8, m / 64)), 32);
-        if (n > 768) c.n = part(n, (n + 511) / 512, 32);
+        c.m = m >= 1024 ? 256 : part(m, max_of(1, min_of(4, m / 64)), 32);
+        if (n > 1024) c.n = part(n, (n + 1023) / 1024, 32);
         if (m < 128) c.n = part(n, max_of(1, min_of(8, n / 64)), 32);
     }
     c.nm = (m + c.m - 1) / c.m;

@@ -119,10 +119,8 @@ VFUNC v8 v8_erf(v8 x)
 typedef double v8d __attribute__((vector_size(64)));
 typedef int64_t v8l __attribute__((vector_size(64)));
 
-/* sin and cos of r = x - n pi/2, where pi/2 has three doubles, the first two of 33 bits
- * (fdlibm), so that products with n are exact, for |x| up to TRIG_MAX: 2 ulp each, 3.5 their quotient.
- * Beyond: libm's work.
- */
+/* sin and cos of r = x - n pi/2, pi/2 in three doubles of which the first two have 33 bits (fdlibm), so that products
+ * with n are exact; for |x| up to TRIG_MAX: 2 ulp each, 3.5 their quotient. Beyond it is libm's work. */
 #define TRIG_MAX 1e6f
 struct v8_trig {
     v8 sin, cos;

@@ -34,4 +34,12 @@ static inline void ad_next(struct ad_shape s, int64_t *at)
     for (int d = s.rank - 1; d >= 0 && ++at[d] == s.dim[d]; d--) at[d] = 0;
 }
 
+/* Where element at[] of t lies. */
+static inline int64_t ad_offset_of(const struct ad_tensor *t, const int64_t *at)
+{
+    int64_t o = 0;
+    for (int d = 0; d < t->shape.rank; d++) o += at[d] * t->stride[d];
+    return o;
+}
+
 #endif

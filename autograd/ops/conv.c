@@ -49,7 +49,7 @@ static int check(struct ad_infer *f)
 /* Rows of the output, or 0 where the kernel is larger than the padded input. */
 static int64_t out_size(const struct conv_attr *a, int i, int64_t h, int64_t k)
 {
-    int64_t room = h + 2 * a->pad[i] - a->dilation[i] * (k - 1) - 1;
+    int64_t room = h + 2 * (int64_t)a->pad[i] - a->dilation[i] * (k - 1) - 1;
     return k < 1 || room < 0 ? 0 : room / a->stride[i] + 1;
 }
 
@@ -76,8 +76,8 @@ static int infer_transpose(struct ad_infer *f)
         return ad_infer_fail(f, "w must be (kh, kw, C / groups, %lld), a multiple of the %d groups",
                              (long long)y.dim[3], a->groups);
     for (int i = 0; i < 2; i++) {
-        x.dim[1 + i] =
-            (y.dim[1 + i] - 1) * a->stride[i] - 2 * a->pad[i] + a->dilation[i] * (w.dim[i] - 1) + 1 + a->out_pad[i];
+        x.dim[1 + i] = (y.dim[1 + i] - 1) * a->stride[i] - 2 * (int64_t)a->pad[i] + a->dilation[i] * (w.dim[i] - 1) +
+                       1 + a->out_pad[i];
         if (a->out_pad[i] < 0 || a->out_pad[i] >= a->stride[i])
             return ad_infer_fail(f, "out_pad must be from 0 to stride - 1");
         if (y.dim[1 + i] < 1 || w.dim[i] < 1 || x.dim[1 + i] < 1) return ad_infer_fail(f, "the result would be empty");
@@ -155,8 +155,8 @@ static val adjoint(struct ad_graph *g, struct conv_attr a, val y, val w, val lik
 {
     a.kernel[0] = a.kernel[1] = 0;
     for (int i = 0; i < 2; i++)
-        a.out_pad[i] = (int32_t)(ad_dim(g, like, 1 + i) + 2 * a.pad[i] - a.dilation[i] * (ad_dim(g, w, i) - 1) - 1 -
-                                 (ad_dim(g, y, 1 + i) - 1) * a.stride[i]);
+        a.out_pad[i] = (int32_t)(ad_dim(g, like, 1 + i) + 2 * (int64_t)a.pad[i] -
+                                 a.dilation[i] * (ad_dim(g, w, i) - 1) - 1 - (ad_dim(g, y, 1 + i) - 1) * a.stride[i]);
     return AD_NODE(g, &ad_op_conv2d_transpose, &a, y, w);
 }
 

@@ -103,7 +103,7 @@ static void eval(const struct ad_call *c)
 static bool takes(const struct ad_call *c, int i)
 {
     const struct ad_tensor *t = &c->in[i];
-    if (i > 1) return ad_contiguous(t);
+    if (i > 1 || ad_contiguous(t)) return ad_contiguous(t);
     int64_t r = t->shape.dim[t->shape.rank - 2], k = t->shape.dim[t->shape.rank - 1];
     int64_t sr = t->stride[t->shape.rank - 2], sk = t->stride[t->shape.rank - 1];
     return ((k <= 1 || sk == 1) && (r <= 1 || (sr >= k && sr > 0))) ||

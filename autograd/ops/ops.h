@@ -11,11 +11,12 @@
 
 /* ---- unary.c: elementwise, one input ------------------------------------------------------------------------------
  */
-#define AD_UNARY(X)                                                                                               \
-    X(neg)                                                                                                        \
-    X(abs) X(sign) X(square) X(sqrt) X(rsqrt) X(reciprocal) X(exp) X(expm1) X(log) X(log1p) X(sin) X(cos) X(tan)  \
-        X(tanh) X(sigmoid) X(softplus) X(relu) X(gelu) X(gelu_tanh) X(quick_gelu) X(silu) X(erf) X(floor) X(ceil) \
-            X(round) X(is_finite)
+/* clang-format off */
+#define AD_UNARY(X)                                                                                                    \
+    X(neg) X(abs) X(sign) X(square) X(sqrt) X(rsqrt) X(reciprocal) X(exp) X(expm1) X(log) X(log1p) X(sin) X(cos)       \
+    X(tan) X(tanh) X(sigmoid) X(softplus) X(relu) X(gelu) X(gelu_tanh) X(quick_gelu) X(silu) X(erf) X(floor) X(ceil)   \
+    X(round) X(is_finite)
+/* clang-format on */
 #define X(name) val ad_##name(G, val x);
 AD_UNARY(X)
 #undef X
@@ -30,10 +31,11 @@ val ad_stop_gradient(G, val x);
 
 /* ---- binary.c: elementwise, two or three inputs -------------------------------------------------------------------
  */
-#define AD_BINARY(X)                                                                                                  \
-    X(add)                                                                                                            \
-    X(sub) X(mul) X(div) X(pow) X(maximum) X(minimum) X(atan2) X(equal) X(not_equal) X(less) X(less_equal) X(greater) \
-        X(greater_equal) X(logical_and) X(logical_or)
+/* clang-format off */
+#define AD_BINARY(X)                                                                                                   \
+    X(add) X(sub) X(mul) X(div) X(pow) X(maximum) X(minimum) X(atan2) X(equal) X(not_equal) X(less) X(less_equal)      \
+    X(greater) X(greater_equal) X(logical_and) X(logical_or)
+/* clang-format on */
 #define X(name) val ad_##name(G, val a, val b); /* comparisons give 0 or 1, f32 for integer inputs */
 AD_BINARY(X)
 #undef X
@@ -109,8 +111,7 @@ val ad_packed_conv_index(G, val offsets, val out_offsets, int64_t rows_out, int 
 val ad_matmul(G, val a, val b, bool ta, bool tb);
 val ad_linear(G, val x, val weight, val bias); /* x (..., K), weight (K, N), bias (N) or 0 -> (..., N) */
 
-/* ---- norm.c: each keeps mean and rstd for its gradient; gain and bias may be 0 (none) ------------------------------
- */
+/* ---- norm.c: each keeps mean and variance for its gradient; gain and bias may be 0 (none) ----------------------- */
 val ad_layer_norm(G, val x, val gain, val bias, double eps); /* over the last axis */
 val ad_rms_norm(G, val x, val gain, double eps);
 val ad_group_norm(G, val x, val gain, val bias, int groups,

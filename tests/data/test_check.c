@@ -54,7 +54,7 @@ static void put_sound(const char *name, int64_t n, float loud, size_t cut)
 static int setup(void **state)
 {
     log_quiet(true);
-    strcpy(dir, "/tmp/triad-check-XXXXXX");
+    snprintf(dir, sizeof dir, "/tmp/triad-check-XXXXXX");
     assert_non_null(mkdtemp(dir));
     put_image("good.png", 8, 8, 100, 0);
     put_image("twin.png", 8, 8, 100, 0);

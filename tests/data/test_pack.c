@@ -31,7 +31,7 @@ static int setup(void **state)
 {
     struct err e = {0};
     log_quiet(true);
-    strcpy(dir, "/tmp/triad-pack-XXXXXX");
+    snprintf(dir, sizeof dir, "/tmp/triad-pack-XXXXXX");
     assert_non_null(mkdtemp(dir));
     manifest = file_join(dir, "m.jsonl");
     pack = file_join(dir, "out.h5");

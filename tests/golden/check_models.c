@@ -309,7 +309,8 @@ static int steps(struct check *c, struct ad_plan *p, struct err *e)
         if (code) break;
         number(c, "loss", i, ad_result_scalar(p, "loss"), json_number_value(json_array_get(loss, i)), loss_tol);
         if (i >= json_array_size(norm)) break;
-        double n = opt_step(opt, c->grad, o.lr);
+        double n = opt_norm(c->grad, ad_store_flat_count(c->store));
+        opt_step(opt, c->grad, n, o.lr);
         number(c, "norm of the gradient", i, n, json_number_value(json_array_get(norm, i)), gradient_tol);
     }
     opt_free(opt);

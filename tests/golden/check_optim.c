@@ -73,7 +73,9 @@ static void step(struct path *p, struct opt *o, int64_t at, double lr)
         const struct ad_entry *q = ad_store_find(p->store, params[i]);
         for (int64_t k = 0; k < q->count; k++) p->grad[q->offset + k] = (float)g->x[at * q->count + k];
     }
-    p->norm[at] = (float)opt_step(o, p->grad, lr);
+    double norm = opt_norm(p->grad, ad_store_flat_count(p->store));
+    p->norm[at] = (float)norm;
+    opt_step(o, p->grad, norm, lr);
     for (int i = 0; i < PARAMS; i++) {
         const struct ad_entry *q = ad_store_find(p->store, params[i]);
         size_t bytes = (size_t)q->count * sizeof(float);

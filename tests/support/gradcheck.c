@@ -55,9 +55,7 @@ static int fail(struct check *k, const char *fmt, ...)
     return rc;
 }
 
-/* ---- inputs
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- inputs ------------------------------------------------------------------------------------------------------ */
 
 /* "3x7" or "()" or nothing -> a shape; `*p` moves behind it. */
 static struct ad_shape parse_shape(const char **p)
@@ -162,9 +160,7 @@ static struct var *add_random(struct check *k, const char *prefix, int i, struct
     return v;
 }
 
-/* ---- the graph
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- the graph --------------------------------------------------------------------------------------------------- */
 
 struct built {
     struct ad_graph *g;
@@ -216,9 +212,7 @@ static const char *name_of(char room[24], const char *prefix, int i)
     return room;
 }
 
-/* ---- running
- * ------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- running ----------------------------------------------------------------------------------------------------- */
 
 static void store(enum ad_dtype t, void *to, int64_t i, double x)
 {
@@ -247,9 +241,7 @@ static int run(struct check *k, struct ad_plan *p, enum ad_dtype t, double step,
     return rc ? fail(k, "running it failed: %s", e.msg) : 0;
 }
 
-/* ---- gradients
- * ----------------------------------------------------------------------------------------------------------------------
- */
+/* ---- gradients --------------------------------------------------------------------------------------------------- */
 
 /* The slope of output "f" along `move` by differences of fourth order against the sum over i of <move, "d"i>. */
 static int slope(struct check *k, struct ad_plan *p, const char *what, const int *var, int n, double *const *move)
@@ -468,9 +460,7 @@ static int check_written(struct check *k)
     return rc;
 }
 
-/* ---- a case, an op
- * -----------------------------------------------------------------------------------------------------------------------
- */
+/* ---- a case, an op ----------------------------------------------------------------------------------------------- */
 
 int gradcheck_case(const struct ad_op *op, int number, uint64_t seed, struct err *e)
 {

@@ -1,0 +1,168 @@
+/* The f32 product against the plain loops: odd sizes, transposed and strided operands, batches, epilogues; same bits
+ * for any number of threads. */
+#include "tests/autograd/kernel_check.h"
+
+#include "autograd/ops/matmul.h"
+#include "autograd/ops/ops.h"
+#include "autograd/plan.h"
+#include "base/threads.h"
+
+static const int64_t sizes[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 65, 130};
+static int64_t pick(void)
+{
+    return sizes[check_int(0, 12)];
+}
+
+/* A matrix (rows, cols) behind leading axes; with `gap` its rows lie further apart than they are long; `flipped` lies
+ * transposed in memory. */
+static struct ad_tensor operand(struct ad_shape lead, int64_t rows, int64_t cols, bool flipped, int64_t gap)
+{
+    struct ad_shape s = lead;
+    s.dim[s.rank++] = flipped ? cols : rows;
+    s.dim[s.rank++] = (flipped ? rows : cols) + gap;
+    struct ad_tensor t = check_tensor(s);
+    t.shape.dim[s.rank - 1] -= gap;
+    if (!flipped) return t;
+    int64_t a = t.stride[s.rank - 1], n = t.shape.dim[s.rank - 1];
+    t.stride[s.rank - 1] = t.stride[s.rank - 2];
+    t.stride[s.rank - 2] = a;
+    t.shape.dim[s.rank - 1] = t.shape.dim[s.rank - 2];
+    t.shape.dim[s.rank - 2] = n;
+    return t;
+}
+
+static void check(struct matmul_attr a, struct ad_shape lead_a, struct ad_shape lead_b, int64_t m, int64_t n, int64_t k,
+                  bool strided)
+{
+    char what[160];
+    int64_t gap = strided ? check_int(0, 3) : 0;
+    bool flip_a = strided && check_int(0, 1), flip_b = strided && check_int(0, 1);
+    struct ad_tensor in[4] = {operand(lead_a, a.ta ? k : m, a.ta ? m : k, flip_a, gap),
+                              operand(lead_b, a.tb ? n : k, a.tb ? k : n, flip_b, gap)};
+    int n_in = 2;
+    if (a.bias) in[n_in++] = check_tensor(SHAPE(n));
+    if (a.residual) {
+        struct ad_shape s = lead_a;
+        s.dim[s.rank++] = m;
+        s.dim[s.rank++] = n;
+        in[n_in++] = check_tensor(s);
+    }
+    struct ad_call c = {.in = in, .n_in = n_in, .attr = &a, .op = &ad_op_matmul};
+    assert_true(ad_op_matmul.takes(&c, 0) && ad_op_matmul.takes(&c, 1));
+    snprintf(what, sizeof what, "m %lld n %lld k %lld ta %d tb %d flips %d %d gap %lld leads %d %d bias %d residual %d",
+             (long long)m, (long long)n, (long long)k, a.ta, a.tb, flip_a, flip_b, (long long)gap, lead_a.rank,
+             lead_b.rank, a.bias, a.residual);
+    check_products(&ad_op_matmul, &a, in, n_in, k, what);
+    for (int i = 0; i < n_in; i++) free(in[i].data);
+}
+
+static void test_odd_sizes(void **state)
+{
+    for (int i = 0; i < 300; i++) {
+        struct matmul_attr a = {.ta = (int32_t)check_int(0, 1),
+                                .tb = (int32_t)check_int(0, 1),
+                                .bias = (int32_t)check_int(0, 1),
+                                .residual = (int32_t)check_int(0, 1)};
+        check(a, SCALAR, SCALAR, pick(), pick(), pick(), i % 2);
+    }
+}
+
+static void test_batches(void **state)
+{
+    const struct ad_shape leads[][2] = {{SHAPE(3), SHAPE(3)},    {SHAPE(5), {0}},
+                                        {SHAPE(2, 3), {0}},      {SHAPE(4), SHAPE(1)},
+                                        {SHAPE(2, 3), SHAPE(3)}, {SHAPE(2, 1), SHAPE(2, 3)},
+                                        {{0}, SHAPE(3)},         {SHAPE(1, 1), SHAPE(4, 2)},
+                                        {SHAPE(11), SHAPE(11)},  {SHAPE(3, 0), {0}},
+                                        {SHAPE(9, 1), {0}}};
+    for (int i = 0; i < 220; i++) {
+        const struct ad_shape *l = leads[i % 11];
+        struct matmul_attr a = {
+            .ta = (int32_t)check_int(0, 1), .tb = (int32_t)check_int(0, 1), .bias = (int32_t)check_int(0, 1)};
+        check(a, l[0], l[1], pick(), pick(), pick(), check_int(0, 1));
+    }
+}
+
+static void test_cuts(void **state) /* sizes that are cut into blocks: rows, columns, and the sum */
+{
+    const int64_t large[][3] = {{2100, 33, 20},  {70, 900, 40},   {17, 1100, 30}, {33, 65, 4200},
+                                {130, 64, 2049}, {300, 300, 300}, {1, 600, 2500}};
+    for (size_t i = 0; i < sizeof large / sizeof *large; i++)
+        for (int32_t t = 0; t < 4; t++) {
+            struct matmul_attr a = {.ta = t & 1, .tb = t >> 1, .bias = 1, .residual = t & 1};
+            check(a, SCALAR, SCALAR, large[i][0], large[i][1], large[i][2], t == 2);
+        }
+    check((struct matmul_attr){.bias = 1}, SHAPE(3, 700), SCALAR, 1, 40, 33, false);
+    check((struct matmul_attr){.tb = 1}, SHAPE(3), SHAPE(3), 200, 130, 100, true);
+}
+
+static void test_empty(void **state)
+{
+    check((struct matmul_attr){.bias = 1, .residual = 1}, SCALAR, SCALAR, 3, 5, 0, false);
+    check((struct matmul_attr){.bias = 1}, SCALAR, SCALAR, 0, 5, 3, false);
+    check((struct matmul_attr){.ta = 1}, SCALAR, SCALAR, 3, 0, 4, false);
+    check((struct matmul_attr){.tb = 1}, SHAPE(0), SHAPE(0), 3, 2, 4, false);
+    check((struct matmul_attr){.tb = 0}, SHAPE(2), SHAPE(2), 3, 2, 0, false);
+}
+
+/* Slopes of the activations are below 1.13, so the product's bound covers them; their polynomials add some ulps of 1.
+ */
+static void test_activations(void **state)
+{
+    for (int32_t act = 1; act < ACT_COUNT; act++) {
+        struct matmul_attr a = {.bias = 1, .residual = 1, .act = act};
+        struct ad_tensor in[4] = {check_tensor(SHAPE(65, 17)), check_tensor(SHAPE(17, 33)), check_tensor(SHAPE(33)),
+                                  check_tensor(SHAPE(65, 33))};
+        struct check_run want = check_once(&ad_op_matmul, &a, in, 4, false),
+                         got = check_once(&ad_op_matmul, &a, in, 4, true);
+        for (int64_t i = 0; i < 65 * 33; i++) {
+            double w = ad_get(&want.out[0], i), v = ad_get(&got.out[0], i);
+            if (!(fabs(v - w) <= 19 * 26 * 0x1p-23))
+                fail_msg("activation %d: element %lld is %.9g, not %.9g", act, (long long)i, v, w);
+        }
+        check_free(&want);
+        check_free(&got);
+        for (int i = 0; i < 4; i++) free(in[i].data);
+    }
+}
+
+/* gelu(x w + bias + residual) in three axes, planned with `flags`; returns the steps of a run. */
+static int64_t run_block(unsigned flags, const float *data, float *y)
+{
+    struct ad_graph *g = ad_graph_new();
+    struct err e;
+    val x = ad_input(g, "x", AD_F32, SHAPE(2, 5, 7)), w = ad_input(g, "w", AD_F32, SHAPE(7, 9));
+    val bias = ad_input(g, "bias", AD_F32, SHAPE(9)), residual = ad_input(g, "residual", AD_F32, SHAPE(2, 5, 9));
+    ad_output(g, "y", ad_gelu(g, ad_add(g, residual, ad_add(g, ad_matmul(g, x, w, false, false), bias))));
+    struct ad_plan *p = ad_plan_new(g, NULL, flags, &e);
+    if (!p) fail_msg("%s", e.msg);
+    assert_true(ad_bind(p, "x", data) && ad_bind(p, "w", data + 70) && ad_bind(p, "bias", data + 133) &&
+                ad_bind(p, "residual", data + 142));
+    if (ad_run(p, 1, 1, &e)) fail_msg("%s", e.msg);
+    memcpy(y, ad_result(p, "y", NULL), 90 * sizeof *y);
+    int64_t steps = ad_plan_stats(p).steps;
+    ad_plan_free(p);
+    ad_graph_free(g);
+    return steps;
+}
+
+static void test_absorb(void **state)
+{
+    struct ad_tensor t = check_tensor(SHAPE(232));
+    float want[90], got[90];
+    assert_true(run_block(AD_REFERENCE, t.data, want) > 1);
+    assert_int_equal(run_block(0, t.data, got), 1);
+    for (int i = 0; i < 90; i++) /* 9 terms of at most 1, as in test_activations */
+        if (!(fabsf(got[i] - want[i]) <= 9 * 16 * 0x1p-23f))
+            fail_msg("element %d is %.9g, not %.9g", i, (double)got[i], (double)want[i]);
+    free(t.data);
+}
+
+int main(void)
+{
+    threads_init(2);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_odd_sizes),   cmocka_unit_test(test_batches),
+                                       cmocka_unit_test(test_cuts),        cmocka_unit_test(test_empty),
+                                       cmocka_unit_test(test_activations), cmocka_unit_test(test_absorb)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
