@@ -35,7 +35,7 @@ static int write_all(struct eval_report *r, const struct eval_args *a, struct er
 {
     bool to_stdout = a->json && !strcmp(a->json, "-");
     if (!to_stdout) eval_report_print(r, stdout);
-    int rc = a->json ? eval_report_json(r, to_stdout ? "/dev/stdout" : a->json, e) : 0;
+    int rc = a->json ? eval_report_json(r, a->json, e) : 0;
     if (!rc && a->html) {
         rc = eval_report_html(r, a->html, e);
         if (!rc) log_info("%s: open it in a browser", a->html);

@@ -213,7 +213,11 @@ int eval_report_json(const struct eval_report *r, const char *path, struct err *
     if (!text) return err_set(e, ERR_FORMAT, "%s: a name or path in the report is not UTF-8", path);
     struct buf b = {0};
     buf_printf(&b, "%s\n", text);
-    int rc = file_write(path, b.data, b.len, e);
+    int rc = 0;
+    if (strcmp(path, "-"))
+        rc = file_write(path, b.data, b.len, e);
+    else if (fwrite(b.data, 1, b.len, stdout) != b.len || fflush(stdout))
+        rc = err_errno(e, "cannot write to standard output");
     buf_free(&b);
     free(text);
     return rc;

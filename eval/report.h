@@ -44,7 +44,7 @@ void eval_report_print(const struct eval_report *r, FILE *out);
 
 /* {"model": ..., "splits": [{"split": ..., "directions": [{"query": "text", "target": "image", "R@1": {"value": 0.55,
  * "low": ..., "high": ..., "chance": ...}, ..., "median_rank": 1, "mAP": 0.62}], "zero_shot": [...]}]}: shares in 0..1.
- * Written whole or not at all. */
+ * Written whole or not at all; "-" is standard output. */
 int eval_report_json(const struct eval_report *r, const char *path, struct err *e) MUST_CHECK;
 
 /* One page that needs nothing else: figures, curves of the run, queries with their hits, misses, similarities, config.
