@@ -89,7 +89,7 @@ int file_out_open(const char *path, struct file_out **out, struct err *e)
     o->path = mem_strdup(path);
     if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
         /* Renaming over /dev/stdout, a link that may lead to a plain file, would replace the link for everyone. */
-        o->fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+        o->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     } else {
         char *dir = file_dirname(path);
         o->temp = mem_printf("%s/.%s.tmp-%d-%u", dir, file_basename(path), (int)getpid(), atomic_fetch_add(&serial, 1));
