@@ -18,7 +18,7 @@ struct segment {
     float lr_scale, decay;
 };
 
-enum { BLOCK = 16384 }; /* elements a task: bounds that do not depend on the thread count */
+enum { BLOCK = 16384, MAX_PARTS = 256 }; /* elements a task: bounds that do not depend on the thread count */
 
 struct opt {
     struct opt_config c;
@@ -118,19 +118,19 @@ double opt_lr(const struct opt_config *c, int64_t step, double progress)
 
 double opt_norm(const float *grad, int64_t n)
 {
-    double part[256], sum = 0;
-    int64_t size = n > BLOCK * 256 ? (n + 255) / 256 : BLOCK, blocks = (n + size - 1) / size;
+    int64_t each = (n / MAX_PARTS / BLOCK + 1) * BLOCK, parts = (n + each - 1) / each;
+    double part[MAX_PARTS], sum = 0;
 #pragma omp parallel for schedule(static) if (n > PAR_MIN)
-    for (int64_t b = 0; b < blocks; b++) {
-        int64_t to = (b + 1) * size < n ? (b + 1) * size : n;
+    for (int64_t b = 0; b < parts; b++) {
+        int64_t to = (b + 1) * each < n ? (b + 1) * each : n;
         double s[8] = {0};
-        int64_t i = b * size;
+        int64_t i = b * each;
         for (; i + 8 <= to; i += 8)
             for (int k = 0; k < 8; k++) s[k] += (double)grad[i + k] * (double)grad[i + k];
         for (; i < to; i++) s[0] += (double)grad[i] * (double)grad[i];
         part[b] = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
     }
-    for (int64_t b = 0; b < blocks; b++) sum += part[b];
+    for (int64_t b = 0; b < parts; b++) sum += part[b];
     return sqrt(sum);
 }
 

@@ -1,6 +1,7 @@
 /* Saving and loading a run's state. See checkpoint.h. */
 #include "run/checkpoint.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
@@ -10,8 +11,12 @@
 
 #include "base/buf.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/safetensors.h"
+
+#define ASIDE ".saving-"        /* begins the names of folders that are being written or removed */
+#define MOST ((int64_t)1 << 53) /* steps, samples: what a file may say */
 
 static enum st_dtype dtype_of(enum ad_dtype t)
 {
@@ -91,13 +96,30 @@ static int save_all(const char *aside, const struct run_state *s, const struct a
     return rc;
 }
 
+/* Removes a checkpoint. What is half removed must not look like one: it is renamed first. */
+static int remove_folder(const char *parent, const char *folder, struct err *e)
+{
+    char *gone = mem_printf("%s/" ASIDE "removed", parent);
+    int rc = file_remove_tree(gone, e);
+    if (!rc && rename(folder, gone) && errno != ENOENT) rc = err_errno(e, "%s: cannot be removed", folder);
+    if (!rc) rc = file_remove_tree(gone, e);
+    free(gone);
+    return rc;
+}
+
 /* Puts `aside` in the place of `folder`; an old one changes places with it in one step, so that there is always a whole
- * one. */
+ * one. File systems that cannot exchange (some network ones) get the old one out of the way first. */
 static int swap_in(const char *aside, const char *folder, const char *parent, struct err *e)
 {
     bool had = file_exists(folder);
-    if (renameat2(AT_FDCWD, aside, AT_FDCWD, folder, had ? RENAME_EXCHANGE : 0))
-        return err_errno(e, "%s: cannot be renamed to %s", aside, folder);
+    int failed = renameat2(AT_FDCWD, aside, AT_FDCWD, folder, had ? RENAME_EXCHANGE : 0);
+    if (failed && had && (errno == EINVAL || errno == ENOSYS)) {
+        int rc = remove_folder(parent, folder, e);
+        if (rc) return rc;
+        failed = rename(aside, folder);
+        had = false;
+    }
+    if (failed) return err_errno(e, "%s: cannot be renamed to %s", aside, folder);
     int rc = file_sync_dir(parent, e);
     return !rc && had ? file_remove_tree(aside, e) : rc;
 }
@@ -106,10 +128,11 @@ int run_checkpoint_save(const char *dir, const struct run_state *s, const struct
                         struct err *e)
 {
     char *parent = file_join(dir, "checkpoints");
-    char *aside = mem_printf("%s/.saving-step-%lld", parent, (long long)s->step),
+    char *aside = mem_printf("%s/" ASIDE "step-%lld", parent, (long long)s->step),
          *folder = mem_printf("%s/step-%lld", parent, (long long)s->step);
     int rc = file_remove_tree(aside, e);
     if (!rc) rc = file_mkdirs(aside, e);
+    if (!rc) rc = file_sync_dir(dir, e); /* `checkpoints` itself may be new */
     if (!rc) rc = save_all(aside, s, store, o, e);
     if (!rc) rc = file_sync_dir(aside, e);
     if (!rc) rc = swap_in(aside, folder, parent, e);
@@ -147,6 +170,22 @@ static int list_steps(const char *parent, int64_t **steps, int *n, struct err *e
     return 0;
 }
 
+/* Removes what saves and writes that a kill cut off left in a folder: half a checkpoint, file_write's temporary file.
+ */
+static int sweep(const char *folder, struct err *e)
+{
+    char **names;
+    int n, rc = file_list(folder, &names, &n, e);
+    for (int i = 0; i < n && !rc; i++) {
+        if (strncmp(names[i], ASIDE, strlen(ASIDE)) && (*names[i] != '.' || !strstr(names[i], ".tmp-"))) continue;
+        char *path = file_join(folder, names[i]);
+        rc = file_remove_tree(path, e);
+        free(path);
+    }
+    file_list_free(names, n);
+    return rc;
+}
+
 int run_checkpoint_prune(const char *dir, int64_t keep, int64_t best, struct err *e)
 {
     char *parent = file_join(dir, "checkpoints");
@@ -155,20 +194,22 @@ int run_checkpoint_prune(const char *dir, int64_t keep, int64_t best, struct err
     for (int i = 0; i < n - keep && !rc; i++) {
         if (steps[i] == best) continue;
         char *folder = mem_printf("%s/step-%lld", parent, (long long)steps[i]);
-        rc = file_remove_tree(folder, e);
+        rc = remove_folder(parent, folder, e);
         free(folder);
     }
+    if (!rc) rc = sweep(dir, e);
+    if (!rc && file_is_dir(parent)) rc = sweep(parent, e);
     free(steps);
     free(parent);
     return rc;
 }
 
-static int whole(const json_t *root, const char *key, const char *path, int64_t *out, struct err *e)
+static int whole(const json_t *root, const char *key, int least, const char *path, int64_t *out, struct err *e)
 {
     const json_t *v = json_object_get(root, key);
-    if (!json_is_integer(v)) return err_set(e, ERR_FORMAT, "%s: '%s' must be a whole number", path, key);
     *out = json_integer_value(v);
-    return 0;
+    if (json_is_integer(v) && *out >= least && *out <= MOST) return 0;
+    return err_set(e, ERR_FORMAT, "%s: '%s' must be a whole number of %d to %lld", path, key, least, (long long)MOST);
 }
 
 static int load_state(const char *path, struct run_state *s, struct err *e)
@@ -184,11 +225,11 @@ static int load_state(const char *path, struct run_state *s, struct err *e)
         json_decref(root);
         return err_set(e, ERR_FORMAT, "%s: not a JSON object: %s", path, why.text);
     }
-    if (!rc) rc = whole(root, "step", path, &s->step, e);
-    if (!rc) rc = whole(root, "epoch", path, &s->epoch, e);
-    if (!rc) rc = whole(root, "batch", path, &s->batch, e);
-    if (!rc) rc = whole(root, "samples", path, &s->samples, e);
-    if (!rc) rc = whole(root, "best_step", path, &s->best_step, e);
+    if (!rc) rc = whole(root, "step", 0, path, &s->step, e);
+    if (!rc) rc = whole(root, "epoch", 0, path, &s->epoch, e);
+    if (!rc) rc = whole(root, "batch", 0, path, &s->batch, e);
+    if (!rc) rc = whole(root, "samples", 0, path, &s->samples, e);
+    if (!rc) rc = whole(root, "best_step", -1, path, &s->best_step, e);
     const json_t *best = json_object_get(root, "best"), *seconds = json_object_get(root, "seconds");
     s->best = json_is_number(best) ? json_number_value(best) : NAN;
     s->seconds = json_is_number(seconds) ? json_number_value(seconds) : 0;
@@ -196,26 +237,42 @@ static int load_state(const char *path, struct run_state *s, struct err *e)
     return rc;
 }
 
-char *run_checkpoint_latest(const char *dir)
+int run_checkpoint_latest(const char *dir, char **found, struct err *e)
 {
-    char *parent = file_join(dir, "checkpoints"), *found = NULL;
+    char *parent = file_join(dir, "checkpoints");
+    int64_t *steps;
+    struct err why = {0};
+    *found = NULL;
+    int n, rc = list_steps(parent, &steps, &n, e);
+    for (int i = n - 1; i >= 0 && !*found; i--) {
+        char *folder = mem_printf("%s/step-%lld", parent, (long long)steps[i]), *path = file_join(folder, "state.json");
+        struct run_state s;
+        struct err bad = {0};
+        if (load_state(path, &s, &bad) == 0)
+            *found = mem_strdup(folder);
+        else if (!why.code)
+            why = bad;
+        free(path);
+        free(folder);
+    }
+    free(steps);
+    free(parent);
+    if (!why.code) return rc;
+    if (!*found) return err_set(e, why.code, "the checkpoint cannot be read: %s", why.msg);
+    log_warn("%s; %s is taken instead", why.msg, *found);
+    return 0;
+}
+
+bool run_checkpoint_any(const char *dir)
+{
+    char *parent = file_join(dir, "checkpoints");
     int64_t *steps;
     int n;
     struct err ignored = {0};
-    if (list_steps(parent, &steps, &n, &ignored) == 0) {
-        for (int i = n - 1; i >= 0 && !found; i--) {
-            char *folder = mem_printf("%s/step-%lld", parent, (long long)steps[i]),
-                 *path = file_join(folder, "state.json");
-            struct run_state s;
-            struct err why = {0};
-            if (load_state(path, &s, &why) == 0) found = mem_strdup(folder);
-            free(path);
-            free(folder);
-        }
-        free(steps);
-    }
+    bool any = list_steps(parent, &steps, &n, &ignored) || n > 0; /* a folder that cannot be listed may hold some */
+    free(steps);
     free(parent);
-    return found;
+    return any;
 }
 
 /* The tensor `name` of f with the shape of p, or an error that says what is there instead. */
@@ -248,6 +305,24 @@ static int read_entry(const struct st_file *f, const struct st_tensor *t, struct
     return 0;
 }
 
+/* What neither the model nor, with `o`, the optimizer has must not be in the file. */
+static int check_extra(const struct st_file *f, const char *path, const struct ad_store *store, const struct opt *o,
+                       struct err *e)
+{
+    for (int i = 0; i < st_count(f); i++) {
+        const char *name = st_at(f, i)->name, *parameter = o ? NULL : name, *what;
+        for (int s = 0; o && s < opt_state_count(o) && !parameter; s++) {
+            size_t n = (opt_state(o, s, &what), strlen(what));
+            if (!strncmp(name, what, n) && name[n] == '/') parameter = name + n + 1;
+        }
+        const struct ad_entry *p = parameter ? ad_store_find(store, parameter) : NULL;
+        if (!p || (o && !trained(p)))
+            return err_set(e, ERR_SHAPE, "%s: tensor '%s' is not part of the %s that the config describes", path, name,
+                           o ? "optimizer" : "model");
+    }
+    return 0;
+}
+
 static int load_model(const char *path, struct ad_store *store, struct err *e)
 {
     struct st_file *f;
@@ -259,10 +334,7 @@ static int load_model(const char *path, struct ad_store *store, struct err *e)
         rc = t ? read_entry(f, t, p, path, e) : e->code;
         p->fresh = false;
     }
-    for (int i = 0; i < st_count(f) && !rc; i++)
-        if (!ad_store_find(store, st_at(f, i)->name))
-            rc = err_set(e, ERR_SHAPE, "%s: tensor '%s' is not part of the model that the config describes", path,
-                         st_at(f, i)->name);
+    if (!rc) rc = check_extra(f, path, store, NULL, e);
     st_close(f);
     return rc;
 }
@@ -293,9 +365,13 @@ static int load_optimizer(const char *path, struct ad_store *store, struct opt *
         float *flat = opt_state(o, s, &what);
         rc = read_state(f, path, what, store, flat, e);
     }
-    const char *steps = st_metadata(f, "steps");
-    if (!rc && !steps) rc = err_set(e, ERR_FORMAT, "%s: the number of steps is missing", path);
-    if (!rc) opt_set_steps(o, strtoll(steps, NULL, 10));
+    if (!rc) rc = check_extra(f, path, store, o, e);
+    const char *text = st_metadata(f, "steps");
+    char *end = NULL;
+    long long steps = text ? strtoll(text, &end, 10) : -1;
+    if (!rc && (steps < 0 || steps > MOST || end == text || *end))
+        rc = err_set(e, ERR_FORMAT, "%s: its metadata must say the number of steps, not '%s'", path, text ? text : "");
+    if (!rc) opt_set_steps(o, steps);
     st_close(f);
     return rc;
 }

@@ -22,16 +22,20 @@ struct run_state {
 int run_checkpoint_save(const char *dir, const struct run_state *s, const struct ad_store *store, const struct opt *o,
                         struct err *e) MUST_CHECK;
 
-/* Deletes checkpoints but the newest `keep` and that of step `best` (-1: none). */
+/* Deletes checkpoints but the newest `keep` and that of step `best` (-1: none), and what saves that were cut off left
+ * behind in `dir` and its checkpoints. Only for who holds the run folder. */
 int run_checkpoint_prune(const char *dir, int64_t keep, int64_t best, struct err *e) MUST_CHECK;
 
-/* The folder of the newest checkpoint in `dir`/checkpoints that has a readable state.json, or NULL if there is none.
- * The caller frees. Leftovers of a save that was cut off are passed over. */
-char *run_checkpoint_latest(const char *dir);
+/* *folder: the newest checkpoint in `dir`/checkpoints whose state.json can be read, or NULL where there is no
+ * checkpoint at all; the caller frees. One that cannot be read is passed over with a warning; where that leaves none,
+ * its error is returned. Leftovers of a save that was cut off do not count. */
+int run_checkpoint_latest(const char *dir, char **folder, struct err *e) MUST_CHECK;
 
-/* Reads a checkpoint folder. Every parameter of the store must be there with its shape (ERR_SHAPE names it and a near
- * name), and nothing besides. `o` NULL: weights only. `average`: the averaged weights in place of the last ones where
- * they exist. On error the store's content is undefined. */
+bool run_checkpoint_any(const char *dir); /* there is one, readable or not */
+
+/* Reads a checkpoint folder. Every parameter of the store, and every state of `o`, must be there with its shape
+ * (ERR_SHAPE names it and a near name), and nothing besides. `o` NULL: weights only. `average`: the averaged weights in
+ * place of the last ones where they exist. On error the store's content is undefined. */
 int run_checkpoint_load(const char *folder, struct run_state *s, struct ad_store *store, struct opt *o, bool average,
                         struct err *e) MUST_CHECK;
 

@@ -18,16 +18,26 @@ static char *tokenizer_path(const struct run_model *m, int i)
     return path;
 }
 
+int run_model_data(struct run_model *m, struct manifest *data, int64_t **items, int64_t *n, struct err *e)
+{
+    const struct run_data *c = &m->config.data;
+    *items = NULL;
+    if (manifest_load(c->manifest, data, e))
+        return err_prefix(e, "%s: data.manifest", conf_where(&m->conf, &c->manifest));
+    if (manifest_select(data, c->train, items, n, e) == 0) return 0;
+    manifest_free(data);
+    return err_prefix(e, "%s: data.train", conf_where(&m->conf, &c->train));
+}
+
 /* A byte-level BPE from every caption of the training split. */
 static int train_tokenizer(struct run_model *m, int i, struct err *e)
 {
     const struct run_modality *c = &m->config.modalities.v[i];
     const char *field = c->from ? c->from : c->name, **texts = NULL;
     struct manifest data = {0};
-    int64_t *items = NULL, n = 0;
+    int64_t *items, n = 0;
     size_t count = 0, cap = 0;
-    int rc = manifest_load(m->config.data.manifest, &data, e);
-    if (!rc) rc = manifest_select(&data, m->config.data.train, &items, &n, e);
+    int rc = run_model_data(m, &data, &items, &n, e);
     for (int64_t k = 0; !rc && k < n; k++) {
         const struct manifest_field *f = manifest_field(&data.item[items[k]], field);
         for (int j = 0; f && j < f->n; j++) {
@@ -36,8 +46,9 @@ static int train_tokenizer(struct run_model *m, int i, struct err *e)
         }
     }
     if (!rc && !count)
-        rc = err_set(e, ERR_CONFIG, "modality '%s': the split '%s' of %s has no field '%s' to train a tokenizer from",
-                     c->name, m->config.data.train, m->config.data.manifest, field);
+        rc = err_set(e, ERR_CONFIG,
+                     "%s: modality '%s': the split '%s' of %s has no field '%s' to train a tokenizer from",
+                     conf_where(&m->conf, c), c->name, m->config.data.train, m->config.data.manifest, field);
     struct tok_train_options o = {.vocab_size = c->text.vocab};
     if (!rc) rc = tok_train_bpe(texts, (int64_t)count, &o, &m->tokenizer[i], e);
     free(texts);
@@ -49,15 +60,10 @@ static int train_tokenizer(struct run_model *m, int i, struct err *e)
 static int find_tokenizer(struct run_model *m, int i, struct err *e)
 {
     const struct run_modality *c = &m->config.modalities.v[i];
-    char *kept = tokenizer_path(m, i);
-    int rc;
-    if (file_exists(kept))
-        rc = tok_load(kept, &m->tokenizer[i], e);
-    else if (c->text.tokenizer)
-        rc = tok_load(c->text.tokenizer, &m->tokenizer[i], e);
-    else
-        rc = train_tokenizer(m, i, e);
-    free(kept);
+    if (!m->begun && !c->text.tokenizer) return train_tokenizer(m, i, e);
+    char *path = m->begun ? tokenizer_path(m, i) : mem_strdup(c->text.tokenizer);
+    int rc = tok_load(path, &m->tokenizer[i], e);
+    free(path);
     return rc;
 }
 
@@ -98,6 +104,7 @@ int run_model_new(const char *config_path, const char *const *overrides, int n_o
     int rc = run_config_read(&m->conf, config_path, overrides, n_overrides, &m->config, e);
     if (!rc) {
         m->dir = m->config.train.out ? mem_strdup(m->config.train.out) : file_join("runs", m->config.name);
+        m->begun = run_checkpoint_any(m->dir);
         rc = assemble(m, e);
     }
     if (rc)
@@ -127,11 +134,11 @@ static char *find_run(const char *path)
 static int open_weights(struct run_model *m, const char *path, struct err *e)
 {
     char *state = file_join(path, "state.json");
-    char *folder = file_exists(state) ? mem_strdup(path) : run_checkpoint_latest(m->dir);
+    char *folder = file_exists(state) ? mem_strdup(path) : NULL;
+    int rc = folder ? 0 : run_checkpoint_latest(m->dir, &folder, e);
     free(state);
-    int rc = folder ? 0
-                    : err_set(e, ERR_IO, "%s: no checkpoint yet under %s/checkpoints; has the run been trained?", path,
-                              m->dir);
+    if (!rc && !folder)
+        rc = err_set(e, ERR_IO, "%s: no checkpoint yet under %s/checkpoints; has the run been trained?", path, m->dir);
     if (!rc) rc = run_model_commit(m, e);
     if (!rc) rc = run_checkpoint_load(folder, &m->state, m->store, NULL, true, e);
     free(folder);
@@ -145,6 +152,7 @@ int run_model_open(const char *path, struct run_model **out, struct err *e)
     if (!dir) return err_set(e, ERR_IO, "%s: not a run folder: there is no config.yaml in it or above it", path);
     struct run_model *m = mem_zero(1, sizeof *m);
     m->dir = dir;
+    m->begun = true;
     char *config = file_join(dir, "config.yaml");
     int rc = run_config_read(&m->conf, config, NULL, 0, &m->config, e);
     free(config);
@@ -184,9 +192,9 @@ int run_model_write(const struct run_model *m, struct err *e)
     free(path);
     buf_free(&b);
     for (int i = 0; i < m->n && !rc; i++) {
-        if (!m->tokenizer[i]) continue;
+        if (!m->tokenizer[i] || m->begun) continue;
         path = tokenizer_path(m, i);
-        if (!file_exists(path)) rc = tok_save(m->tokenizer[i], path, e);
+        rc = tok_save(m->tokenizer[i], path, e);
         free(path);
     }
     return rc;

@@ -13,6 +13,7 @@ struct run_model {
     struct conf conf; /* owns the strings of `config` */
     struct run_config config;
     char *dir;                                       /* the run folder */
+    bool begun;                                      /* it holds checkpoints: its tokenizers are the run's */
     int n;                                           /* modalities */
     struct tokenizer *tokenizer[RUN_MAX_MODALITIES]; /* text modalities */
     struct model_tower tower[RUN_MAX_MODALITIES];
@@ -24,8 +25,8 @@ struct run_model {
 };
 
 /* From a config file. `dir` is the run folder; with `dir` NULL it is config.train.out or runs/<name>. Tokenizers come
- * from the config, or from `dir`/tokenizer.<modality>.json where a former part of the run wrote them, or are trained
- * from the captions of the training split. Nothing is written. Parameters are declared, not yet laid out
+ * from `dir`/tokenizer.<modality>.json where a former part of the run left a checkpoint, else from the config, or are
+ * trained from the captions of the training split. Nothing is written. Parameters are declared, not yet laid out
  * (run_model_commit). */
 int run_model_new(const char *config_path, const char *const *overrides, int n_overrides, struct run_model **m,
                   struct err *e) MUST_CHECK;
@@ -34,6 +35,10 @@ int run_model_new(const char *config_path, const char *const *overrides, int n_o
  * averaged ones where the run kept them. ERR_IO or ERR_FORMAT saying what is missing. */
 int run_model_open(const char *path, struct run_model **m, struct err *e) MUST_CHECK;
 void run_model_free(struct run_model *m); /* NULL is fine */
+
+/* The config's data and the items of its training split; the caller frees both. Errors name the config's line. On error
+ * there is nothing to free. */
+int run_model_data(struct run_model *m, struct manifest *data, int64_t **items, int64_t *n, struct err *e) MUST_CHECK;
 
 /* Lays out and initialises the parameters. */
 int run_model_commit(struct run_model *m, struct err *e) MUST_CHECK;

@@ -2,11 +2,13 @@
 #include "train/record.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/buf.h"
 #include "base/file.h"
@@ -15,15 +17,16 @@
 #include "base/tfevents.h"
 
 struct train_record {
-    FILE *metrics;
+    int fd; /* of metrics.jsonl */
     struct tfevents *events;
     struct buf line;
     int64_t step;
     bool warned;
 };
 
-/* Keeps the lines whose step is at most `step`. A last line that a kill cut off is dropped. */
-static int cut_metrics(const char *path, int64_t step, struct err *e)
+/* Lines of steps up to `step` stay, but those of measuring (without a loss) only if they are of an earlier one where
+ * `measure`. A last line that a kill cut off is dropped. */
+static int cut_metrics(const char *path, int64_t step, bool measure, struct err *e)
 {
     char *text;
     size_t len;
@@ -31,26 +34,30 @@ static int cut_metrics(const char *path, int64_t step, struct err *e)
     int rc = file_read(path, (size_t)1 << 31, &text, &len, e);
     if (rc) return rc;
     struct buf kept = {0};
-    for (char *at = text, *end; (end = strchr(at, '\n')); at = end + 1) {
+    for (char *at = text, *end; (end = memchr(at, '\n', (size_t)(text + len - at))); at = end + 1) {
         json_t *line = json_loadb(at, (size_t)(end - at), 0, NULL);
         const json_t *k = json_object_get(line, "step");
-        if (json_is_integer(k) && json_integer_value(k) <= step) buf_add(&kept, at, (size_t)(end - at) + 1);
+        int64_t last = measure && !json_object_get(line, "loss") ? step - 1 : step;
+        if (json_is_integer(k) && json_integer_value(k) <= last) buf_add(&kept, at, (size_t)(end - at) + 1);
         json_decref(line);
     }
-    rc = file_write(path, kept.len ? kept.data : "", kept.len, e);
+    if (kept.len != len) rc = file_write(path, kept.len ? kept.data : "", kept.len, e);
     buf_free(&kept);
     free(text);
     return rc;
 }
 
-struct train_record *train_record_open(const char *dir, int64_t step, struct err *e)
+struct train_record *train_record_open(const char *dir, int64_t step, bool measure, struct err *e)
 {
     struct train_record *r = mem_zero(1, sizeof *r);
     char *path = file_join(dir, "metrics.jsonl");
-    bool ok = cut_metrics(path, step > 0 ? step : -1, e) == 0;
-    if (ok && !(r->metrics = fopen(path, "a"))) err_errno(e, "%s: cannot be opened for writing", path);
+    r->fd = -1;
+    if (cut_metrics(path, step > 0 ? step : -1, measure, e) == 0) {
+        r->fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+        if (r->fd < 0) err_errno(e, "%s: cannot be opened for writing", path);
+    }
     free(path);
-    if (r->metrics && tfevents_open(dir, &r->events, e) == 0) return r;
+    if (r->fd >= 0 && tfevents_open(dir, &r->events, e) == 0) return r;
     train_record_close(r);
     return NULL;
 }
@@ -58,7 +65,7 @@ struct train_record *train_record_open(const char *dir, int64_t step, struct err
 void train_record_close(struct train_record *r)
 {
     if (!r) return;
-    if (r->metrics) fclose(r->metrics);
+    if (r->fd >= 0) close(r->fd);
     tfevents_close(r->events);
     buf_free(&r->line);
     free(r);
@@ -92,10 +99,14 @@ void train_record_value(struct train_record *r, const char *name, double value)
 void train_record_end(struct train_record *r)
 {
     buf_str(&r->line, "}\n");
-    if (fwrite(r->line.data, 1, r->line.len, r->metrics) != r->line.len || fflush(r->metrics)) {
-        char why[200];
-        snprintf(why, sizeof why, "metrics.jsonl cannot be written: %s", strerror(errno));
-        clearerr(r->metrics);
-        warn(r, why);
-    }
+    off_t start = lseek(r->fd, 0, SEEK_END);
+    ssize_t n = write(r->fd, r->line.data, r->line.len);
+    if (n == (ssize_t)r->line.len) return;
+    int why = n < 0 ? errno : ENOSPC;
+    /* A part of a line would spoil the next one too. */
+    bool whole = n <= 0 || ftruncate(r->fd, start) == 0;
+    char text[200];
+    snprintf(text, sizeof text, "metrics.jsonl cannot be written: %s%s", strerror(why),
+             whole ? "" : ", and half a line is left at its end");
+    warn(r, text);
 }

@@ -34,7 +34,8 @@ struct loop {
     struct train_stepper *stepper;
     struct train_record *record;
     struct run_state state;
-    int64_t total; /* steps; 0 where the clock decides */
+    int64_t total;      /* steps; 0 where the clock decides */
+    int64_t first_step; /* of this process */
     int lock;
     struct progress *bar;
     double started, last_save, shown_loss;
@@ -55,15 +56,61 @@ static double progress_of(const struct loop *l)
     return l->total ? (double)l->state.step / (double)l->total : elapsed(l) / l->c->time;
 }
 
+enum { METRIC_NAME = 400 };
+static void metric_name(const struct loop *l, const char *split, int query, int target, int cut, char out[METRIC_NAME])
+{
+    snprintf(out, METRIC_NAME, "%s/%s->%s R@%d", split, l->m->tower[query].name, l->m->tower[target].name,
+             eval_cut[cut]);
+}
+
 /* ---- opening
  * ------------------------------------------------------------------------------------------------------------ */
+
+/* Is `name` what record_directions will write for one of the splits? */
+static bool known_metric(const struct loop *l, const char *name)
+{
+    const struct run_config *c = &l->m->config;
+    char text[METRIC_NAME];
+    for (int64_t i = 0; i < c->data.valid.n; i++)
+        for (int p = 0; p < run_pairs(c); p++)
+            for (int k = 0; k < 2 * EVAL_CUTS; k++) {
+                int pair[2];
+                double w;
+                run_pair(c, p, &pair[0], &pair[1], &w);
+                metric_name(l, c->data.valid.v[i], pair[k % 2], pair[1 - k % 2], k / 2, text);
+                if (!strcmp(text, name)) return true;
+            }
+    return false;
+}
+
+/* A wrong name must not wait until the end of the run to be told. */
+static int check_valid(struct loop *l, struct err *e)
+{
+    const struct run_config *c = &l->m->config;
+    int rc = 0;
+    for (int64_t i = 0; i < c->data.valid.n && !rc; i++) {
+        const char *name = c->data.valid.v[i];
+        char *split = mem_strndup(name, strcspn(name, "/"));
+        int64_t *items, n;
+        rc = manifest_select(&l->data, split, &items, &n, e);
+        if (rc)
+            err_prefix(e, "%s: data.valid", conf_where(&l->m->conf, &c->data.valid));
+        else
+            free(items);
+        free(split);
+    }
+    if (rc || !c->train.best || known_metric(l, c->train.best)) return rc;
+    return err_set(
+        e, ERR_CONFIG,
+        "%s: train.best: '%s' is not measured; it should be like 'SPLIT/%s->%s R@1' with a split of data.valid",
+        conf_where(&l->m->conf, &c->train.best), c->train.best, l->m->tower[0].name, l->m->tower[1].name);
+}
 
 static int open_data(struct loop *l, struct err *e)
 {
     const struct run_config *c = &l->m->config;
-    int64_t *items = NULL, n = 0;
-    int rc = manifest_load(c->data.manifest, &l->data, e);
-    if (!rc) rc = manifest_select(&l->data, c->data.train, &items, &n, e);
+    int64_t *items, n;
+    int rc = run_model_data(l->m, &l->data, &items, &n, e);
     if (rc) return rc;
     l->cache = c->data.cache > 0 ? data_cache_new(c->data.cache) : NULL;
     struct data_loader_config d = {.manifest = &l->data,
@@ -79,23 +126,14 @@ static int open_data(struct loop *l, struct err *e)
                                    .cache = l->cache};
     rc = data_loader_new(&d, &l->loader, e);
     free(items);
+    if (rc == ERR_CONFIG && n < c->train.batch)
+        err_prefix(e, "%s: train.batch", conf_where(&l->m->conf, &c->train.batch));
     if (rc) return rc;
     int64_t per_epoch = data_loader_batches(l->loader);
     l->total = c->train.steps        ? c->train.steps
                : c->train.epochs > 0 ? (int64_t)ceil(c->train.epochs * (double)per_epoch)
                                      : 0;
-    for (int64_t i = 0; i < c->data.valid.n && !rc;
-         i++) { /* a wrong name must not wait until the end of the run to be told */
-        char *split = mem_strdup(c->data.valid.v[i]), *slash = strchr(split, '/');
-        if (slash) *slash = 0;
-        rc = manifest_select(&l->data, split, &items, &n, e);
-        if (rc)
-            err_prefix(e, "data.valid");
-        else
-            free(items);
-        free(split);
-    }
-    return rc;
+    return check_valid(l, e);
 }
 
 /* What training and forecast share. */
@@ -136,7 +174,7 @@ static int open_folder(struct loop *l, bool resume, struct err *e)
     char *lock = file_join(dir, "lock"), *log = file_join(dir, "log.txt"), *last = NULL;
     l->lock = file_lock(lock, e);
     if (l->lock < 0) rc = err_prefix(e, "the run folder %s is in use", dir);
-    if (!rc) last = run_checkpoint_latest(dir);
+    if (!rc) rc = run_checkpoint_latest(dir, &last, e);
     if (!rc && last && !resume)
         rc = err_set(e, ERR_STATE,
                      "%s holds a run already (%s); go on with --resume, or choose another folder with train.out=...",
@@ -147,7 +185,9 @@ static int open_folder(struct loop *l, bool resume, struct err *e)
     if (!rc && last) rc = run_checkpoint_load(last, &l->state, l->m->store, l->opt, false, e);
     if (!rc) rc = run_model_write(l->m, e);
     if (!rc) {
-        l->record = train_record_open(dir, l->state.step, e);
+        /* A run that has ended will be measured again. */
+        bool ended = l->total ? l->state.step >= l->total : l->state.seconds >= l->c->time;
+        l->record = train_record_open(dir, l->state.step, ended, e);
         if (!l->record) rc = e->code;
     }
     free(lock);
@@ -164,27 +204,30 @@ static int save(struct loop *l, struct err *e)
     double t = time_now();
     struct run_state s = l->state;
     s.seconds = elapsed(l);
+    struct err why = {0};
     int rc = run_checkpoint_save(l->m->dir, &s, l->m->store, l->opt, e);
-    if (!rc) rc = run_checkpoint_prune(l->m->dir, l->c->keep, s.best_step, e);
     if (!rc) log_info("saved %s/checkpoints/step-%lld", l->m->dir, (long long)s.step);
+    if (!rc && run_checkpoint_prune(l->m->dir, l->c->keep, s.best_step, &why))
+        log_warn("an old checkpoint was not removed: %s", why.msg);
     l->last_save = time_now();
     l->other_s += time_now() - t;
     return rc;
 }
 
 /* A save that fails in the middle of a run is told and tried again at the next turn: what was saved before stays. */
-static void save_or_warn(struct loop *l)
+static bool save_or_warn(struct loop *l)
 {
     struct err e = {0};
-    if (save(l, &e)) log_warn("the checkpoint of step %lld was not written: %s", (long long)l->state.step, e.msg);
+    if (save(l, &e) == 0) return true;
+    log_warn("the checkpoint of step %lld was not written: %s", (long long)l->state.step, e.msg);
+    return false;
 }
 
 static void record_directions(struct loop *l, const char *split, const struct eval_direction *d)
 {
-    char name[256];
+    char name[METRIC_NAME];
     for (int k = 0; k < EVAL_CUTS; k++) {
-        snprintf(name, sizeof name, "%s/%s->%s R@%d", split, l->m->tower[d->query].name, l->m->tower[d->target].name,
-                 eval_cut[k]);
+        metric_name(l, split, d->query, d->target, k, name);
         train_record_value(l->record, name, d->recall[k]);
         if (l->c->best && !strcmp(l->c->best, name) && !(d->recall[k] <= l->state.best)) {
             l->state.best = d->recall[k];
@@ -319,8 +362,9 @@ static int train_loop(struct loop *l, struct err *e)
         if (last || due(l->c->log_every, l->state.step)) write_record(l, &r, lr);
         if (last) break;
         if (due(l->c->valid_every, l->state.step)) rc = measure(l, e);
-        bool by_time = l->c->save_time > 0 && time_now() - l->last_save > l->c->save_time;
-        if (!rc && (due(l->c->save_every, l->state.step) || by_time)) save_or_warn(l);
+        bool by_time = l->c->save_time > 0 && time_now() - l->last_save > l->c->save_time,
+             best = l->state.best_step == l->state.step; /* which names a checkpoint, so there must be one */
+        if (!rc && (due(l->c->save_every, l->state.step) || by_time || best)) save_or_warn(l);
     }
     return rc;
 }
@@ -356,32 +400,57 @@ static int look(struct loop *l, struct err *e)
     return rc;
 }
 
-static int finish(struct loop *l, int rc, struct err *e)
+/* After a NaN only what was saved before it counts. Any other error (a file that is gone) leaves the weights as the
+ * last step left them: they are saved, so that nothing is lost once the cause is mended. */
+static int finish_failed(struct loop *l, int rc, struct err *e)
 {
-    if (rc == ERR_NONFINITE) {
-        char *last = run_checkpoint_latest(l->m->dir);
-        err_append(e, "; %s%s", last ? "the last good checkpoint is " : "no checkpoint was written yet",
-                   last ? last : "");
-        free(last);
-    }
-    if (rc) return rc;
-    if (!stop_signal && l->m->config.data.valid.n) rc = measure(l, e);
+    char *last = NULL;
     struct err why = {0};
-    if (save(l, &why)) return err_set(e, why.code, "the last checkpoint was not written: %s", why.msg);
-    if (!rc && stop_signal)
-        rc = err_set(e, ERR_INTERRUPTED, "stopped by %s at step %lld; go on with --resume",
-                     stop_signal == SIGINT ? "Ctrl-C" : "SIGTERM", (long long)l->state.step);
+    bool moved = l->state.step > l->first_step;
+    if (rc != ERR_NONFINITE && moved) save_or_warn(l);
+    if (run_checkpoint_latest(l->m->dir, &last, &why) == 0 && last)
+        err_append(e, "; the last checkpoint is %s", last);
+    else if (moved)
+        err_append(e, "; no checkpoint was written yet");
+    free(last);
     return rc;
 }
 
-static void catch_signals(void)
+/* Saves before it measures, so that who stops the measuring has the weights; and again if this was the best. */
+static int finish(struct loop *l, int rc, struct err *e)
 {
-    struct sigaction a = {.sa_handler = on_signal,
-                          .sa_flags = SA_RESTART | SA_RESETHAND}; /* a second Ctrl-C ends at once */
+    if (rc) return finish_failed(l, rc, e);
+    int stopped_by = stop_signal;
+    bool saved = false;
+    struct err why = {0};
+    if (!stopped_by && l->m->config.data.valid.n) {
+        saved = save_or_warn(l);
+        rc = measure(l, e);
+        if (l->state.best_step == l->state.step) saved = false;
+    }
+    if (!saved && save(l, &why)) return err_set(e, why.code, "the last checkpoint was not written: %s", why.msg);
+    if (!rc && stopped_by)
+        rc = err_set(e, ERR_INTERRUPTED, "stopped by %s at step %lld; go on with --resume",
+                     stopped_by == SIGINT ? "Ctrl-C" : "SIGTERM", (long long)l->state.step);
+    return rc;
+}
+
+enum { CAUGHT = 3 };
+static const int caught[CAUGHT] = {SIGINT, SIGTERM, SIGXFSZ};
+
+/* A second Ctrl-C ends at once. A file that may not grow any more (ulimit -f) is an error of its write, not a death. */
+static void catch_signals(struct sigaction old[CAUGHT])
+{
+    struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART | SA_RESETHAND},
+                     ignore = {.sa_handler = SIG_IGN};
     sigemptyset(&a.sa_mask);
     stop_signal = 0;
-    sigaction(SIGINT, &a, NULL);
-    sigaction(SIGTERM, &a, NULL);
+    for (int i = 0; i < CAUGHT; i++) sigaction(caught[i], caught[i] == SIGXFSZ ? &ignore : &a, &old[i]);
+}
+
+static void release_signals(const struct sigaction old[CAUGHT])
+{
+    for (int i = 0; i < CAUGHT; i++) sigaction(caught[i], &old[i], NULL);
 }
 
 static int run_all(struct loop *l, const struct train_options *o, struct err *e)
@@ -390,17 +459,20 @@ static int run_all(struct loop *l, const struct train_options *o, struct err *e)
     if (!rc) rc = open_folder(l, o->resume, e);
     if (rc) return rc;
     greet(l);
-    if (!o->resume) rc = look(l, e);
+    if (!o->resume && (rc = look(l, e)) != 0) return rc;
     data_loader_seek(l->loader, l->state.epoch, l->state.batch);
     if (o->resume) log_info("resumed at step %lld", (long long)l->state.step);
     if (o->profile) train_stepper_profile(l->stepper, true);
-    catch_signals();
+    struct sigaction old[CAUGHT];
+    catch_signals(old);
+    l->first_step = l->state.step;
     l->started = l->last_save = l->since = time_now();
     l->shown_loss = NAN;
     l->bar = progress_new(l->m->config.name, l->total, "steps", 10);
-    if (!rc) rc = train_loop(l, e);
+    rc = train_loop(l, e);
     progress_end(l->bar, NULL);
     rc = finish(l, rc, e);
+    release_signals(old);
     if (o->profile) {
         struct buf b = {0};
         train_stepper_report(l->stepper, &b);

@@ -1,0 +1,162 @@
+/* A run that is stopped and resumed ends bit for bit where an uninterrupted one does: at any step, any number of times,
+ * with any number of threads and loader threads; and its records hold each step once. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "tests/support/tiny.h"
+
+static struct tiny tiny;
+
+/* The reference, whose every checkpoint is kept: a run stopped at step k leaves just its step-k. */
+static int begin(void **state)
+{
+    struct err e = {0};
+    tiny_make(&tiny);
+    int rc = tiny_train(&tiny, "whole", "train.save_every=1 train.keep=100 data.valid=[valid] train.valid_every=2", &e);
+    if (rc) print_error("%s\n", e.msg);
+    return rc;
+}
+
+static int end(void **state)
+{
+    tiny_free(&tiny);
+    return 0;
+}
+
+static void train(const char *out, const char *args)
+{
+    struct err e = {0};
+    if (tiny_train(&tiny, out, args, &e)) fail_msg("%s", e.msg);
+}
+
+/* A run folder `out` that was stopped at a step of another. */
+static void stopped_at(const char *from, int step, const char *out)
+{
+    tiny_copy(tiny_path(&tiny, "%s/checkpoints/step-%d", from, step),
+              tiny_path(&tiny, "%s/checkpoints/step-%d", out, step));
+    tiny_copy(tiny_path(&tiny, "whole/tokenizer.text.json"), tiny_path(&tiny, "%s/tokenizer.text.json", out));
+}
+
+static void same_end(const char *out)
+{
+    tiny_same(tiny_path(&tiny, "whole/checkpoints/step-%d", TINY_STEPS),
+              tiny_path(&tiny, "%s/checkpoints/step-%d", out, TINY_STEPS));
+}
+
+static void test_saving_changes_nothing(void **state)
+{
+    train("unsaved", "");
+    same_end("unsaved");
+}
+
+static void test_any_step_any_threads(void **state)
+{
+    for (int k = 1; k < TINY_STEPS; k++) {
+        char out[32], args[100];
+        snprintf(out, sizeof out, "from-%d", k);
+        snprintf(args, sizeof args, "--resume data.workers=%d train.threads=%d data.cache=%s", k % 4, 1 + k % 3,
+                 k % 2 ? "0" : "1MB");
+        stopped_at("whole", k, out);
+        train(out, args);
+        same_end(out);
+    }
+}
+
+static void test_several_resumes(void **state)
+{
+    static const int at[] = {2, 3, 4, 6, 9, TINY_STEPS};
+    for (size_t i = 0; i + 1 < sizeof at / sizeof *at; i++) {
+        char from[32] = "whole", out[32], args[100];
+        if (i) snprintf(from, sizeof from, "chain-%zu", i - 1);
+        snprintf(out, sizeof out, "chain-%zu", i);
+        snprintf(args, sizeof args, "--resume train.save_every=1 train.keep=100 train.threads=%d", (int)(i % 2) + 1);
+        stopped_at(from, at[i], out);
+        train(out, args);
+        for (int k = at[i]; k <= TINY_STEPS; k++)
+            tiny_same(tiny_path(&tiny, "whole/checkpoints/step-%d", k),
+                      tiny_path(&tiny, "%s/checkpoints/step-%d", out, k));
+    }
+}
+
+/* A finished run may be resumed: it measures again and changes nothing. */
+static void test_resume_at_the_end(void **state)
+{
+    stopped_at("whole", TINY_STEPS, "ended");
+    train("ended", "--resume");
+    same_end("ended");
+}
+
+/* How often each step has a line of training (with a loss) and one of measuring. */
+static void count_lines(const char *path, int *trained, int *measured)
+{
+    char *text;
+    size_t len;
+    struct err e = {0};
+    memset(trained, 0, (TINY_STEPS + 1) * sizeof *trained);
+    memset(measured, 0, (TINY_STEPS + 1) * sizeof *measured);
+    assert_int_equal(file_read(path, 1 << 20, &text, &len, &e), 0);
+    for (char *at = text, *stop; *at; at = stop + 1) {
+        stop = strchr(at, '\n');
+        assert_non_null(stop);
+        json_t *line = json_loadb(at, (size_t)(stop - at), 0, NULL);
+        assert_non_null(line);
+        int64_t step = json_integer_value(json_object_get(line, "step"));
+        assert_in_range(step, 1, TINY_STEPS);
+        (json_object_get(line, "loss") ? trained : measured)[step]++;
+        json_decref(line);
+    }
+    free(text);
+}
+
+static int event_files(const char *dir)
+{
+    char **names;
+    int n, found = 0;
+    struct err e = {0};
+    assert_int_equal(file_list(dir, &names, &n, &e), 0);
+    for (int i = 0; i < n; i++) found += strstr(names[i], "tfevents") != NULL;
+    file_list_free(names, n);
+    return found;
+}
+
+static void test_records(void **state)
+{
+    static const int back_to[] = {4, 7, TINY_STEPS};
+    int trained[TINY_STEPS + 1], measured[TINY_STEPS + 1], n = event_files(tiny_path(&tiny, "whole"));
+    tiny_copy(tiny_path(&tiny, "whole"), tiny_path(&tiny, "again"));
+    assert_int_equal(n, 1);
+    for (size_t i = 0; i < sizeof back_to / sizeof *back_to; i++) {
+        struct err e = {0};
+        for (int k = back_to[i] + 1; k <= TINY_STEPS; k++)
+            assert_int_equal(file_remove_tree(tiny_path(&tiny, "again/checkpoints/step-%d", k), &e), 0);
+        FILE *f = fopen(tiny_path(&tiny, "again/metrics.jsonl"), "a"); /* as a kill in the middle of a line leaves it */
+        assert_true(f && fputs("{\"step\": 3, \"lo", f) > 0 && fclose(f) == 0);
+        train("again", "--resume train.save_every=1 train.keep=100 data.valid=[valid] train.valid_every=2");
+        assert_int_equal(event_files(tiny_path(&tiny, "again")), ++n);
+        count_lines(tiny_path(&tiny, "again/metrics.jsonl"), trained, measured);
+        for (int k = 1; k <= TINY_STEPS; k++) {
+            assert_int_equal(trained[k], 1);
+            assert_int_equal(measured[k], k % 2 == 0 || k == TINY_STEPS);
+        }
+        same_end("again");
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_saving_changes_nothing),
+        cmocka_unit_test(test_any_step_any_threads),
+        cmocka_unit_test(test_several_resumes),
+        cmocka_unit_test(test_resume_at_the_end),
+        cmocka_unit_test(test_records),
+    };
+    return cmocka_run_group_tests(tests, begin, end);
+}
