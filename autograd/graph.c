@@ -399,8 +399,10 @@ char *ad_graph_text(const struct ad_graph *g)
                        ad_shape_text(text, g->value[n->out + k].shape));
         buf_printf(&b, " = %s", n->op->name);
         if (n->op == &ad_op_input || n->op == &ad_op_param) buf_printf(&b, " '%s'", leaf(n)->name);
+        double x;
+        if (is_scalar_const(g, n->out, &x)) buf_printf(&b, " %g", x);
         for (int k = 0; k < n->n_in; k++) buf_printf(&b, " %%%d", n->in[k]);
-        buf_printf(&b, "  ; %s\n", n->path);
+        buf_printf(&b, "%s%s\n", *n->path ? "  ; " : "", n->path);
     }
     if (!b.data) buf_str(&b, "");
     return b.data;

@@ -14,6 +14,7 @@ const char *conf_double_text(char *out, size_t size, double v)
         snprintf(out, size, "%.*g", digits, v);
         if (strtod(out, NULL) == v) break;
     }
+    if (strchr(out, 'e') && v == rint(v) && fabs(v) < 1e6) snprintf(out, size, "%.0f", v); /* 20, not 2e+01 */
     return out;
 }
 
@@ -135,6 +136,8 @@ static void dump_rows(const struct conf_table *t, const char *base, int indent, 
 static void end_line(const struct conf_field *f, bool help, struct buf *out)
 {
     if (help && f->help) buf_printf(out, "  # %s", f->help);
+    for (int i = 0; help && f->help && f->choices && f->choices[i]; i++)
+        buf_printf(out, "%s%s%s", i ? ", " : " (", f->choices[i], f->choices[i + 1] ? "" : ")");
     buf_str(out, "\n");
 }
 

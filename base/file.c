@@ -87,8 +87,9 @@ int file_out_open(const char *path, struct file_out **out, struct err *e)
     struct stat st;
     struct file_out *o = mem_zero(1, sizeof *o);
     o->path = mem_strdup(path);
-    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
-        o->fd = open(path, O_WRONLY | O_CLOEXEC); /* renaming over /dev/stdout would replace the device */
+    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        /* Renaming over /dev/stdout, a link that may lead to a plain file, would replace the link for everyone. */
+        o->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     } else {
         char *dir = file_dirname(path);
         o->temp = mem_printf("%s/.%s.tmp-%d-%u", dir, file_basename(path), (int)getpid(), atomic_fetch_add(&serial, 1));

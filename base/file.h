@@ -11,7 +11,8 @@
 int file_read(const char *path, size_t max, char **data, size_t *len, struct err *e) MUST_CHECK;
 
 /* Writes `path` whole: into a temporary name in the same folder, synced, renamed. On error the old file is untouched
- * and the temporary one gone. A path that is a device or a pipe is written directly. */
+ * and the temporary one gone. A path that is a device, a pipe or a symbolic
+ * link is written directly. */
 int file_write(const char *path, const void *data, size_t len, struct err *e) MUST_CHECK;
 
 /* The same in pieces, for what is too large to hold in memory. `file_out_commit` syncs, renames and frees, and

@@ -4,7 +4,10 @@
 #define TRIAD_CLI_CLI_H
 
 int cli_data(int argc, char **argv);
-int cli_tokenizer(int argc, char **argv);
 int cli_train(int argc, char **argv);
+int cli_eval(int argc, char **argv);
+int cli_embed(int argc, char **argv);
+int cli_search(int argc, char **argv);
+int cli_tokenizer(int argc, char **argv);
 
 #endif

@@ -17,9 +17,14 @@ static const struct command {
     const char *summary, *example;
 } commands[] = {
     {"data", cli_data, "make the emoji data set; check or pack one's own", "triad data emoji data/emoji"},
+    {"train", cli_train, "train a model from a config", "triad train configs/emoji.yaml"},
+    {"eval", cli_eval, "measure a model; write a report", "triad eval runs/emoji --report report.html"},
+    {"embed", cli_embed, "embed a data set into one file",
+     "triad embed runs/emoji data/emoji/manifest.jsonl -o emoji.safetensors"},
+    {"search", cli_search, "find the nearest to a text, picture or sound",
+     "triad search runs/emoji emoji.safetensors \"a smiling cat\""},
     {"tokenizer", cli_tokenizer, "train a tokenizer from captions; see how a text is cut",
      "triad tokenizer train --data data/emoji/manifest.jsonl -o tokenizer.json"},
-    {"train", cli_train, "train a model from a config", "triad train configs/emoji.yaml"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

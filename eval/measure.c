@@ -1,11 +1,11 @@
 /* Embedding splits and counting ranks. See measure.h. */
 #include "eval/measure.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "autograd/kernels/gemm.h"
 #include "base/mem.h"
 #include "base/rng.h"
 
@@ -66,10 +66,9 @@ void eval_set_free(struct eval_set *s)
 
 void eval_similarity(const struct eval_set *s, int query, int target, int64_t from, int64_t to, float *out)
 {
-    int k = (int)s->width;
-    if (to > from && s->n > 0)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)(to - from), (int)s->n, k, 1,
-                    s->unit[query] + from * s->width, k, s->unit[target], k, 0, out, (int)s->n);
+    struct gemm_args g = {.m = to - from, .n = s->n, .k = s->width, .a = s->unit[query] + from * s->width, .a_row = s->width, .a_col = 1,
+                          .b = s->unit[target], .b_row = 1, .b_col = s->width, .c = out, .c_row = s->n};
+    gemm_block(&g);
 }
 
 static int by_falling(const void *a, const void *b)
@@ -161,6 +160,7 @@ void eval_direction_make(const struct eval_set *s, int query, int target, int re
 #pragma omp parallel for schedule(dynamic)
     for (int64_t b = 0; b < blocks; b++) {
         int64_t from = b * QUERIES, to = from + QUERIES < s->n ? from + QUERIES : s->n;
+        gemm_enter_thread();
         float *sim = mem_alloc((size_t)((to - from + 1) * s->n) * sizeof *sim), *hits = sim + (to - from) * s->n;
         eval_similarity(s, query, target, from, to, sim);
         for (int64_t q = from; q < to; q++)

@@ -37,9 +37,9 @@ struct nn_seq nn_conv1d_packed(struct nn *m, const char *name, const struct nn_s
     int64_t in = ad_rank(g, s->x) == 2 ? ad_dim(g, s->x, 1) : 1;
     int pad = pad_of(c), stride = c.stride < 1 ? 1 : c.stride;
     struct nn_seq out = {.items = s->items};
-    /* floor((n + 2 pad - k) / stride) + 1 <= n / stride + 1 + (2 pad - k) / stride for each item */
-    int64_t extra = (2 * (int64_t)pad - c.kernel) / stride + 1;
-    out.rows = s->rows / stride + s->items * (extra > 0 ? extra : 0) + (stride > 1 ? s->items : 0);
+    /* An item of n rows gives floor((n + 2 pad - k) / stride) + 1 <= (n + extra) / stride; an empty one gives none. */
+    int64_t extra = stride + 2 * (int64_t)pad - c.kernel, full = s->items < s->rows ? s->items : s->rows;
+    out.rows = (s->rows + (extra > 0 ? extra * full : 0)) / stride;
     out.longest = (s->longest + 2 * pad - c.kernel) / stride + 1;
     if (out.longest < 1) out.longest = 1;
     out.offsets = ad_packed_conv_offsets(g, s->offsets, c.kernel, stride, pad);

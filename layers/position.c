@@ -77,8 +77,8 @@ val nn_rotary(struct nn *m, const struct nn_seq *s, val x, int64_t heads, double
 {
     struct ad_graph *g = m->g;
     if (!x) return 0;
-    int64_t width = ad_dim(g, x, -1), dim = width / heads, half = dim / 2;
-    if (width % heads || dim % 2)
+    int64_t width = ad_dim(g, x, -1), dim = heads > 0 ? width / heads : 0, half = dim / 2;
+    if (heads < 1 || width % heads || dim % 2)
         return ad_fail(g, "rotary positions need an even head size, not %lld / %lld", (long long)width,
                        (long long)heads);
     val at = nn_position(m, s);

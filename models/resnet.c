@@ -8,7 +8,7 @@ static val conv_norm(struct nn *m, const struct model_resnet *c, const char *nam
                      bool relu, bool last)
 {
     ad_push(m->g, "%s", name);
-    conv.pad = -1;
+    conv.pad = conv.kernel % 2 ? -1 : 0; /* an even kernel cuts the image into patches */
     x = nn_conv2d(m, "conv", x, conv);
     x = nn_batch_norm(m, "norm", x, c->momentum, c->eps, last);
     ad_pop(m->g);

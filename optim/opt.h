@@ -4,6 +4,7 @@
 #ifndef TRIAD_OPTIM_OPT_H
 #define TRIAD_OPTIM_OPT_H
 
+#include "autograd/plan.h"
 #include "autograd/store.h"
 
 enum opt_kind { OPT_ADAMW, OPT_SGD };
@@ -47,6 +48,12 @@ double opt_lr(const struct opt_config *c, int64_t step, double progress);
 /* The square root of the sum of squares, in an order that does not depend on the thread count. NaN and inf pass
  * through. */
 double opt_norm(const float *grad, int64_t n);
+
+/* Emits the gradient of the scalar `loss` by every trained parameter of the store, as outputs to the caller named
+ * "grad/<parameter>"; then, once there is a plan, binds them to one flat buffer of ad_store_flat_count numbers, laid
+ * out as the parameters are. The gaps of the buffer are not written: zero it once. */
+void opt_emit_gradients(struct ad_graph *g, const struct ad_store *s, val loss);
+void opt_bind_gradients(struct ad_plan *p, const struct ad_store *s, float *grad);
 
 /* One step. `grad` has ad_store_flat_count numbers and `norm` is opt_norm of it, for clipping. Moments are corrected
  * for their start (Kingma & Ba 2015, alg. 1); the averaged weights follow as ema * avg + (1 - ema) * weights. */

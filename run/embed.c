@@ -83,15 +83,16 @@ int run_embed(struct run_model *m, int modality, const struct data_part *part, f
     return rc;
 }
 
-/* One batch of the loader into the rows of `out` that its samples have. */
-static int embed_batch(struct run_model *m, int modality, const struct data_batch *b, float *unit, float *out,
-                       bool *has, struct err *e)
+/* One batch of the loader into the rows of `out` that its samples have. An item that could not be read, and was
+ * replaced by another, counts as one without the modality. */
+static int embed_batch(struct run_model *m, int modality, const struct data_batch *b, const int64_t *items, float *unit,
+                       float *out, bool *has, struct err *e)
 {
     const struct data_part *part = &b->part[0];
     int64_t width = m->config.embed;
     int rc = part->n ? run_embed(m, modality, part, unit, e) : 0;
     for (int64_t i = 0; i < b->size && !rc; i++) {
-        has[i] = part->row[i] >= 0;
+        has[i] = part->row[i] >= 0 && b->sample[i] == items[i];
         if (has[i]) memcpy(out + i * width, unit + part->row[i] * width, (size_t)width * sizeof *out);
     }
     return rc;
@@ -122,7 +123,7 @@ int run_embed_items(struct run_model *m, int modality, const struct manifest *da
     float *unit = mem_alloc((size_t)(EMBED_BATCH + 8) * (size_t)width * sizeof *unit);
     struct progress *bar = show ? progress_new(m->tower[modality].name, n, "items", 10) : NULL;
     for (struct data_batch *b; !rc && !(rc = data_loader_next(l, &b, e)) && b;) {
-        rc = embed_batch(m, modality, b, unit, out + done * width, has + done, e);
+        rc = embed_batch(m, modality, b, items + done, unit, out + done * width, has + done, e);
         done += b->size;
         if (bar) progress_update(bar, done, NULL);
         data_loader_release(l, b);

@@ -3,8 +3,9 @@
 # A program speaks TAP through cmocka. One that dies counts as a failure. Last line: N passed, N failed[, N skipped].
 set -u
 build=${BUILD:-build}
+abs=$(realpath "$build")
 passed=0 failed=0 skipped=0
-export CMOCKA_MESSAGE_OUTPUT=TAP TRIAD_BIN="$PWD/$build/triad" TRIAD_BUILD="$PWD/$build"
+export CMOCKA_MESSAGE_OUTPUT=TAP TRIAD_BIN="$abs/triad" TRIAD_BUILD="$abs"
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000} # as the program itself: waiting threads give way soon
 export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0"
 log=$(mktemp)
@@ -20,14 +21,15 @@ for t in "$build"/tests/*/test_*; do
     start=$(date +%s.%N)
     timeout "${TEST_TIMEOUT:-600}" "$t" >"$log" 2>&1
     status=$?
-    ok=$(grep -cE '^ok [0-9]+' "$log")
-    skip=$(grep -cE '^ok [0-9]+.*# SKIP' "$log")
-    bad=$(grep -cE '^not ok [0-9]+' "$log")
+    ok=$(grep -cE '^ok [0-9]+( -|$)' "$log")
+    skip=$(grep -cE '^(not )?ok [0-9]+ # SKIP' "$log")
+    bad=$(grep -cE '^not ok [0-9]+( -|$)' "$log")
     if [ $status -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
-    if [ $status -eq 0 ] && [ "$ok" -eq 0 ]; then bad=1; fi
-    passed=$((passed + ok - skip)) failed=$((failed + bad)) skipped=$((skipped + skip))
-    printf '%-52s %4d passed %3d failed %6.1f s\n' "${t#"$build"/tests/}" $((ok - skip)) "$bad" \
+    if [ $status -eq 0 ] && [ $((ok + skip)) -eq 0 ]; then bad=1; fi
+    passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
+    printf '%-52s %4d passed %3d failed %6.1f s\n' "${t#"$build"/tests/}" "$ok" "$bad" \
         "$(awk -v a="$start" -v b="$(date +%s.%N)" "BEGIN {print b - a}")"
+    sed -nE 's/^(not )?ok [0-9]+ # SKIP (.*)/    skipped: \2/p' "$log"
     if [ "$bad" -gt 0 ] || [ $status -ne 0 ]; then
         echo "---- $t (exit status $status)"
         tail -n 60 "$log"

@@ -35,6 +35,7 @@ if stage deps "$make" -s deps && stage build "$make" -s "$jobs" all tests exampl
     stage asan "$make" -s "$jobs" asan
     stage fuzz "$make" -s "$jobs" fuzz
 fi
-[ "$skipped" -gt 0 ] && printf '%d skipped\n' "$skipped"
-printf '%d passed, %d failed\n' "$passed" "$failed"
+printf '%d passed, %d failed' "$passed" "$failed"
+[ "$skipped" -gt 0 ] && printf ', %d skipped' "$skipped"
+printf '\n'
 [ "$failed" -eq 0 ]

@@ -51,34 +51,6 @@ void train_stepper_free(struct train_stepper *s)
     free(s);
 }
 
-/* Parameters that are trained, as leaves of g. The caller frees. */
-static val *trained_leaves(struct ad_graph *g, const struct ad_store *store, int *n)
-{
-    val *v = mem_alloc((size_t)ad_store_count(store) * sizeof *v);
-    *n = 0;
-    for (int i = 0; i < ad_store_count(store); i++) {
-        const struct ad_entry *p = ad_store_at(store, i);
-        if (!(p->flags & AD_STATE)) v[(*n)++] = ad_param(g, p->name, p->dtype, p->shape);
-    }
-    return v;
-}
-
-static void emit_gradients(struct ad_graph *g, const struct ad_store *store, val loss)
-{
-    int n, k = 0;
-    val *x = trained_leaves(g, store, &n), *dx = mem_zero((size_t)n + 1, sizeof *dx);
-    ad_grad(g, &loss, NULL, 1, x, n, dx);
-    for (int i = 0; i < ad_store_count(store); i++) {
-        const struct ad_entry *p = ad_store_at(store, i);
-        if (p->flags & AD_STATE) continue;
-        char name[512];
-        snprintf(name, sizeof name, "grad/%s", p->name);
-        ad_output_to_caller(g, name, dx[k++]);
-    }
-    free(x);
-    free(dx);
-}
-
 static struct ad_plan *make_plan(struct train_stepper *s, const struct model_shape *shape, int64_t batch,
                                  unsigned flags, struct err *e)
 {
@@ -86,18 +58,11 @@ static struct ad_plan *make_plan(struct train_stepper *s, const struct model_sha
     val loss = run_model_loss(&nn, s->m, shape, batch);
     if (loss) {
         ad_output(nn.g, "loss", loss);
-        emit_gradients(nn.g, s->m->store, loss);
+        opt_emit_gradients(nn.g, s->m->store, loss);
     }
     struct ad_plan *p = nn_status(&nn, e) ? NULL : ad_plan_in(nn.g, s->m->store, flags, &s->m->space, false, e);
     ad_graph_free(nn.g);
-    for (int i = 0; p && i < ad_store_count(s->m->store); i++) {
-        const struct ad_entry *x = ad_store_at(s->m->store, i);
-        if (x->flags & AD_STATE) continue;
-        char name[512];
-        snprintf(name, sizeof name, "grad/%s", x->name);
-        bool found = ad_bind_out(p, name, s->grad + x->offset);
-        CHECK(found);
-    }
+    if (p) opt_bind_gradients(p, s->m->store, s->grad);
     if (p) ad_plan_profile(p, s->profile);
     return p;
 }

@@ -359,8 +359,9 @@ static int train_loop(struct loop *l, struct err *e)
         rc = one_step(l, &r, &lr, e);
         if (rc) break;
         show(l, &r);
-        if (due(l->c->log_every, l->state.step)) write_record(l, &r, lr);
-        if (progress_of(l) >= 1) break;
+        bool last = progress_of(l) >= 1; /* the last step is always recorded */
+        if (last || due(l->c->log_every, l->state.step)) write_record(l, &r, lr);
+        if (last) break;
         if (due(l->c->valid_every, l->state.step)) rc = measure(l, e);
         bool by_time = l->c->save_time > 0 && time_now() - l->last_save > l->c->save_time,
              best = l->state.best_step == l->state.step; /* which names a checkpoint, so there must be one */

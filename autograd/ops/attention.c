@@ -92,13 +92,18 @@ static bool sees(const struct attention_attr *a, const struct slice *s, int64_t 
     return !(a->flags & AD_CAUSAL) || j <= i + s->n_k - s->n_q;
 }
 
+/* Column 0 of this head in row `row` of an input, whose rows may lie apart (a slice of a fused qkv product). */
+static int64_t at_head(const struct ad_tensor *t, const struct slice *s, int64_t row)
+{
+    return row * t->stride[0] + s->h * s->dim;
+}
+
 static double score(const struct ad_call *c, const struct slice *s, int64_t i, int64_t j)
 {
     const struct attention_attr *a = c->attr;
     double dot = 0;
-    for (int64_t d = 0; d < s->dim; d++)
-        dot += ad_get(&c->in[0], (s->q0 + i) * s->width + s->h * s->dim + d) *
-               ad_get(&c->in[1], (s->k0 + j) * s->width + s->h * s->dim + d);
+    int64_t q = at_head(&c->in[0], s, s->q0 + i), k = at_head(&c->in[1], s, s->k0 + j);
+    for (int64_t d = 0; d < s->dim; d++) dot += ad_get(&c->in[0], q + d) * ad_get(&c->in[1], k + d);
     dot *= s->scale;
     if (a->bias) dot += ad_get(&c->in[5], (s->h * c->in[5].shape.dim[1] + i) * c->in[5].shape.dim[2] + j);
     return dot;
@@ -125,7 +130,7 @@ static void attention_row(const struct ad_call *c, const struct slice *s, int64_
         double y = 0;
         for (int64_t j = 0; j < s->n_k; j++)
             if (sees(a, s, i, j))
-                y += exp(score(c, s, i, j) - lse) * ad_get(&c->in[2], (s->k0 + j) * s->width + s->h * s->dim + d);
+                y += exp(score(c, s, i, j) - lse) * ad_get(&c->in[2], at_head(&c->in[2], s, s->k0 + j) + d);
         ad_set(&c->out[0], (s->q0 + i) * s->width + s->h * s->dim + d, y);
     }
 }
@@ -251,19 +256,21 @@ static void grad_row(const struct ad_call *c, const struct slice *s, int64_t i)
 {
     const struct attention_attr *a = c->attr;
     const struct ad_tensor *y = &c->in[5 + a->bias], *lse = y + 1, *dy = y + 2;
-    int64_t qi = (s->q0 + i) * s->width + s->h * s->dim;
-    double t = 0, l = ad_get(lse, (s->q0 + i) * s->heads + s->h);
-    for (int64_t d = 0; d < s->dim; d++) t += ad_get(dy, qi + d) * ad_get(y, qi + d);
+    int64_t row = s->q0 + i, to_q = at_head(&c->out[0], s, row), at_q = at_head(&c->in[0], s, row);
+    int64_t at_y = at_head(y, s, row), at_dy = at_head(dy, s, row);
+    double t = 0, l = ad_get(lse, row * s->heads + s->h);
+    for (int64_t d = 0; d < s->dim; d++) t += ad_get(dy, at_dy + d) * ad_get(y, at_y + d);
     for (int64_t j = 0; j < s->n_k; j++) {
         if (!sees(a, s, i, j)) continue;
-        int64_t kj = (s->k0 + j) * s->width + s->h * s->dim;
+        int64_t key = s->k0 + j, to_k = at_head(&c->out[1], s, key), at_k = at_head(&c->in[1], s, key);
+        int64_t at_v = at_head(&c->in[2], s, key);
         double p = exp(score(c, s, i, j) - l), dp = 0;
-        for (int64_t d = 0; d < s->dim; d++) dp += ad_get(dy, qi + d) * ad_get(&c->in[2], kj + d);
+        for (int64_t d = 0; d < s->dim; d++) dp += ad_get(dy, at_dy + d) * ad_get(&c->in[2], at_v + d);
         double ds = p * (dp - t);
         for (int64_t d = 0; d < s->dim; d++) {
-            add_to(&c->out[0], qi + d, ds * s->scale * ad_get(&c->in[1], kj + d));
-            add_to(&c->out[1], kj + d, ds * s->scale * ad_get(&c->in[0], qi + d));
-            add_to(&c->out[2], kj + d, p * ad_get(dy, qi + d));
+            add_to(&c->out[0], to_q + d, ds * s->scale * ad_get(&c->in[1], at_k + d));
+            add_to(&c->out[1], to_k + d, ds * s->scale * ad_get(&c->in[0], at_q + d));
+            add_to(&c->out[2], to_k + d, p * ad_get(dy, at_dy + d));
         }
         if (a->bias) add_to(&c->out[3], (s->h * c->in[5].shape.dim[1] + i) * c->in[5].shape.dim[2] + j, ds);
     }

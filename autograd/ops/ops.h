@@ -111,8 +111,7 @@ val ad_packed_conv_index(G, val offsets, val out_offsets, int64_t rows_out, int 
 val ad_matmul(G, val a, val b, bool ta, bool tb);
 val ad_linear(G, val x, val weight, val bias); /* x (..., K), weight (K, N), bias (N) or 0 -> (..., N) */
 
-/* ---- norm.c: each keeps mean and rstd for its gradient; gain and bias may be 0 (none) ------------------------------
- */
+/* ---- norm.c: each keeps mean and variance for its gradient; gain and bias may be 0 (none) ----------------------- */
 val ad_layer_norm(G, val x, val gain, val bias, double eps); /* over the last axis */
 val ad_rms_norm(G, val x, val gain, double eps);
 val ad_group_norm(G, val x, val gain, val bias, int groups,

@@ -288,7 +288,7 @@ static void test_dump_text(void **state)
                                   "model:\n"
                                   "  embed: 8  # width of the shared space\n"
                                   "  \"1\":\n"
-                                  "    tower: transformer  # the family\n"
+                                  "    tower: transformer  # the family (resnet, transformer)\n"
                                   "    width: 128\n"
                                   "    heads: 4\n"
                                   "    stem:\n"

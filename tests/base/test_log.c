@@ -20,7 +20,7 @@ static void run(void (*what)(void), int columns, char *out, size_t size)
     int fd[2];
     if (columns) {
         fd[0] = posix_openpt(O_RDWR | O_NOCTTY);
-        assert_true(fd[0] >= 0);
+        if (fd[0] < 0) skip(); /* no /dev/pts, as in a bare chroot: counted and shown as skipped */
         assert_int_equal(grantpt(fd[0]), 0);
         assert_int_equal(unlockpt(fd[0]), 0);
         fd[1] = open(ptsname(fd[0]), O_RDWR | O_NOCTTY);
