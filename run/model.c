@@ -131,18 +131,15 @@ static char *find_run(const char *path)
     return NULL;
 }
 
-static int open_weights(struct run_model *m, const char *path, struct err *e)
+/* The checkpoint that `path` means: itself, or the newest of the run. The caller frees. */
+static int find_checkpoint(const struct run_model *m, const char *path, char **folder, struct err *e)
 {
     char *state = file_join(path, "state.json");
-    char *folder = file_exists(state) ? mem_strdup(path) : NULL;
-    int rc = folder ? 0 : run_checkpoint_latest(m->dir, &folder, e);
+    *folder = file_exists(state) ? mem_strdup(path) : NULL;
     free(state);
-    if (!rc && !folder)
-        rc = err_set(e, ERR_IO, "%s: no checkpoint yet under %s/checkpoints; has the run been trained?", path, m->dir);
-    if (!rc) rc = run_model_commit(m, e);
-    if (!rc) rc = run_checkpoint_load(folder, &m->state, m->store, NULL, true, e);
-    free(folder);
-    return rc;
+    int rc = *folder ? 0 : run_checkpoint_latest(m->dir, folder, e);
+    if (rc || *folder) return rc;
+    return err_set(e, ERR_IO, "%s: no checkpoint yet under %s/checkpoints; has the run been trained?", path, m->dir);
 }
 
 int run_model_open(const char *path, struct run_model **out, struct err *e)
@@ -153,11 +150,14 @@ int run_model_open(const char *path, struct run_model **out, struct err *e)
     struct run_model *m = mem_zero(1, sizeof *m);
     m->dir = dir;
     m->begun = true;
-    char *config = file_join(dir, "config.yaml");
+    char *config = file_join(dir, "config.yaml"), *folder = NULL;
     int rc = run_config_read(&m->conf, config, NULL, 0, &m->config, e);
-    free(config);
+    if (!rc) rc = find_checkpoint(m, path, &folder, e);
     if (!rc) rc = assemble(m, e);
-    if (!rc) rc = open_weights(m, path, e);
+    if (!rc) rc = run_model_commit(m, e);
+    if (!rc) rc = run_checkpoint_load(folder, &m->state, m->store, NULL, true, e);
+    free(config);
+    free(folder);
     if (rc)
         run_model_free(m);
     else
