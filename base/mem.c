@@ -1,5 +1,6 @@
 #include "base/mem.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -67,6 +68,12 @@ void *mem_grow(void *p, size_t *cap, size_t need, size_t size)
     while (n < need) n *= 2;
     *cap = n;
     return mem_resize(p, n * size);
+}
+
+void mem_keep_freed(void)
+{
+    mallopt(M_MMAP_THRESHOLD, 4 << 20);
+    mallopt(M_TRIM_THRESHOLD, 64 << 20);
 }
 
 #define HUGE_PAGE ((size_t)2 << 20)

@@ -26,6 +26,10 @@ void *mem_grow(void *p, size_t *cap, size_t need, size_t size);
 void *mem_block(size_t bytes, const char *what, struct err *e);
 void mem_block_free(void *p, size_t bytes);
 
+/* From now on small and middle blocks that are freed stay with the process for the next to use: threads that decode
+ * would otherwise give them back and fault them in again a hundred times a second. */
+void mem_keep_freed(void);
+
 /* Bump allocation; everything is freed together. Zeroed. Zero-initialise the struct itself. */
 struct arena {
     struct arena_chunk *chunk;
