@@ -323,7 +323,7 @@ static void test_poisoned(void **state)
     for (int i = 0; i < 3; i++) {
         char out[32], layer[32];
         snprintf(out, sizeof out, "poison-%d", i);
-        snprintf(layer, sizeof layer, ": %.*s ", (int)(strrchr(weight[i], '.') - weight[i]), weight[i]);
+        snprintf(layer, sizeof layer, ": %.*s: ", (int)(strrchr(weight[i], '.') - weight[i]), weight[i]);
         stopped(out, 5, 5);
         rewrite(tiny_path(&tiny, "%s/checkpoints/step-5/model.safetensors", out),
                 &(struct change){.poison = weight[i]});
