@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <omp.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -43,9 +44,15 @@ double time_now(void)
 
 int64_t process_peak_rss(void)
 {
+    /* Not getrusage: its figure survives exec and so may be that of a large parent. */
+    FILE *f = fopen("/proc/self/status", "re");
+    long long kb = -1;
+    for (char line[200]; f && kb < 0 && fgets(line, sizeof line, f);)
+        if (sscanf(line, "VmHWM: %lld kB", &kb) != 1) kb = -1;
+    if (f) fclose(f);
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
-    return (int64_t)u.ru_maxrss * 1024;
+    return 1024 * (int64_t)(kb > 0 ? kb : u.ru_maxrss);
 }
 
 int64_t process_page_faults(void)

@@ -94,8 +94,8 @@ static int find_nonfinite(struct train_stepper *s, const struct data_batch *b, i
             err_set(&why, ERR_NONFINITE,
                     "the gradient's norm overflows; a smaller learning rate or optim.clip may help");
     }
-    return err_set(e, ERR_NONFINITE, "step %lld: the loss is %g and the gradient's norm %g: %s", (long long)step, loss,
-                   norm, why.msg);
+    return err_set(e, ERR_NONFINITE, "step %lld: the loss is %g and the gradient's norm %g: %s", (long long)step,
+                   isnan(loss) ? NAN : loss, isnan(norm) ? NAN : norm, why.msg); /* printf shows a NaN's sign */
 }
 
 static void read_pairs(const struct train_stepper *s, const struct ad_plan *p, struct train_result *r)

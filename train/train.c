@@ -144,6 +144,7 @@ static int open_all(struct loop *l, const struct train_options *o, struct err *e
     l->c = &l->m->config.train;
     l->state = l->m->state;
     threads_init((int)l->c->threads);
+    mem_keep_freed();
     rc = run_model_commit(l->m, e);
     if (!rc) rc = open_data(l, e);
     if (rc) return rc;

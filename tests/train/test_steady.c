@@ -1,4 +1,4 @@
-/* A steady step allocates nothing, faults no page and starts no thread; and the forecast of --dry-run holds. */
+/* A steady step allocates nothing, faults no page and starts no thread. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,0 +1,56 @@
+/* The memory that --dry-run foretells. A program of its own, so that the parent is small. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/threads.h"
+#include "tests/support/tiny.h"
+
+static struct tiny tiny;
+
+static int begin(void **state)
+{
+    tiny_make(&tiny);
+    return 0;
+}
+
+static int end(void **state)
+{
+    tiny_free(&tiny);
+    return 0;
+}
+
+/* The peak that --dry-run foretells against that of a real run: memory is counted in whole arenas and threads, hence
+ * the tenth. */
+static void test_forecast(void **state)
+{
+    char *text = tiny_run(&tiny, "dry", "--dry-run train.steps=60", 0), *at = strstr(text, "peak memory");
+    assert_non_null(at);
+    assert_false(file_exists(tiny_path(&tiny, "dry")));
+    double want = strtod(at + strlen("peak memory"), &at) * 1e6;
+    assert_memory_equal(at, " MB", 3);
+    free(text);
+    struct tiny_child c;
+    tiny_start(&tiny, "real", "train.steps=60 train.save_every=20", &c);
+    tiny_wait(&tiny, &c);
+    assert_int_equal(c.status, 0);
+    free(c.text);
+    print_message("peak memory: foretold %.1f MB, real %.1f MB\n", 1e-6 * want, 1e-6 * (double)c.rss);
+    assert_true(c.rss > process_peak_rss()); /* a child's peak is at least what its parent had when it started it */
+#ifndef __SANITIZE_ADDRESS__
+    assert_true(fabs(want / (double)c.rss - 1) < 0.1);
+#endif
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_forecast),
+    };
+    return cmocka_run_group_tests(tests, begin, end);
+}
