@@ -66,8 +66,17 @@ void eval_set_free(struct eval_set *s)
 
 void eval_similarity(const struct eval_set *s, int query, int target, int64_t from, int64_t to, float *out)
 {
-    struct gemm_args g = {.m = to - from, .n = s->n, .k = s->width, .a = s->unit[query] + from * s->width, .a_row = s->width, .a_col = 1,
-                          .b = s->unit[target], .b_row = 1, .b_col = s->width, .c = out, .c_row = s->n};
+    struct gemm_args g = {.m = to - from,
+                          .n = s->n,
+                          .k = s->width,
+                          .a = s->unit[query] + from * s->width,
+                          .a_row = s->width,
+                          .a_col = 1,
+                          .b = s->unit[target],
+                          .b_row = 1,
+                          .b_col = s->width,
+                          .c = out,
+                          .c_row = s->n};
     gemm_block(&g);
 }
 

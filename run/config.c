@@ -413,6 +413,11 @@ static int check_config(struct conf *mem, const struct run_config *c, struct err
             return err_set(e, ERR_CONFIG, "%s: loss.pairs: '%s' is not two of the modalities with a dash between",
                            conf_where(mem, &c->loss.pairs), c->loss.pairs.v[i]);
     }
+    if (c->loss.temperature > 1 || c->loss.temperature * c->loss.max_scale < 1)
+        return err_set(
+            e, ERR_CONFIG,
+            "%s: loss.temperature: %g must be from 1 / loss.max_scale = %g to 1; beyond, it is never learned",
+            conf_where(mem, &c->loss.temperature), c->loss.temperature, 1 / c->loss.max_scale);
     if (c->loss.weights.n && c->loss.weights.n != run_pairs(c))
         return err_set(e, ERR_CONFIG, "%s: loss.weights has %lld numbers for %d pairs",
                        conf_where(mem, &c->loss.weights), (long long)c->loss.weights.n, run_pairs(c));

@@ -131,32 +131,33 @@ static char *find_run(const char *path)
     return NULL;
 }
 
-/* The checkpoint that `path` means: itself, or the newest of the run. The caller frees. */
+/* The checkpoint that `path` names, or the run's newest. The caller frees. */
 static int find_checkpoint(const struct run_model *m, const char *path, char **folder, struct err *e)
 {
     char *state = file_join(path, "state.json");
     *folder = file_exists(state) ? mem_strdup(path) : NULL;
     free(state);
     int rc = *folder ? 0 : run_checkpoint_latest(m->dir, folder, e);
-    if (rc || *folder) return rc;
-    return err_set(e, ERR_IO, "%s: no checkpoint yet under %s/checkpoints; has the run been trained?", path, m->dir);
+    if (!rc && !*folder)
+        rc = err_set(e, ERR_IO, "%s: no checkpoint yet under %s/checkpoints; has the run been trained?", path, m->dir);
+    return rc;
 }
 
 int run_model_open(const char *path, struct run_model **out, struct err *e)
 {
     *out = NULL;
-    char *dir = find_run(path);
+    char *dir = find_run(path), *folder = NULL;
     if (!dir) return err_set(e, ERR_IO, "%s: not a run folder: there is no config.yaml in it or above it", path);
     struct run_model *m = mem_zero(1, sizeof *m);
     m->dir = dir;
     m->begun = true;
-    char *config = file_join(dir, "config.yaml"), *folder = NULL;
+    char *config = file_join(dir, "config.yaml");
     int rc = run_config_read(&m->conf, config, NULL, 0, &m->config, e);
+    free(config);
     if (!rc) rc = find_checkpoint(m, path, &folder, e);
     if (!rc) rc = assemble(m, e);
     if (!rc) rc = run_model_commit(m, e);
     if (!rc) rc = run_checkpoint_load(folder, &m->state, m->store, NULL, true, e);
-    free(config);
     free(folder);
     if (rc)
         run_model_free(m);

@@ -111,6 +111,16 @@ static void read_pairs(const struct train_stepper *s, const struct ad_plan *p, s
     }
 }
 
+/* The learned logarithm of the scale is kept where the loss clamps it, as CLIP does: beyond, its gradient would be zero
+ * and it could never come back. */
+static void clamp_scale(const struct run_model *m)
+{
+    struct ad_entry *p = ad_store_find(m->store, "loss.scale");
+    float top = (float)log(m->config.loss.max_scale), *x = p->data;
+    if (*x < 0) *x = 0;
+    if (*x > top) *x = top;
+}
+
 int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64_t step, double lr,
                       struct train_result *r, struct err *e)
 {
@@ -128,6 +138,7 @@ int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64
     r->grad_norm = opt_norm(s->grad, s->n_grad);
     if (!isfinite(r->loss) || !isfinite(r->grad_norm)) return find_nonfinite(s, b, step, r->loss, r->grad_norm, e);
     opt_step(s->o, s->grad, r->grad_norm, lr);
+    clamp_scale(s->m);
     r->plan_s = t1 - t0;
     r->compute_s = t2 - t1;
     r->optimizer_s = time_now() - t2;

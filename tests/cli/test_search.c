@@ -186,11 +186,16 @@ static void eval_says_what_is_wrong(void **state)
     expect(RUN("eval", "/usr"), 4);
     holds(err, "not a run folder");
     assert_int_equal(file_mkdirs(at("empty"), &e), 0);
-    char *text;
-    size_t n;
-    assert_int_equal(file_read(at("run/config.yaml"), 1 << 20, &text, &n, &e), 0);
-    assert_int_equal(file_write(at("empty/config.yaml"), text, n, &e), 0);
-    free(text);
+    static const char *const files[] = {"config.yaml", "tokenizer.text.json"};
+    for (int i = 0; i < 2; i++) {
+        char *text, name[64], to[64];
+        size_t n;
+        snprintf(name, sizeof name, "run/%s", files[i]);
+        snprintf(to, sizeof to, "empty/%s", files[i]);
+        assert_int_equal(file_read(at(name), 1 << 20, &text, &n, &e), 0);
+        assert_int_equal(file_write(at(to), text, n, &e), 0);
+        free(text);
+    }
     expect(RUN("eval", at("empty")), 4);
     holds(err, "no checkpoint yet");
     expect(RUN("eval", at("run"), "--json", at("no/such/folder.json")), 4);

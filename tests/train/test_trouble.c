@@ -374,6 +374,8 @@ static void test_configs(void **state)
         {"heads: 2, dropout: 0.1}", "heads: 3, dropout: 0.1}", 3, "tiny.yaml:"},
         {NULL, "train.steps=0", 3, "tiny.yaml"},
         {NULL, "train.stepz=3", 3, "tiny.yaml: override 2: "},
+        {NULL, "loss.temperature=1.5", 3, "tiny.yaml: override 2: loss.temperature: "},
+        {NULL, "loss.temperature=0.004", 3, "tiny.yaml: override 2: loss.temperature: "},
     };
     char *good = read_text(tiny.config);
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
