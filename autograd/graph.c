@@ -354,6 +354,8 @@ void ad_update(struct ad_graph *g, val state, val next)
                 ad_shape_text(b, g->value[next].shape));
         return;
     }
+    for (size_t i = 0; i < g->n_update; i++)
+        if (g->update[i].v == state) ad_fail(g, "update: parameter '%s' is updated twice in one run", leaf(n)->name);
     g->update = mem_grow(g->update, &g->cap_update, g->n_update + 1, sizeof *g->update);
     g->update[g->n_update++] = (struct ad_named){leaf(n)->name, state, next, false};
 }

@@ -13,20 +13,22 @@ const int eval_cut[EVAL_CUTS] = {1, 5, 10};
 
 enum { QUERIES = 64 }; /* rows of similarities held at once by a thread */
 
-/* Items of the same manifest group get the same number. */
+/* Items of the same manifest group get the same number, that of the first of them. */
 static void number_groups(const struct manifest *data, struct eval_set *s)
 {
+    size_t slots = 64;
+    while (slots < 2 * (size_t)s->n) slots *= 2;
+    int64_t *first = mem_zero(slots, sizeof *first); /* an item + 1 */
     for (int64_t i = 0; i < s->n; i++) {
         s->group[i] = (int32_t)i;
         const char *g = data->item[s->item[i]].group;
-        for (int64_t k = 0; g && k < i; k++) {
-            const char *other = data->item[s->item[k]].group;
-            if (other && !strcmp(g, other)) {
-                s->group[i] = s->group[k];
-                break;
-            }
-        }
+        if (!g) continue;
+        size_t at = hash_str(g) & (slots - 1);
+        while (first[at] && strcmp(data->item[s->item[first[at] - 1]].group, g)) at = (at + 1) & (slots - 1);
+        if (!first[at]) first[at] = i + 1;
+        s->group[i] = (int32_t)(first[at] - 1);
     }
+    free(first);
 }
 
 int eval_set_make(struct run_model *m, const struct manifest *data, const char *split, struct eval_set *s, bool show,

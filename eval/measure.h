@@ -29,8 +29,8 @@ void eval_set_free(struct eval_set *s);
 
 /* One direction of one pair. Only items that have the modality are queries or candidates. */
 struct eval_direction {
-    int query, target; /* modalities */
-    int64_t queries, candidates;
+    int query, target;           /* modalities */
+    int64_t queries, candidates; /* a query whose hits all lack the target modality does not count */
     double recall[EVAL_CUTS], low[EVAL_CUTS], high[EVAL_CUTS]; /* shares in 0..1 with bootstrap 95 % intervals */
     double chance[EVAL_CUTS];                                  /* of a random order */
     double median;                                             /* rank, 1 is best */

@@ -25,6 +25,7 @@ struct train_stepper {
     size_t n_plan, cap_plan;
     unsigned flags;
     uint64_t seed;
+    double graph_s; /* that the newest plan's graph took, gradients included */
     bool profile;
 };
 
@@ -54,12 +55,14 @@ void train_stepper_free(struct train_stepper *s)
 static struct ad_plan *make_plan(struct train_stepper *s, const struct model_shape *shape, int64_t batch,
                                  unsigned flags, struct err *e)
 {
+    double start = time_now();
     struct nn nn = {.g = ad_graph_new(), .store = s->m->store, .training = true};
     val loss = run_model_loss(&nn, s->m, shape, batch);
     if (loss) {
         ad_output(nn.g, "loss", loss);
         opt_emit_gradients(nn.g, s->m->store, loss);
     }
+    s->graph_s = time_now() - start;
     struct ad_plan *p = nn_status(&nn, e) ? NULL : ad_plan_in(nn.g, s->m->store, flags, &s->m->space, false, e);
     ad_graph_free(nn.g);
     if (p) opt_bind_gradients(p, s->m->store, s->grad);
@@ -148,7 +151,10 @@ int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64
 struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct data_batch *b, struct err *e)
 {
     struct ad_plan *p = plan_for(s, b, s->flags, e);
-    return p ? ad_plan_stats(p) : (struct ad_plan_stats){0};
+    if (!p) return (struct ad_plan_stats){0};
+    struct ad_plan_stats stats = ad_plan_stats(p);
+    stats.build_s += s->graph_s;
+    return stats;
 }
 
 int train_stepper_plans(const struct train_stepper *s)

@@ -26,7 +26,8 @@ void train_stepper_free(struct train_stepper *s);
 int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64_t step, double lr,
                       struct train_result *r, struct err *e) MUST_CHECK;
 
-/* Plans for a batch's shapes and tells the figures; all zero on error. */
+/* Plans for a batch's shapes and tells the figures; all zero on error. build_s has the graph and its gradients in it.
+ */
 struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct data_batch *b, struct err *e);
 int train_stepper_plans(const struct train_stepper *s); /* how many shapes were planned so far */
 /* Time by op so far, as a text table. */

@@ -15,7 +15,7 @@
 #include "eval/measure.h"
 #include "train/look.h"
 #include "train/record.h"
-#include "train/step.h"
+#include "train/setup.h"
 
 static volatile sig_atomic_t stop_signal;
 static void on_signal(int s)
@@ -24,17 +24,9 @@ static void on_signal(int s)
 }
 
 struct loop {
-    struct run_model *m;
-    const struct run_train *c;
-    struct manifest data;
-    struct data_cache *cache;
-    struct data_loader *loader;
-    struct opt_config opt_config;
-    struct opt *opt;
-    struct train_stepper *stepper;
+    struct train_setup s;
     struct train_record *record;
     struct run_state state;
-    int64_t total;      /* steps; 0 where the clock decides */
     int64_t first_step; /* of this process */
     int lock;
     struct progress *bar;
@@ -53,123 +45,19 @@ static double elapsed(const struct loop *l)
 
 static double progress_of(const struct loop *l)
 {
-    return l->total ? (double)l->state.step / (double)l->total : elapsed(l) / l->c->time;
-}
-
-enum { METRIC_NAME = 400 };
-static void metric_name(const struct loop *l, const char *split, int query, int target, int cut, char out[METRIC_NAME])
-{
-    snprintf(out, METRIC_NAME, "%s/%s->%s R@%d", split, l->m->tower[query].name, l->m->tower[target].name,
-             eval_cut[cut]);
-}
-
-/* ---- opening
- * ------------------------------------------------------------------------------------------------------------ */
-
-/* Is `name` what record_directions will write for one of the splits? */
-static bool known_metric(const struct loop *l, const char *name)
-{
-    const struct run_config *c = &l->m->config;
-    char text[METRIC_NAME];
-    for (int64_t i = 0; i < c->data.valid.n; i++)
-        for (int p = 0; p < run_pairs(c); p++)
-            for (int k = 0; k < 2 * EVAL_CUTS; k++) {
-                int pair[2];
-                double w;
-                run_pair(c, p, &pair[0], &pair[1], &w);
-                metric_name(l, c->data.valid.v[i], pair[k % 2], pair[1 - k % 2], k / 2, text);
-                if (!strcmp(text, name)) return true;
-            }
-    return false;
-}
-
-/* A wrong name must not wait until the end of the run to be told. */
-static int check_valid(struct loop *l, struct err *e)
-{
-    const struct run_config *c = &l->m->config;
-    int rc = 0;
-    for (int64_t i = 0; i < c->data.valid.n && !rc; i++) {
-        const char *name = c->data.valid.v[i];
-        char *split = mem_strndup(name, strcspn(name, "/"));
-        int64_t *items, n;
-        rc = manifest_select(&l->data, split, &items, &n, e);
-        if (rc)
-            err_prefix(e, "%s: data.valid", conf_where(&l->m->conf, &c->data.valid));
-        else
-            free(items);
-        free(split);
-    }
-    if (rc || !c->train.best || known_metric(l, c->train.best)) return rc;
-    return err_set(
-        e, ERR_CONFIG,
-        "%s: train.best: '%s' is not measured; it should be like 'SPLIT/%s->%s R@1' with a split of data.valid",
-        conf_where(&l->m->conf, &c->train.best), c->train.best, l->m->tower[0].name, l->m->tower[1].name);
-}
-
-static int open_data(struct loop *l, struct err *e)
-{
-    const struct run_config *c = &l->m->config;
-    int64_t *items, n;
-    int rc = run_model_data(l->m, &l->data, &items, &n, e);
-    if (rc) return rc;
-    l->cache = c->data.cache > 0 ? data_cache_new(c->data.cache) : NULL;
-    struct data_loader_config d = {.manifest = &l->data,
-                                   .items = items,
-                                   .n_items = n,
-                                   .split = c->data.train,
-                                   .modality = l->m->input,
-                                   .n_modalities = l->m->n,
-                                   .batch = c->train.batch,
-                                   .seed = (uint64_t)c->train.seed,
-                                   .skip = c->data.on_bad == 1,
-                                   .threads = (int)c->data.workers,
-                                   .cache = l->cache};
-    rc = data_loader_new(&d, &l->loader, e);
-    free(items);
-    if (rc == ERR_CONFIG && n < c->train.batch)
-        err_prefix(e, "%s: train.batch", conf_where(&l->m->conf, &c->train.batch));
-    if (rc) return rc;
-    int64_t per_epoch = data_loader_batches(l->loader);
-    l->total = c->train.steps        ? c->train.steps
-               : c->train.epochs > 0 ? (int64_t)ceil(c->train.epochs * (double)per_epoch)
-                                     : 0;
-    return check_valid(l, e);
-}
-
-/* What training and forecast share. */
-static int open_all(struct loop *l, const struct train_options *o, struct err *e)
-{
-    int rc = run_model_new(o->config, o->overrides, o->n_overrides, &l->m, e);
-    if (rc) return rc;
-    l->c = &l->m->config.train;
-    l->state = l->m->state;
-    threads_init((int)l->c->threads);
-    mem_keep_freed();
-    rc = run_model_commit(l->m, e);
-    if (!rc) rc = open_data(l, e);
-    if (rc) return rc;
-    l->opt_config = run_opt_config(&l->m->config);
-    l->opt = opt_new(&l->opt_config, l->m->store, e);
-    if (!l->opt) return e->code;
-    l->stepper = train_stepper_new(l->m, l->opt, e);
-    return l->stepper ? 0 : e->code;
+    return l->s.total ? (double)l->state.step / (double)l->s.total : elapsed(l) / l->s.c->time;
 }
 
 static void close_all(struct loop *l)
 {
-    data_loader_free(l->loader);
-    data_cache_free(l->cache);
-    train_stepper_free(l->stepper);
-    opt_free(l->opt);
     train_record_close(l->record);
-    manifest_free(&l->data);
-    run_model_free(l->m);
+    train_setup_close(&l->s);
     if (l->lock >= 0) file_unlock(l->lock);
 }
 
 static int open_folder(struct loop *l, bool resume, struct err *e)
 {
-    const char *dir = l->m->dir;
+    const char *dir = l->s.m->dir;
     int rc = file_mkdirs(dir, e);
     if (rc) return rc;
     char *lock = file_join(dir, "lock"), *log = file_join(dir, "log.txt"), *last = NULL;
@@ -183,11 +71,11 @@ static int open_folder(struct loop *l, bool resume, struct err *e)
     if (!rc && !last && resume)
         rc = err_set(e, ERR_STATE, "%s: there is no checkpoint to resume from; leave --resume out to begin", dir);
     if (!rc) rc = log_to_file(log, e);
-    if (!rc && last) rc = run_checkpoint_load(last, &l->state, l->m->store, l->opt, false, e);
-    if (!rc) rc = run_model_write(l->m, e);
+    if (!rc && last) rc = run_checkpoint_load(last, &l->state, l->s.m->store, l->s.opt, false, e);
+    if (!rc) rc = run_model_write(l->s.m, e);
     if (!rc) {
         /* A run that has ended will be measured again. */
-        bool ended = l->total ? l->state.step >= l->total : l->state.seconds >= l->c->time;
+        bool ended = l->s.total ? l->state.step >= l->s.total : l->state.seconds >= l->s.c->time;
         l->record = train_record_open(dir, l->state.step, ended, e);
         if (!l->record) rc = e->code;
     }
@@ -206,9 +94,9 @@ static int save(struct loop *l, struct err *e)
     struct run_state s = l->state;
     s.seconds = elapsed(l);
     struct err why = {0};
-    int rc = run_checkpoint_save(l->m->dir, &s, l->m->store, l->opt, e);
-    if (!rc) log_info("saved %s/checkpoints/step-%lld", l->m->dir, (long long)s.step);
-    if (!rc && run_checkpoint_prune(l->m->dir, l->c->keep, s.best_step, &why))
+    int rc = run_checkpoint_save(l->s.m->dir, &s, l->s.m->store, l->s.opt, e);
+    if (!rc) log_info("saved %s/checkpoints/step-%lld", l->s.m->dir, (long long)s.step);
+    if (!rc && run_checkpoint_prune(l->s.m->dir, l->s.c->keep, s.best_step, &why))
         log_warn("an old checkpoint was not removed: %s", why.msg);
     l->last_save = time_now();
     l->other_s += time_now() - t;
@@ -226,11 +114,11 @@ static bool save_or_warn(struct loop *l)
 
 static void record_directions(struct loop *l, const char *split, const struct eval_direction *d)
 {
-    char name[METRIC_NAME];
+    char name[TRAIN_METRIC_NAME];
     for (int k = 0; k < EVAL_CUTS; k++) {
-        metric_name(l, split, d->query, d->target, k, name);
+        train_metric_name(&l->s, split, d->query, d->target, k, name);
         train_record_value(l->record, name, d->recall[k]);
-        if (l->c->best && !strcmp(l->c->best, name) && !(d->recall[k] <= l->state.best)) {
+        if (l->s.c->best && !strcmp(l->s.c->best, name) && !(d->recall[k] <= l->state.best)) {
             l->state.best = d->recall[k];
             l->state.best_step = l->state.step;
         }
@@ -241,19 +129,19 @@ static void record_directions(struct loop *l, const char *split, const struct ev
 static int measure_split(struct loop *l, const char *split, struct err *e)
 {
     struct eval_set set;
-    int rc = eval_set_make(l->m, &l->data, split, &set, false, e);
+    int rc = eval_set_make(l->s.m, &l->s.data, split, &set, false, e);
     if (rc) return err_prefix(e, "measuring the split '%s'", split);
     struct buf line = {0};
-    for (int p = 0; p < run_pairs(&l->m->config); p++) {
+    for (int p = 0; p < run_pairs(&l->s.m->config); p++) {
         int pair[2];
         double w;
-        run_pair(&l->m->config, p, &pair[0], &pair[1], &w);
+        run_pair(&l->s.m->config, p, &pair[0], &pair[1], &w);
         for (int k = 0; k < 2; k++) {
             struct eval_direction d;
             eval_direction_make(&set, pair[k], pair[1 - k], 0, &d);
             record_directions(l, split, &d);
             if (d.queries)
-                buf_printf(&line, "   %s→%s %.1f", l->m->tower[d.query].name, l->m->tower[d.target].name,
+                buf_printf(&line, "   %s→%s %.1f", l->s.m->tower[d.query].name, l->s.m->tower[d.target].name,
                            100 * d.recall[0]);
             eval_direction_free(&d);
         }
@@ -267,7 +155,7 @@ static int measure_split(struct loop *l, const char *split, struct err *e)
 
 static int measure(struct loop *l, struct err *e)
 {
-    const struct run_strings *v = &l->m->config.data.valid;
+    const struct run_strings *v = &l->s.m->config.data.valid;
     double t = time_now();
     int rc = 0;
     train_record_begin(l->record, l->state.step);
@@ -287,8 +175,8 @@ static void write_record(struct loop *l, const struct train_result *r, double lr
         int a, b;
         double w;
         char name[256];
-        run_pair(&l->m->config, i, &a, &b, &w);
-        snprintf(name, sizeof name, "loss/%s-%s", l->m->tower[a].name, l->m->tower[b].name);
+        run_pair(&l->s.m->config, i, &a, &b, &w);
+        snprintf(name, sizeof name, "loss/%s-%s", l->s.m->tower[a].name, l->s.m->tower[b].name);
         train_record_value(l->record, name, r->pair[i]);
     }
     train_record_value(l->record, "scale", r->scale);
@@ -312,7 +200,7 @@ static void show(struct loop *l, const struct train_result *r)
     l->shown_loss = isnan(l->shown_loss) ? r->loss : 0.9 * l->shown_loss + 0.1 * r->loss;
     snprintf(note, sizeof note, "loss %.3f  %.0f samples/s  data %.0f%% compute %.0f%% optimizer %.0f%%", l->shown_loss,
              rate, 100 * l->all_s[0] / now, 100 * l->all_s[1] / now, 100 * l->all_s[2] / now);
-    if (!l->total)
+    if (!l->s.total)
         progress_set_total(l->bar, (int64_t)((double)l->state.step / fmax(1e-9, fmin(1, progress_of(l))) + 0.5));
     progress_update(l->bar, l->state.step, note);
 }
@@ -322,11 +210,11 @@ static int one_step(struct loop *l, struct train_result *r, double *lr, struct e
 {
     struct data_batch *b;
     double t0 = time_now();
-    int rc = data_loader_next(l->loader, &b, e);
+    int rc = data_loader_next(l->s.loader, &b, e);
     if (rc) return rc;
     double t1 = time_now();
-    *lr = opt_lr(&l->opt_config, l->state.step, progress_of(l));
-    rc = train_stepper_run(l->stepper, b, l->state.step, *lr, r, e);
+    *lr = opt_lr(&l->s.opt_config, l->state.step, progress_of(l));
+    rc = train_stepper_run(l->s.stepper, b, l->state.step, *lr, r, e);
     if (!rc) {
         l->state.step++;
         l->state.epoch = b->epoch;
@@ -335,7 +223,7 @@ static int one_step(struct loop *l, struct train_result *r, double *lr, struct e
         l->samples_since += b->size;
         l->samples += b->size;
     }
-    data_loader_release(l->loader, b);
+    data_loader_release(l->s.loader, b);
     l->data_s += t1 - t0;
     l->compute_s += r->compute_s + r->plan_s;
     l->optimizer_s += r->optimizer_s;
@@ -360,12 +248,12 @@ static int train_loop(struct loop *l, struct err *e)
         if (rc) break;
         show(l, &r);
         bool last = progress_of(l) >= 1; /* the last step is always recorded */
-        if (last || due(l->c->log_every, l->state.step)) write_record(l, &r, lr);
+        if (last || due(l->s.c->log_every, l->state.step)) write_record(l, &r, lr);
         if (last) break;
-        if (due(l->c->valid_every, l->state.step)) rc = measure(l, e);
-        bool by_time = l->c->save_time > 0 && time_now() - l->last_save > l->c->save_time,
+        if (due(l->s.c->valid_every, l->state.step)) rc = measure(l, e);
+        bool by_time = l->s.c->save_time > 0 && time_now() - l->last_save > l->s.c->save_time,
              best = l->state.best_step == l->state.step; /* which names a checkpoint, so there must be one */
-        if (!rc && (due(l->c->save_every, l->state.step) || by_time || best)) save_or_warn(l);
+        if (!rc && (due(l->s.c->save_every, l->state.step) || by_time || best)) save_or_warn(l);
     }
     return rc;
 }
@@ -374,18 +262,12 @@ static void greet(const struct loop *l)
 {
     char total[32], part[32];
     struct buf b = {0};
-    for (int i = 0; i < l->m->n; i++) {
-        int64_t n = 0;
-        size_t len = strlen(l->m->tower[i].name);
-        for (int k = 0; k < ad_store_count(l->m->store); k++) {
-            const struct ad_entry *p = ad_store_at(l->m->store, k);
-            if (!(p->flags & AD_STATE) && !strncmp(p->name, l->m->tower[i].name, len) && p->name[len] == '.')
-                n += p->count;
-        }
-        buf_printf(&b, "%s%s %s", i ? ", " : "", l->m->tower[i].name, text_count(part, sizeof part, n));
+    for (int i = 0; i < l->s.m->n; i++) {
+        buf_printf(&b, "%s%s %s", i ? ", " : "", l->s.m->tower[i].name,
+                   text_count(part, sizeof part, train_tower_parameters(&l->s, i)));
     }
-    log_info("%s   %s parameters (%s)   batch %lld   %d threads", l->m->config.name,
-             text_count(total, sizeof total, ad_store_trainable(l->m->store)), b.data, (long long)l->c->batch,
+    log_info("%s   %s parameters (%s)   batch %lld   %d threads", l->s.m->config.name,
+             text_count(total, sizeof total, ad_store_trainable(l->s.m->store)), b.data, (long long)l->s.c->batch,
              threads_count());
     buf_free(&b);
 }
@@ -394,10 +276,10 @@ static void greet(const struct loop *l)
 static int look(struct loop *l, struct err *e)
 {
     struct data_batch *b;
-    int rc = data_loader_next(l->loader, &b, e);
+    int rc = data_loader_next(l->s.loader, &b, e);
     if (rc) return rc;
-    rc = train_look(l->m, &l->data, (const struct data_batch *const[]){b}, 1, l->m->dir, e);
-    data_loader_release(l->loader, b);
+    rc = train_look(l->s.m, &l->s.data, (const struct data_batch *const[]){b}, 1, l->s.m->dir, e);
+    data_loader_release(l->s.loader, b);
     return rc;
 }
 
@@ -409,7 +291,7 @@ static int finish_failed(struct loop *l, int rc, struct err *e)
     struct err why = {0};
     bool moved = l->state.step > l->first_step;
     if (rc != ERR_NONFINITE && moved) save_or_warn(l);
-    if (run_checkpoint_latest(l->m->dir, &last, &why) == 0 && last)
+    if (run_checkpoint_latest(l->s.m->dir, &last, &why) == 0 && last)
         err_append(e, "; the last checkpoint is %s", last);
     else if (moved)
         err_append(e, "; no checkpoint was written yet");
@@ -424,7 +306,7 @@ static int finish(struct loop *l, int rc, struct err *e)
     int stopped_by = stop_signal;
     bool saved = false;
     struct err why = {0};
-    if (!stopped_by && l->m->config.data.valid.n) {
+    if (!stopped_by && l->s.m->config.data.valid.n) {
         saved = save_or_warn(l);
         rc = measure(l, e);
         if (l->state.best_step == l->state.step) saved = false;
@@ -432,12 +314,15 @@ static int finish(struct loop *l, int rc, struct err *e)
     if (!saved && save(l, &why)) return err_set(e, why.code, "the last checkpoint was not written: %s", why.msg);
     if (!rc && stopped_by)
         rc = err_set(e, ERR_INTERRUPTED, "stopped by %s at step %lld; go on with --resume",
-                     stopped_by == SIGINT ? "Ctrl-C" : "SIGTERM", (long long)l->state.step);
+                     stopped_by == SIGINT   ? "Ctrl-C"
+                     : stopped_by == SIGHUP ? "SIGHUP"
+                                            : "SIGTERM",
+                     (long long)l->state.step);
     return rc;
 }
 
-enum { CAUGHT = 3 };
-static const int caught[CAUGHT] = {SIGINT, SIGTERM, SIGXFSZ};
+enum { CAUGHT = 4 };
+static const int caught[CAUGHT] = {SIGINT, SIGTERM, SIGHUP, SIGXFSZ};
 
 /* A second Ctrl-C ends at once. A file that may not grow any more (ulimit -f) is an error of its write, not a death. */
 static void catch_signals(struct sigaction old[CAUGHT])
@@ -456,27 +341,28 @@ static void release_signals(const struct sigaction old[CAUGHT])
 
 static int run_all(struct loop *l, const struct train_options *o, struct err *e)
 {
-    int rc = open_all(l, o, e);
+    int rc = train_setup_open(&l->s, o, e);
+    if (!rc) l->state = l->s.m->state;
     if (!rc) rc = open_folder(l, o->resume, e);
     if (rc) return rc;
     greet(l);
     if (!o->resume && (rc = look(l, e)) != 0) return rc;
-    data_loader_seek(l->loader, l->state.epoch, l->state.batch);
+    data_loader_seek(l->s.loader, l->state.epoch, l->state.batch);
     if (o->resume) log_info("resumed at step %lld", (long long)l->state.step);
-    if (o->profile) train_stepper_profile(l->stepper, true);
+    if (o->profile) train_stepper_profile(l->s.stepper, true);
     struct sigaction old[CAUGHT];
     catch_signals(old);
     l->first_step = l->state.step;
     l->started = l->last_save = l->since = time_now();
     l->shown_loss = NAN;
-    l->bar = progress_new(l->m->config.name, l->total, "steps", 10);
+    l->bar = progress_new(l->s.m->config.name, l->s.total, "steps", 10);
     rc = train_loop(l, e);
     progress_end(l->bar, NULL);
     rc = finish(l, rc, e);
     release_signals(old);
     if (o->profile) {
         struct buf b = {0};
-        train_stepper_report(l->stepper, &b);
+        train_stepper_report(l->s.stepper, &b);
         fputs(b.data, stdout);
         buf_free(&b);
     }
@@ -487,96 +373,6 @@ int train_run(const struct train_options *o, struct err *e)
 {
     struct loop l = {.lock = -1};
     int rc = run_all(&l, o, e);
-    close_all(&l);
-    return rc;
-}
-
-/* ---- forecast
- * --------------------------------------------------------------------------------------------------------------- */
-
-/* Bytes that the cache will come to hold: every item's decoded data, up to the budget. */
-static double forecast_cache(const struct loop *l, const struct data_batch *b)
-{
-    double bytes = 0;
-    for (int i = 0; i < l->m->n; i++) {
-        const struct data_modality *d = &l->m->input[i];
-        const struct data_part *p = &b->part[i];
-        double entries = 0, items = p->n ? (double)p->n : 1;
-        for (int64_t k = 0; k < l->data.n; k++) {
-            const struct manifest_field *f = manifest_field(&l->data.item[k], d->field);
-            if (!f || strcmp(l->data.item[k].split, l->m->config.data.train)) continue;
-            int used[256];
-            entries += f->n <= 256 ? manifest_use(&l->data, f, l->m->config.data.train, used) : f->n;
-        }
-        if (d->kind == DATA_IMAGE) bytes += entries * (double)(d->h * d->w * 3);
-        if (d->kind == DATA_TEXT) bytes += entries * (double)p->offsets[p->n] / items * 4;
-        if (d->kind == DATA_AUDIO) bytes += entries * (double)p->offsets[p->n] / items * (double)d->logmel.bins * 2;
-    }
-    return fmin(bytes, (double)l->m->config.data.cache);
-}
-
-static double part_bytes(const struct data_modality *d, const struct data_part *p)
-{
-    return (double)p->cap * (double)(d->kind == DATA_IMAGE ? d->h * d->w * 12 : 4) +
-           (double)p->rows * (d->kind == DATA_AUDIO ? 4.0 * (double)d->logmel.bins : 4.0);
-}
-
-static void print_forecast(const struct loop *l, const struct ad_plan_stats *p, double peak, double step_s)
-{
-    char a[32], b[32];
-    const struct run_model *m = l->m;
-    printf("%s\n  parameters   %s\n", m->config.name, text_count(a, sizeof a, ad_store_trainable(m->store)));
-    for (int i = 0; i < m->n; i++) {
-        int64_t n = 0;
-        size_t len = strlen(m->tower[i].name);
-        for (int k = 0; k < ad_store_count(m->store); k++) {
-            const struct ad_entry *x = ad_store_at(m->store, k);
-            if (!(x->flags & AD_STATE) && !strncmp(x->name, m->tower[i].name, len) && x->name[len] == '.')
-                n += x->count;
-        }
-        printf("    %-10s %s\n", m->tower[i].name, text_count(a, sizeof a, n));
-    }
-    printf("  a step       %.2f GFLOP, %.3f s, %.0f samples/s\n", p->flops * 1e-9, step_s,
-           (double)l->c->batch / step_s);
-    printf("  the plan     %lld calls (%lld fused, %lld in place, %lld views), made in %.1f ms\n", (long long)p->steps,
-           (long long)p->fused, (long long)p->in_place, (long long)p->views, 1e3 * p->build_s);
-    printf("  activations  %s (%s if nothing were reused)\n", text_size(a, sizeof a, (double)p->arena_bytes),
-           text_size(b, sizeof b, (double)p->unshared_bytes));
-    printf("  optimizer    %.0f bytes a parameter\n", opt_bytes_per_parameter(&l->opt_config));
-    printf("  peak memory  %s predicted\n", text_size(a, sizeof a, peak));
-    if (l->total)
-        printf("  whole run    %lld steps, about %s\n", (long long)l->total,
-               text_clock(a, sizeof a, (double)l->total * step_s));
-}
-
-static int forecast(struct loop *l, const struct train_options *o, struct err *e)
-{
-    int rc = open_all(l, o, e);
-    struct data_batch *b = NULL;
-    if (!rc) rc = data_loader_next(l->loader, &b, e);
-    if (rc) return rc;
-    struct ad_plan_stats p = train_stepper_plan(l->stepper, b, e);
-    struct train_result r = {0};
-    double best = INFINITY;
-    for (int i = 0; i < 3 && !rc; i++) {
-        rc = train_stepper_run(l->stepper, b, i, 0, &r, e);
-        best = fmin(best, r.compute_s + r.optimizer_s);
-    }
-    if (rc) return rc;
-    /* What is in memory now, and what the loader and the cache will add. */
-    double ring = 0;
-    for (int i = 0; i < l->m->n; i++) ring += part_bytes(&l->m->input[i], &b->part[i]);
-    double peak =
-        (double)process_peak_rss() + forecast_cache(l, b) - (double)(l->cache ? data_cache_bytes(l->cache) : 0) + ring;
-    print_forecast(l, &p, peak, best);
-    data_loader_release(l->loader, b);
-    return 0;
-}
-
-int train_dry_run(const struct train_options *o, struct err *e)
-{
-    struct loop l = {.lock = -1};
-    int rc = forecast(&l, o, e);
     close_all(&l);
     return rc;
 }

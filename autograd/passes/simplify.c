@@ -64,6 +64,8 @@ static val fold(struct ad_graph *g, const struct ad_graph *from, const struct ad
         const struct ad_value *x = i < n->n_in ? &g->value[in[i]] : &from->value[n->out];
         if (ad_count(x->shape) > FOLD_MAX) return 0;
         if (i < n->n_in && ad_node_of(g, in[i])->op != &ad_op_const) return 0;
+        if (i < n->n_in && n->op->view && ad_count(x->shape) < ad_count(from->value[n->out].shape))
+            return 0; /* a broadcast: free as a view */
         t[i] = (struct ad_tensor){.dtype = x->dtype, .shape = x->shape};
         if (i < n->n_in) t[i].data = (void *)(uintptr_t)leaf(ad_node_of(g, in[i]))->data;
         ad_default_strides(&t[i]);

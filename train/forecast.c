@@ -1,0 +1,88 @@
+/* What a run will take, found by doing two steps of it: parameters, FLOPs, memory, time. See train_dry_run in train.h.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/text.h"
+#include "base/threads.h"
+#include "train/setup.h"
+
+/* Bytes that the cache will come to hold: every item's decoded data, up to the budget. */
+static double forecast_cache(const struct train_setup *s, const struct data_batch *b)
+{
+    double bytes = 0;
+    for (int i = 0; i < s->m->n; i++) {
+        const struct data_modality *d = &s->m->input[i];
+        const struct data_part *p = &b->part[i];
+        double entries = 0, items = p->n ? (double)p->n : 1;
+        for (int64_t k = 0; k < s->data.n; k++) {
+            const struct manifest_field *f = manifest_field(&s->data.item[k], d->field);
+            if (!f || strcmp(s->data.item[k].split, s->m->config.data.train)) continue;
+            int used[256];
+            entries += f->n <= 256 ? manifest_use(&s->data, f, s->m->config.data.train, used) : f->n;
+        }
+        if (d->kind == DATA_IMAGE) bytes += entries * (double)(d->h * d->w * 3);
+        if (d->kind == DATA_TEXT) bytes += entries * (double)p->offsets[p->n] / items * 4;
+        if (d->kind == DATA_AUDIO) bytes += entries * (double)p->offsets[p->n] / items * (double)d->logmel.bins * 2;
+    }
+    return fmin(bytes, (double)s->m->config.data.cache);
+}
+
+static double part_bytes(const struct data_modality *d, const struct data_part *p)
+{
+    return (double)p->cap * (double)(d->kind == DATA_IMAGE ? d->h * d->w * 12 : 4) +
+           (double)p->rows * (d->kind == DATA_AUDIO ? 4.0 * (double)d->logmel.bins : 4.0);
+}
+
+static void print_forecast(const struct train_setup *s, const struct ad_plan_stats *p, double peak, double step_s)
+{
+    char a[32], b[32];
+    const struct run_model *m = s->m;
+    printf("%s\n  parameters   %s\n", m->config.name, text_count(a, sizeof a, ad_store_trainable(m->store)));
+    for (int i = 0; i < m->n; i++)
+        printf("    %-10s %s\n", m->tower[i].name, text_count(a, sizeof a, train_tower_parameters(s, i)));
+    printf("  a step       %.2f GFLOP, %.3f s, %.0f samples/s\n", p->flops * 1e-9, step_s,
+           (double)s->c->batch / step_s);
+    printf("  the plan     %lld calls (%lld fused, %lld in place, %lld views), made with its graph in %.1f ms\n",
+           (long long)p->steps, (long long)p->fused, (long long)p->in_place, (long long)p->views, 1e3 * p->build_s);
+    printf("  activations  %s (%s if nothing were reused)\n", text_size(a, sizeof a, (double)p->arena_bytes),
+           text_size(b, sizeof b, (double)p->unshared_bytes));
+    printf("  optimizer    %.0f bytes a parameter\n", opt_bytes_per_parameter(&s->opt_config));
+    printf("  peak memory  %s predicted\n", text_size(a, sizeof a, peak));
+    if (s->total)
+        printf("  whole run    %lld steps, about %s\n", (long long)s->total,
+               text_clock(a, sizeof a, (double)s->total * step_s));
+}
+
+static int forecast(struct train_setup *s, const struct train_options *o, struct err *e)
+{
+    int rc = train_setup_open(s, o, e);
+    struct data_batch *b = NULL;
+    if (!rc) rc = data_loader_next(s->loader, &b, e);
+    if (rc) return rc;
+    struct ad_plan_stats p = train_stepper_plan(s->stepper, b, e);
+    struct train_result r = {0};
+    double best = INFINITY;
+    for (int i = 0; i < 3 && !rc; i++) {
+        rc = train_stepper_run(s->stepper, b, i, 0, &r, e);
+        best = fmin(best, r.compute_s + r.optimizer_s);
+    }
+    if (rc) return rc;
+    /* What is in memory now, and what the loader and the cache will add. */
+    double ring = 0;
+    for (int i = 0; i < s->m->n; i++) ring += part_bytes(&s->m->input[i], &b->part[i]);
+    double peak =
+        (double)process_peak_rss() + forecast_cache(s, b) - (double)(s->cache ? data_cache_bytes(s->cache) : 0) + ring;
+    print_forecast(s, &p, peak, best);
+    data_loader_release(s->loader, b);
+    return 0;
+}
+
+int train_dry_run(const struct train_options *o, struct err *e)
+{
+    struct train_setup s = {0};
+    int rc = forecast(&s, o, e);
+    train_setup_close(&s);
+    return rc;
+}
