@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/buf.h"
+#include "base/log.h"
 #include "base/text.h"
 
 enum { MAX_FLAGS = 64, HELP_COLUMN = 26 };
@@ -154,4 +155,22 @@ void args_help(const struct args *a, FILE *out)
     if (a->more) buf_printf(&b, "\n%s\n", a->more);
     fputs(b.data, out);
     buf_free(&b);
+}
+
+int args_dispatch(const char *command, const char *help, const struct arg_command *list, int n, int argc, char **argv)
+{
+    const char *names[MAX_FLAGS];
+    if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
+        fputs(help, argc < 2 ? stderr : stdout);
+        return argc < 2 ? err_exit_status(ERR_USAGE) : 0;
+    }
+    CHECK(n <= MAX_FLAGS);
+    for (int i = 0; i < n; i++) {
+        names[i] = list[i].name;
+        if (!strcmp(argv[1], list[i].name)) return list[i].run(argc - 1, argv + 1);
+    }
+    const char *near = text_nearest(argv[1], names, n);
+    log_error("unknown command 'triad %s %s'%s%s%s; 'triad %s --help' lists them", command, argv[1],
+              near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "", command);
+    return err_exit_status(ERR_USAGE);
 }

@@ -42,4 +42,14 @@ int args_parse(const struct args *a, int argc, char **argv, int *n_words, struct
 /* Usage, summary, the flags in columns with their defaults (what their values hold now), and `more`. */
 void args_help(const struct args *a, FILE *out);
 
+/* A command of a command: `triad data emoji`. */
+struct arg_command {
+    const char *name;
+    int (*run)(int argc, char **argv); /* argv[0] is the name; returns the exit status */
+};
+
+/* Runs the one that argv[1] names. Without one, or for --help, prints `help`; an unknown one gets a suggestion. Returns
+ * the process's exit status. */
+int args_dispatch(const char *command, const char *help, const struct arg_command *list, int n, int argc, char **argv);
+
 #endif

@@ -1,7 +1,4 @@
 /* triad tokenizer: trains a tokenizer from captions, shows how one cuts a text. */
-#include "cli/cli.h"
-
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +6,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "cli/args.h"
+#include "cli/cli.h"
 #include "data/manifest.h"
 #include "data/tokenizer.h"
 
@@ -17,103 +16,15 @@ static const char help[] =
     "       triad tokenizer encode tokenizer.json TEXT                      show a text's tokens\n"
     "       triad tokenizer encode tokenizer.json --lines                   ids of each line of standard input\n"
     "\n"
-    "train: byte-level BPE, written as a tokenizer.json that the Hugging Face `tokenizers` library loads too\n"
-    "  --data FILE       a manifest (.jsonl) or pack (.h5), or a text file with a caption on each line\n"
-    "  -o FILE           where to write it\n"
-    "  --split NAME      the manifest's split to read (train)\n"
-    "  --field NAME      the manifest's field to read (text)\n"
-    "  --vocab N         tokens, special ones and the 256 bytes included (2048)\n"
-    "  --min-count N     how often two tokens must meet to be joined (2)\n"
-    "  --lowercase       read and encode everything as lower case\n"
-    "\n"
-    "encode: any tokenizer.json with BPE or WordPiece. --lines prints a JSON list of ids for each line.\n";
-
-struct args {
-    const char *data, *out, *split, *field;
-    int64_t vocab, min_count;
-    bool lowercase, lines, help;
-    const char *word[2];
-    int n_words;
-};
-
-static int read_number(const char *flag, const char *s, int64_t *out, struct err *e)
-{
-    char *end;
-    errno = 0;
-    long long v = strtoll(s, &end, 10);
-    if (end == s || *end || errno || v < 1)
-        return err_set(e, ERR_USAGE, "%s should be followed by a whole number above 0, but '%s' came", flag, s);
-    *out = v;
-    return 0;
-}
-
-static int read_flag(struct args *a, int argc, char **argv, int *i, struct err *e)
-{
-    const struct {
-        const char *name;
-        const char **text;
-        int64_t *number;
-        bool *on;
-    } flags[] = {{"--data", &a->data, NULL, NULL},
-                 {"-o", &a->out, NULL, NULL},
-                 {"--output", &a->out, NULL, NULL},
-                 {"--split", &a->split, NULL, NULL},
-                 {"--field", &a->field, NULL, NULL},
-                 {"--vocab", NULL, &a->vocab, NULL},
-                 {"--min-count", NULL, &a->min_count, NULL},
-                 {"--lowercase", NULL, NULL, &a->lowercase},
-                 {"--lines", NULL, NULL, &a->lines},
-                 {"--help", NULL, NULL, &a->help},
-                 {"-h", NULL, NULL, &a->help}};
-    enum { N = sizeof flags / sizeof *flags };
-    const char *arg = argv[*i], *value = strncmp(arg, "--", 2) ? NULL : strchr(arg, '='), *names[N];
-    size_t len = value ? (size_t)(value - arg) : strlen(arg);
-    for (int k = 0; k < N; k++) {
-        names[k] = flags[k].name;
-        if (strlen(flags[k].name) != len || strncmp(flags[k].name, arg, len)) continue;
-        if (flags[k].on) {
-            if (value) return err_set(e, ERR_USAGE, "%s takes no value", flags[k].name);
-            *flags[k].on = true;
-            return 0;
-        }
-        if (value)
-            value++;
-        else if (*i + 1 < argc)
-            value = argv[++*i];
-        else
-            return err_set(e, ERR_USAGE, "%s should be followed by a value", arg);
-        if (flags[k].number) return read_number(flags[k].name, value, flags[k].number, e);
-        *flags[k].text = value;
-        return 0;
-    }
-    const char *near = text_nearest(arg, names, N);
-    err_set(e, ERR_USAGE, "unknown option '%s'", arg);
-    if (near)
-        err_append(e, "; did you mean '%s'?", near);
-    else
-        err_append(e, "; 'triad tokenizer --help' lists them");
-    return ERR_USAGE;
-}
-
-static int read_args(struct args *a, int argc, char **argv, struct err *e)
-{
-    bool only_words = false;
-    for (int i = 1; i < argc; i++) {
-        if (!only_words && !strcmp(argv[i], "--")) {
-            only_words = true;
-        } else if (!only_words && argv[i][0] == '-' && argv[i][1]) {
-            int rc = read_flag(a, argc, argv, &i, e);
-            if (rc) return rc;
-        } else if (a->n_words == 2) {
-            return err_set(e, ERR_USAGE, "one argument too many: '%s' (put a text with spaces in quotes)", argv[i]);
-        } else {
-            a->word[a->n_words++] = argv[i];
-        }
-    }
-    return 0;
-}
+    "'triad tokenizer COMMAND --help' says more.\n";
 
 /* ---- train */
+
+struct request {
+    const char *data, *out, *split, *field;
+    int64_t vocab, min_count;
+    bool lowercase;
+};
 
 struct texts {
     const char **v;
@@ -127,7 +38,7 @@ static void add_text(struct texts *t, const char *s)
     t->v[t->n++] = arena_strdup(&t->arena, s);
 }
 
-static int read_manifest(const struct args *a, struct texts *t, struct err *e)
+static int read_manifest(const struct request *a, struct texts *t, struct err *e)
 {
     struct manifest m;
     int64_t *items, n;
@@ -149,7 +60,7 @@ static int read_manifest(const struct args *a, struct texts *t, struct err *e)
     return rc;
 }
 
-static int read_lines(const struct args *a, struct texts *t, struct err *e)
+static int read_lines(const struct request *a, struct texts *t, struct err *e)
 {
     FILE *f = fopen(a->data, "r");
     if (!f) return err_errno(e, "cannot read %s", a->data);
@@ -172,12 +83,11 @@ static bool ends_with(const char *s, const char *end)
     return n >= k && !strcmp(s + n - k, end);
 }
 
-static int train(const struct args *a, struct err *e)
+static int train(const struct request *a, struct err *e)
 {
-    if (!a->data || !a->out || a->n_words || a->lines)
+    if (!a->data || !a->out)
         return err_set(e, ERR_USAGE,
-                       "'triad tokenizer train' needs --data FILE and -o FILE, and nothing without an "
-                       "option; see 'triad tokenizer --help'");
+                       "'triad tokenizer train' needs --data FILE and -o FILE; see 'triad tokenizer train --help'");
     struct texts texts = {0};
     bool manifest = ends_with(a->data, ".jsonl") || ends_with(a->data, ".h5");
     int rc = manifest ? read_manifest(a, &texts, e) : read_lines(a, &texts, e);
@@ -247,45 +157,76 @@ static int encode_one(const struct tokenizer *t, const char *text, struct err *e
     return rc;
 }
 
-static int encode(const struct args *a, struct err *e)
+static int finish(int rc, const struct err *e)
 {
-    if (a->n_words != (a->lines ? 1 : 2))
-        return err_set(e, ERR_USAGE,
-                       "'triad tokenizer encode' needs a tokenizer.json and either a text or --lines; "
-                       "see 'triad tokenizer --help'");
+    if (rc) log_error("%s", e->msg);
+    return err_exit_status(rc);
+}
+
+static int train_main(int argc, char **argv)
+{
+    struct request r = {.split = "train", .field = "text", .vocab = 2048, .min_count = 2};
+    const struct arg_flag flags[] = {
+        {"data", 0, ARG_STRING, &r.data, "FILE",
+         "a manifest (.jsonl) or pack (.h5), or a text file with a caption on each line"},
+        {"output", 'o', ARG_STRING, &r.out, "FILE", "where to write it"},
+        {"split", 0, ARG_STRING, &r.split, "NAME", "the manifest's split to read"},
+        {"field", 0, ARG_STRING, &r.field, "NAME", "the manifest's field to read"},
+        {"vocab", 0, ARG_INT, &r.vocab, "N", "tokens, special ones and the 256 bytes included", 1, 1e9},
+        {"min-count", 0, ARG_INT, &r.min_count, "N", "how often two tokens must meet to be joined", 1, 1e9},
+        {"lowercase", 0, ARG_BOOL, &r.lowercase, NULL, "read and encode everything as lower case"},
+        {0},
+    };
+    const struct args a = {
+        "tokenizer train",
+        "",
+        "Trains byte-level BPE, written as a tokenizer.json that the Hugging Face `tokenizers` library loads too.",
+        flags,
+        0,
+        0,
+        NULL};
+    struct err e = {0};
+    int n, rc = args_parse(&a, argc, argv, &n, &e);
+    if (rc > 0) return 0;
+    return finish(rc ? rc : train(&r, &e), &e);
+}
+
+static int encode(const char *path, const char *text, struct err *e)
+{
     struct tokenizer *t;
-    int rc = tok_load(a->word[0], &t, e);
+    int rc = tok_load(path, &t, e);
     if (rc) return rc;
-    rc = a->lines ? encode_lines(t, e) : encode_one(t, a->word[1], e);
+    rc = text ? encode_one(t, text, e) : encode_lines(t, e);
     tok_free(t);
     return rc;
 }
 
+static int encode_main(int argc, char **argv)
+{
+    bool lines = false;
+    const struct arg_flag flags[] = {
+        {"lines", 0, ARG_BOOL, &lines, NULL, "read texts from standard input, print a JSON list of ids for each line"},
+        {0},
+    };
+    const struct args a = {"tokenizer encode",
+                           "tokenizer.json [TEXT]",
+                           "Shows the tokens of a text, by any tokenizer.json with BPE or WordPiece.",
+                           flags,
+                           1,
+                           2,
+                           NULL};
+    struct err e = {0};
+    int n, rc = args_parse(&a, argc, argv, &n, &e);
+    if (rc > 0) return 0;
+    if (!rc && n != (lines ? 1 : 2))
+        rc = err_set(&e, ERR_USAGE,
+                     "'triad tokenizer encode' needs a tokenizer.json and either a text or --lines; see 'triad "
+                     "tokenizer encode --help'");
+    return finish(rc ? rc : encode(argv[1], lines ? NULL : argv[2], &e), &e);
+}
+
 int cli_tokenizer(int argc, char **argv)
 {
-    static const char *const names[] = {"train", "encode"};
-    struct err e = {0};
-    if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
-        fputs(help, argc < 2 ? stderr : stdout);
-        return argc < 2 ? err_exit_status(ERR_USAGE) : 0;
-    }
-    struct args a = {.split = "train", .field = "text"};
-    int rc = 0, command = !strcmp(argv[1], "train") ? 0 : !strcmp(argv[1], "encode") ? 1 : -1;
-    if (command < 0) {
-        const char *near = text_nearest(argv[1], names, 2);
-        rc = err_set(&e, ERR_USAGE, "unknown command 'triad tokenizer %s'", argv[1]);
-        if (near)
-            err_append(&e, "; did you mean '%s'?", near);
-        else
-            err_append(&e, "; 'triad tokenizer --help' lists them");
-    } else {
-        rc = read_args(&a, argc - 1, argv + 1, &e);
-        if (!rc && a.help) {
-            fputs(help, stdout);
-            return 0;
-        }
-        if (!rc) rc = command ? encode(&a, &e) : train(&a, &e);
-    }
-    if (rc) log_error("%s", e.msg);
-    return err_exit_status(rc);
+    static const struct arg_command list[] = {{"train", train_main}, {"encode", encode_main}};
+    return args_dispatch("tokenizer", help, list, 2, argc, argv);
 }

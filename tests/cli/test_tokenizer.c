@@ -1,5 +1,6 @@
 /* `triad tokenizer` as a person uses it: train from a manifest and from lines, encode, and slips on the command line.
  * The command is called as a function, since the program's main is not in the library. */
+#include "cli/args.c"
 #include "cli/tokenizer.c"
 
 #include <setjmp.h>
@@ -113,14 +114,14 @@ static void slips(void **state)
     assert_int_equal(RUN("", "train", "--vocabb", "9"), 2);
     assert_says("unknown option '--vocabb'; did you mean '--vocab'?");
     assert_int_equal(RUN("", "train", "--vocab", "many"), 2);
-    assert_says("--vocab should be followed by a whole number above 0, but 'many' came");
+    assert_says("--vocab: expected a whole number, got 'many'");
     assert_int_equal(RUN("", "train", "--data"), 2);
-    assert_says("--data should be followed by a value");
+    assert_says("--data needs a value (FILE)");
     assert_int_equal(RUN("", "train"), 2);
     assert_says("needs --data FILE and -o FILE");
     assert_int_equal(RUN("", "encode", "x"), 2);
     assert_int_equal(RUN("", "encode", "x", "y", "z"), 2);
-    assert_says("one argument too many: 'z'");
+    assert_says("one word too many: 'z'");
     assert_int_equal(RUN("", "encode", "/nonexistent.json", "y"), 4);
     assert_says("/nonexistent.json");
     assert_int_equal(RUN("", "train", "--data", "/nonexistent.txt", "-o", path("x")), 4);
