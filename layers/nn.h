@@ -32,8 +32,7 @@ struct nn_seq {
 struct nn_seq nn_seq_fixed(struct nn *m, val x);
 val nn_position(struct nn *m, const struct nn_seq *s); /* int32 (rows), -1 in the padding */
 
-/* ---- linear.c -----------------------------------------------------------------------------------------------------
- */
+/* ---- linear.c ---------------------------------------------------------------------------------------------------- */
 /* x (..., K) -> (..., out). Weight: normal, std sqrt(1/K) unless `std` > 0; bias zero. */
 val nn_linear(struct nn *m, const char *name, val x, int64_t out, bool bias, double std);
 val nn_embedding(struct nn *m, const char *name, val index, int64_t rows, int64_t width, double std);
@@ -42,8 +41,7 @@ enum nn_activation { NN_RELU, NN_GELU, NN_GELU_TANH, NN_QUICK_GELU, NN_SILU, NN_
 extern const char *const nn_activation_names[]; /* in the enum's order, NULL at the end */
 val nn_activate(struct nn *m, enum nn_activation a, val x);
 
-/* ---- norm.c -------------------------------------------------------------------------------------------------------
- */
+/* ---- norm.c ------------------------------------------------------------------------------------------------------ */
 enum nn_norm { NN_LAYER_NORM, NN_RMS_NORM };
 extern const char *const nn_norm_names[];
 val nn_norm(struct nn *m, const char *name, enum nn_norm kind, val x, double eps);
@@ -53,8 +51,7 @@ val nn_group_norm(struct nn *m, const char *name, val x, int groups, double eps)
  * residual branch). */
 val nn_batch_norm(struct nn *m, const char *name, val x, double momentum, double eps, bool zero_gain);
 
-/* ---- position.c ---------------------------------------------------------------------------------------------------
- */
+/* ---- position.c -------------------------------------------------------------------------------------------------- */
 enum nn_position_kind { NN_POS_LEARNED, NN_POS_SINUSOIDAL, NN_POS_ROTARY, NN_POS_RELATIVE, NN_POS_NONE };
 extern const char *const nn_position_names[];
 /* Adds a learned table (longest, width), or the fixed one of Vaswani et al. 2017, sec. 3.5 (sines in the first half,
@@ -65,8 +62,7 @@ val nn_rotary(struct nn *m, const struct nn_seq *s, val x, int64_t heads, double
 /* Relative position bias (Raffel et al. 2020: 32 buckets, distances to 128) -> (heads, longest, longest). */
 val nn_relative_bias(struct nn *m, const char *name, int64_t longest, int64_t heads, bool causal);
 
-/* ---- transformer.c ------------------------------------------------------------------------------------------------
- */
+/* ---- transformer.c ----------------------------------------------------------------------------------------------- */
 struct nn_block {
     int64_t heads;
     double mlp_ratio; /* hidden width / width */
@@ -95,8 +91,7 @@ extern const char *const nn_pool_names[];
 /* (rows, D) -> (items, D). ATTENTION: one learned query attends to the item (Lee et al. 2019, PMA). */
 val nn_pool(struct nn *m, const char *name, enum nn_pool kind, const struct nn_seq *s, int64_t heads);
 
-/* ---- conv.c -------------------------------------------------------------------------------------------------------
- */
+/* ---- conv.c ------------------------------------------------------------------------------------------------------ */
 struct nn_conv {
     int64_t out;
     int kernel, stride, pad, groups; /* pad -1: kernel / 2 */
@@ -108,8 +103,7 @@ struct nn_seq nn_conv1d_packed(struct nn *m, const char *name, const struct nn_s
 /* Non-overlapping patches: (B, H, W, C) -> (B, H/p * W/p, width). Weight (p, p, C, width). */
 val nn_patch_embed(struct nn *m, const char *name, val image, int64_t patch, int64_t width, bool bias);
 
-/* ---- contrast.c ---------------------------------------------------------------------------------------------------
- */
+/* ---- contrast.c -------------------------------------------------------------------------------------------------- */
 /* One pair of modalities. a and b are unit rows (B, E); row i of both belongs to sample i. */
 struct nn_contrast {
     val a, b;

@@ -272,8 +272,7 @@ static const struct conf_field modality_fields[] = {
 static const struct conf_table modality_table = {sizeof(struct run_modality), modality_fields};
 #undef AT
 
-/* ---- loss, optimizer, training
- * --------------------------------------------------------------------------------------- */
+/* ---- loss, optimizer, training ----------------------------------------------------------------------------------- */
 #define AT(m) offsetof(struct run_loss, m)
 static const struct conf_field loss_fields[] = {
     {"kind", CONF_ENUM, AT(kind), "infonce", .choices = loss_names, .help = "contrastive loss"},
@@ -363,8 +362,7 @@ static const struct conf_field config_fields[] = {
 const struct conf_table run_config_table = {sizeof(struct run_config), config_fields};
 #undef AT
 
-/* ---- checks over several keys
- * ------------------------------------------------------------------------------------------ */
+/* ---- checks over several keys ------------------------------------------------------------------------------------ */
 
 static int find_modality(const struct run_config *c, const char *name, size_t n)
 {
@@ -440,8 +438,7 @@ int run_config_read(struct conf *mem, const char *path, const char *const *overr
     return rc ? rc : check_config(mem, c, e);
 }
 
-/* ---- for the other rooms
- * ------------------------------------------------------------------------------------------------- */
+/* ---- for the other rooms ----------------------------------------------------------------------------------------- */
 
 struct opt_config run_opt_config(const struct run_config *c)
 {

@@ -214,8 +214,7 @@ int run_modality(const struct run_model *m, const char *name, struct err *e)
     return -1;
 }
 
-/* ---- graphs
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- graphs ------------------------------------------------------------------------------------------------------ */
 
 val run_model_embed(struct nn *nn, const struct run_model *m, int modality, struct model_shape s, int64_t batch,
                     val *has)

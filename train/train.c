@@ -85,8 +85,7 @@ static int open_folder(struct loop *l, bool resume, struct err *e)
     return rc;
 }
 
-/* ---- while it runs
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- while it runs ----------------------------------------------------------------------------------------------- */
 
 static int save(struct loop *l, struct err *e)
 {
@@ -186,6 +185,7 @@ static void write_record(struct loop *l, const struct train_result *r, double lr
     train_record_value(l->record, "share/data", l->data_s / wall);
     train_record_value(l->record, "share/compute", l->compute_s / wall);
     train_record_value(l->record, "share/optimizer", l->optimizer_s / wall);
+    train_record_value(l->record, "share/other", l->other_s / wall);
     train_record_value(l->record, "seconds", elapsed(l));
     train_record_end(l->record);
     l->data_s = l->compute_s = l->optimizer_s = l->other_s = 0;

@@ -135,8 +135,7 @@ static bool is_pointwise(const struct conv_dims *d)
     return d->groups == 1 && d->k[0] * d->k[1] == 1 && d->stride[0] * d->stride[1] == 1 && d->pad[0] + d->pad[1] == 0;
 }
 
-/* ---- conv2d
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- conv2d ------------------------------------------------------------------------------------------------------ */
 
 static struct patches forward_patches(const struct conv_call *k, int64_t group)
 {
@@ -183,8 +182,7 @@ static void run(const struct ad_call *c)
     }
 }
 
-/* ---- conv2d_transpose
- * -------------------------------------------------------------------------------------------------- */
+/* ---- conv2d_transpose -------------------------------------------------------------------------------------------- */
 
 /* The taps that reach positions a, a + stride, ... of x along one axis: kernel rows first, first + every, ..., read in
  * falling order so that the rows of y rise. */
@@ -306,8 +304,7 @@ static void run_transpose(const struct ad_call *c)
         }
 }
 
-/* ---- conv2d_dw
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- conv2d_dw --------------------------------------------------------------------------------------------------- */
 
 /* Tasks: groups x ranges of taps x ranges of positions. */
 struct dw_cut {
@@ -400,8 +397,7 @@ static void run_dw(const struct ad_call *c)
     }
 }
 
-/* ---- which
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- which ------------------------------------------------------------------------------------------------------- */
 
 static size_t scratch(const struct ad_call *c)
 {

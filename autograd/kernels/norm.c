@@ -26,8 +26,7 @@ static int64_t min_of(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* ---- rows: layer and RMS norm ---------------------------------------------------------------------------------------
- */
+/* ---- rows: layer and RMS norm ------------------------------------------------------------------------------------ */
 
 /* sum over i of (x_i - mean)^power, power 1 or 2 */
 static inline __attribute__((always_inline)) float row_moment(const float *x, int64_t n, float mean, int power)
@@ -152,8 +151,7 @@ static void run_grad_rows(const struct ad_call *c)
     join_blocks(part, blocks, d.c, c->out[1].data, c->out[2].data);
 }
 
-/* ---- columns: group and batch norm
- * ----------------------------------------------------------------------------------- */
+/* ---- columns: group and batch norm ------------------------------------------------------------------------------- */
 
 /* Column means of `rows` rows and sums of squares around them. */
 static void column_moments(const float *x, int64_t rows, int64_t c, float *mean, float *square)
@@ -355,8 +353,7 @@ static void run_grad_group(const struct ad_call *c)
     join_blocks(sums, d.n, d.c, c->out[1].data, c->out[2].data);
 }
 
-/* ---- which
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- which ------------------------------------------------------------------------------------------------------- */
 
 static int kind_of(const struct ad_call *c)
 {

@@ -37,12 +37,13 @@ int64_t attention_items(const struct ad_call *c)
     return q == k ? q : 0;
 }
 
-/* ---- attention
- * -------------------------------------------------------------------------------------------------------- y_i = sum_j
- * p_ij v_j,  p_ij = exp(s_ij - l_i),  s_ij = <q_i, k_j> / sqrt(D) + bias_ij,  l_i = log sum_j exp s_ij (Vaswani et al.
- * 2017, eq. 1; per item, per head) q (Tq, H D)  k, v (Tk, H D)  q_offsets, k_offsets i32 (B+1)  [bias (H, Sq, Sk)]  ->
- * y (Tq, H D)  l (Tq, H), kept for the gradient. Rows in the padding, and queries that see no key, give 0. error of the
- * run: offsets that do not rise or pass the rows; an item longer than the bias                          */
+/* ---- attention ----
+ * y_i = sum_j p_ij v_j,  p_ij = exp(s_ij - l_i),  s_ij = <q_i, k_j> / sqrt(D) + bias_ij,  l_i = log sum_j exp s_ij
+ *                                                                  (Vaswani et al. 2017, eq. 1; per item, per head)
+ *   q (Tq, H D)  k, v (Tk, H D)  q_offsets, k_offsets i32 (B+1)  [bias (H, Sq, Sk)]
+ *   ->  y (Tq, H D)  l (Tq, H), kept for the gradient
+ *   Rows in the padding, and queries that see no key, give 0.
+ *   error of the run: offsets that do not rise or pass the rows; an item longer than the bias */
 static int check_qkv(struct ad_infer *f)
 {
     const struct attention_attr *a = f->attr;
@@ -231,12 +232,12 @@ val ad_attention(struct ad_graph *g, val q, val k, val v, val q_offsets, val k_o
     return ad_node(g, &ad_op_attention, &a, (val[]){q, k, v, q_offsets, k_offsets, bias}, bias ? 6 : 5);
 }
 
-/* ---- attention_grad
- * ---------------------------------------------------------------------------------------------------- With g_i = dy_i,
- * p_ij as above, t_i = <g_i, y_i>,  ds_ij = p_ij (<g_i, v_j> - t_i): dq_i = sum_j ds_ij k_j / sqrt(D),  dk_j = sum_i
- * ds_ij q_i / sqrt(D),  dv_j = sum_i p_ij g_i,  dbias_ij = sum over items ds_ij inputs: those of attention, then y (Tq,
- * H D), l (Tq, H), dy (Tq, H D)  ->  dq, dk, dv [, dbias] Its own derivative (second order) is built from a dense
- * masked form: (H, Tq, Tk) memory, for short inputs.           */
+/* ---- attention_grad ----
+ * With g_i = dy_i, p_ij as above, t_i = <g_i, y_i>,  ds_ij = p_ij (<g_i, v_j> - t_i):
+ *   dq_i = sum_j ds_ij k_j / sqrt(D),  dk_j = sum_i ds_ij q_i / sqrt(D),  dv_j = sum_i p_ij g_i,
+ *   dbias_ij = sum over items of ds_ij
+ *   inputs: those of attention, then y (Tq, H D), l (Tq, H), dy (Tq, H D)  ->  dq, dk, dv [, dbias]
+ *   Its own derivative (second order) is built from a dense masked form: (H, Tq, Tk) memory, for short inputs. */
 static int grad_infer(struct ad_infer *f)
 {
     const struct attention_attr *a = f->attr;

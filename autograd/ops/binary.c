@@ -60,8 +60,7 @@ static bool number(const struct ad_graph *g, val c, val x, double *number)
            ad_broadcast_shape(ad_shape_of(g, c), ad_shape_of(g, x), &s) && ad_same_shape(s, ad_shape_of(g, x));
 }
 
-/* ---- arithmetic
- */
+/* ---- arithmetic -------------------------------------------------------------------------------------------------- */
 
 SMOOTH(add, ad_infer_elementwise, a + b, d, d)
 val ad_add(struct ad_graph *g, val a, val b)

@@ -188,8 +188,7 @@ static void vjp_dw(struct ad_graph *g, const struct ad_node *n, const val *dy, v
     dx[1] = conv(g, *a, n->in[0], dy[0]);
 }
 
-/* ---- cases and builders
- * ---------------------------------------------------------------------------------------------- */
+/* ---- cases and builders ------------------------------------------------------------------------------------------ */
 
 #define CASE(id, ...)                                                  \
     static int build_##id(struct ad_graph *g, const val *in, val *out) \

@@ -8,8 +8,7 @@
 
 extern const struct ad_op ad_op_rfft, ad_op_rfft_adjoint;
 
-/* ---- rfft: y_k = sum_t x_t e^(-2 pi i k t / N), k = 0 .. N/2     x (..., N) -> (..., N/2+1, 2): real, imaginary
- * -------- */
+/* ---- rfft: y_k = sum_t x_t e^(-2 pi i k t / N), k = 0 .. N/2; x (..., N) -> (..., N/2+1, 2): real, imaginary */
 static int rfft_infer(struct ad_infer *f)
 {
     char t[96];
@@ -99,8 +98,7 @@ val ad_rfft(struct ad_graph *g, val x)
     return AD_NODE(g, &ad_op_rfft, NULL, x);
 }
 
-/* ---- rfft_adjoint: x_t = sum_k re_k cos(2 pi k t / N) - im_k sin(2 pi k t / N)     (..., N/2+1, 2) -> (..., N)
- * ---------- */
+/* ---- rfft_adjoint: x_t = sum_k re_k cos(2 pi k t / N) - im_k sin(2 pi k t / N); (..., N/2+1, 2) -> (..., N) */
 static int adjoint_infer(struct ad_infer *f)
 {
     char t[96];
@@ -146,8 +144,7 @@ const struct ad_op ad_op_rfft_adjoint = {
     AD_CASES(adjoint_cases),
 };
 
-/* ---- irfft: the inverse, from the half spectrum: inner bins count twice
- * ------------------------------------------------- */
+/* ---- irfft: the inverse, from the half spectrum: inner bins count twice */
 val ad_irfft(struct ad_graph *g, val x, int64_t n)
 {
     if (n < 1 || ad_rank(g, x) < 2 || ad_dim(g, x, -2) != n / 2 + 1)
@@ -162,8 +159,7 @@ val ad_irfft(struct ad_graph *g, val x, int64_t n)
     return AD_NODE(g, &ad_op_rfft_adjoint, &a, ad_mul(g, x, weight));
 }
 
-/* ---- stft: frames by gather, window, rfft
- * ------------------------------------------------------------------------------- */
+/* ---- stft: frames by gather, window, rfft */
 val ad_stft(struct ad_graph *g, val x, val window, int64_t hop)
 {
     if (ad_rank(g, x) != 2 || ad_rank(g, window) != 1 || hop < 1 || ad_dim(g, x, 1) < ad_dim(g, window, 0))

@@ -22,7 +22,7 @@ static int need_index(struct ad_infer *f, int k)
 }
 
 /* ---- gather: y[i...] = table[index[i...]];  d table = scatter_add(dy, index)
- * -------------------------------------------------- table (V, ...), index I  ->  (I..., ...) of the table's dtype.
+ *   table (V, ...), index I  ->  (I..., ...) of the table's dtype.
  * Errors: more than six axes, a scalar table */
 
 static int infer_gather(struct ad_infer *f)
@@ -81,7 +81,7 @@ val ad_gather(struct ad_graph *g, val table, val index)
 }
 
 /* ---- scatter_add: y = 0, then y[index[i...]] += x[i...];  dx = gather(dy, index)
- * ---------------------------------------------- x (I..., ...), index I  ->  (rows, ...) of x's dtype.   Error: x does
+ *   x (I..., ...), index I  ->  (rows, ...) of x's dtype.   Error: x does
  * not begin with the index's shape */
 
 struct count {
@@ -229,7 +229,7 @@ val ad_iota(struct ad_graph *g, enum ad_dtype t, int64_t n)
 }
 
 /* ---- take_last: y[i...] = x[i..., index[i...]]; -1 gives 0;  dx = one_hot(index) dy
- * --------------------------------------------------- x (..., C), index (...)  ->  (...) of x's dtype.   Error: the
+ *   x (..., C), index (...)  ->  (...) of x's dtype.   Error: the
  * shapes do not correspond */
 
 static int infer_take(struct ad_infer *f)

@@ -6,8 +6,7 @@
 #include "autograd/op.h"
 #include "autograd/ops/ops.h"
 
-/* ---- cross_entropy: loss_i = -(1-e) log p_i[t_i] - e/C sum_c log p_i[c]   (Szegedy et al. 2016, sec. 7), composed
- * ---- */
+/* ---- cross_entropy: loss_i = -(1-e) log p_i[t_i] - e/C sum_c log p_i[c]; (Szegedy et al. 2016, sec. 7), composed */
 val ad_cross_entropy(struct ad_graph *g, val logits, val target, double smoothing, int64_t ignore)
 {
     if (ad_rank(g, logits) != 2 || ad_rank(g, target) != 1)
@@ -23,10 +22,10 @@ val ad_cross_entropy(struct ad_graph *g, val logits, val target, double smoothin
     return ad_where(g, ad_cast(g, keep, t), loss, ad_const(g, t, 0));
 }
 
-/* ---- ctc_loss
- * ------------------------------------------------------------------------------------------------------------ -log p(l
- * | x), p summed over all paths that reduce to l, by the forward recursion over the labels with blanks between (Graves
- * et al. 2006, eq. 5-8; in logarithms):  a_t(s) = log(e^a_{t-1}(s) + e^a_{t-1}(s-1) [+ e^a_{t-1}(s-2)]) + x_t(l'_s)
+/* ---- ctc_loss ----
+ * -log p(l | x), p summed over all paths that reduce to l, by the forward recursion over the labels with blanks between
+ * (Graves et al. 2006, eq. 5-8; in logarithms):
+ *   a_t(s) = log(e^a_{t-1}(s) + e^a_{t-1}(s-1) [+ e^a_{t-1}(s-2)]) + x_t(l'_s)
  *   log_probs (T, C), offsets i32 (B+1), targets i32 (L), target_offsets i32 (B+1)  ->  loss (B)
  *   An impossible target (more labels than frames allow) gives 0 with zero_infinity, else infinity.
  *   error of the run: a label out of range or equal to the blank; wrong offsets */
@@ -223,8 +222,7 @@ val ad_ctc_loss(struct ad_graph *g, val log_probs, val offsets, val targets, val
     return AD_NODE(g, &ad_op_ctc_loss, &a, log_probs, offsets, targets, target_offsets);
 }
 
-/* ---- ctc_grad: d loss_i / d x_t(c) = -(probability of being at label c at time t, given l), times dy_i (eq. 15)
- * -------- */
+/* ---- ctc_grad: d loss_i / d x_t(c) = -(probability of being at label c at time t, given l), times dy_i (eq. 15) */
 static int ctc_grad_infer(struct ad_infer *f)
 {
     if (ctc_check(f)) return -1;

@@ -247,8 +247,7 @@ static void vjp_grad(struct ad_graph *g, const struct ad_node *n, const val *dy,
     if (a->gain) dx[4] = partial[2];
 }
 
-/* ---- cases ----------------------------------------------------------------------------------------------------------
- */
+/* ---- cases ------------------------------------------------------------------------------------------------------- */
 
 static int build_layer(struct ad_graph *g, const val *in, val *out)
 {

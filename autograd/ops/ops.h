@@ -9,8 +9,7 @@
 
 #define G struct ad_graph *g
 
-/* ---- unary.c: elementwise, one input ------------------------------------------------------------------------------
- */
+/* ---- unary.c: elementwise, one input ----------------------------------------------------------------------------- */
 /* clang-format off */
 #define AD_UNARY(X)                                                                                                    \
     X(neg) X(abs) X(sign) X(square) X(sqrt) X(rsqrt) X(reciprocal) X(exp) X(expm1) X(log) X(log1p) X(sin) X(cos)       \
@@ -29,8 +28,7 @@ val ad_power(G, val x, double exponent);
 val ad_cast(G, val x, enum ad_dtype to);
 val ad_stop_gradient(G, val x);
 
-/* ---- binary.c: elementwise, two or three inputs -------------------------------------------------------------------
- */
+/* ---- binary.c: elementwise, two or three inputs ------------------------------------------------------------------ */
 /* clang-format off */
 #define AD_BINARY(X)                                                                                                   \
     X(add) X(sub) X(mul) X(div) X(pow) X(maximum) X(minimum) X(atan2) X(equal) X(not_equal) X(less) X(less_equal)      \
@@ -41,8 +39,7 @@ AD_BINARY(X)
 #undef X
 val ad_where(G, val cond, val a, val b); /* cond != 0 ? a : b */
 
-/* ---- reduce.c: over the axes of a bit mask (bit i: axis i) ---------------------------------------------------------
- */
+/* ---- reduce.c: over the axes of a bit mask (bit i: axis i) ------------------------------------------------------- */
 val ad_sum(G, val x, unsigned axes, bool keep); /* keep: reduced axes stay with size 1 */
 val ad_mean(G, val x, unsigned axes, bool keep);
 val ad_max(G, val x, unsigned axes, bool keep); /* the gradient goes to all places of the maximum, shared evenly */
@@ -59,13 +56,11 @@ val ad_logsumexp(G, val x, int axis, bool keep);
  * k). */
 val ad_top_k(G, val x, int64_t k, val *index);
 
-/* ---- softmax.c ----------------------------------------------------------------------------------------------------
- */
+/* ---- softmax.c --------------------------------------------------------------------------------------------------- */
 val ad_softmax(G, val x); /* over the last axis */
 val ad_log_softmax(G, val x);
 
-/* ---- shape.c: views where the consumer can take strides -----------------------------------------------------------
- */
+/* ---- shape.c: views where the consumer can take strides ---------------------------------------------------------- */
 val ad_reshape(G, val x, struct ad_shape s); /* one dimension may be -1 */
 val ad_transpose(G, val x, const int *perm); /* perm[rank]: output axis i is input axis perm[i] */
 val ad_swap(G, val x, int axis_a, int axis_b);
@@ -76,8 +71,7 @@ val ad_concat(G, const val *x, int n, int axis);
 val ad_pad(G, val x, int axis, int64_t before, int64_t after, double value);
 val ad_flip(G, val x, int axis);
 
-/* ---- index.c ------------------------------------------------------------------------------------------------------
- */
+/* ---- index.c ----------------------------------------------------------------------------------------------------- */
 /* Rows of `table` (V, ...) at `index` (any shape I, int): (I..., ...). Index -1 gives zeros; others out of range are an
  * error of the run. */
 val ad_gather(G, val table, val index);
@@ -87,8 +81,7 @@ val ad_one_hot(G, val index, int64_t classes, enum ad_dtype t); /* (I...) -> (I.
 val ad_iota(G, enum ad_dtype t, int64_t n);                     /* 0 .. n-1 */
 val ad_take_last(G, val x, val index); /* x (..., C), index (...) int -> (...): one number of each row; -1 gives 0 */
 
-/* ---- packed.c: sequences packed one after another ------------------------------------------------------------------
- */
+/* ---- packed.c: sequences packed one after another ---------------------------------------------------------------- */
 val ad_segment_sum(G, val x, val offsets);  /* (T, C), (B+1) -> (B, C) */
 val ad_segment_mean(G, val x, val offsets); /* empty segments give 0 */
 val ad_segment_broadcast(G, val x, val offsets,
@@ -104,8 +97,7 @@ val ad_packed_conv_offsets(G, val offsets, int kernel, int stride, int pad);
  * reshape and matmul this is a convolution that never crosses from one item into the next. */
 val ad_packed_conv_index(G, val offsets, val out_offsets, int64_t rows_out, int kernel, int stride, int pad);
 
-/* ---- matmul.c -----------------------------------------------------------------------------------------------------
- */
+/* ---- matmul.c ---------------------------------------------------------------------------------------------------- */
 /* a (..., M, K), b (..., K, N) -> (..., M, N); leading axes broadcast; ta, tb: the last two axes of a, b are swapped.
  * A 2-d b with an a of more axes is one large product. */
 val ad_matmul(G, val a, val b, bool ta, bool tb);
@@ -122,8 +114,7 @@ val ad_batch_norm(G, val x, val gain, val bias, double eps, val *mean, val *var)
 /* With given statistics: inference. */
 val ad_batch_norm_fixed(G, val x, val gain, val bias, val mean, val var, double eps);
 
-/* ---- conv.c -------------------------------------------------------------------------------------------------------
- */
+/* ---- conv.c ------------------------------------------------------------------------------------------------------ */
 struct ad_conv {
     int32_t stride[2], pad[2], dilation[2],
         groups;         /* [0] is height or time; 0 stands for 1 (stride, dilation, groups) */
@@ -135,8 +126,7 @@ val ad_conv2d_transpose(G, val x, val w,
                         struct ad_conv c); /* (N, H, W, F), (kh, kw, C/groups, F) -> (N, H', W', C): the adjoint */
 val ad_conv1d_transpose(G, val x, val w, struct ad_conv c);
 
-/* ---- pool.c, resize.c ---------------------------------------------------------------------------------------------
- */
+/* ---- pool.c, resize.c -------------------------------------------------------------------------------------------- */
 struct ad_pool {
     int32_t kernel[2], stride[2], pad[2];
     bool count_pad; /* average: padding counts in the divisor */
@@ -147,16 +137,14 @@ val ad_adaptive_avg_pool(G, val x, int64_t h, int64_t w); /* windows as PyTorch'
 val ad_resize_nearest(G, val x, int64_t h, int64_t w);    /* (N, H, W, C) */
 val ad_resize_bilinear(G, val x, int64_t h, int64_t w);   /* half-pixel centres, no antialiasing */
 
-/* ---- attention.c --------------------------------------------------------------------------------------------------
- */
+/* ---- attention.c ------------------------------------------------------------------------------------------------- */
 enum ad_attention_flags { AD_CAUSAL = 1 };
 /* Packed attention: q (Tq, H*D), k and v (Tk, H*D), q_offsets and k_offsets (B+1) -> (Tq, H*D); item b's queries see
  * item b's keys: softmax(q k' / sqrt(D) + bias) v. `bias` is 0 or (H, S, S): added at (query position, key position), S
  * at least the longest item. Causal: key position <= query position + (n_k - n_q). No S x S tensor is kept. */
 val ad_attention(G, val q, val k, val v, val q_offsets, val k_offsets, val bias, int heads, unsigned flags);
 
-/* ---- loss.c -------------------------------------------------------------------------------------------------------
- */
+/* ---- loss.c ------------------------------------------------------------------------------------------------------ */
 /* logits (N, C), target (N) int -> the loss of each row (N); rows whose target is `ignore` give 0. (Szegedy et al.
  * 2016.) */
 val ad_cross_entropy(G, val logits, val target, double smoothing, int64_t ignore);
@@ -165,8 +153,7 @@ val ad_cross_entropy(G, val logits, val target, double smoothing, int64_t ignore
  * inf. */
 val ad_ctc_loss(G, val log_probs, val offsets, val targets, val target_offsets, int blank, bool zero_infinity);
 
-/* ---- random.c -----------------------------------------------------------------------------------------------------
- */
+/* ---- random.c ---------------------------------------------------------------------------------------------------- */
 /* f(seed, step, layer path, element): uniform [0,1) or standard normal numbers. Never stored across the backward pass.
  */
 val ad_random_uniform(G, enum ad_dtype t, struct ad_shape s);
@@ -174,8 +161,7 @@ val ad_random_normal(G, enum ad_dtype t, struct ad_shape s);
 /* x * mask / (1 - p), mask drawn per element; `per_item` draws one bit a row of axis 0 (drop path). p in [0, 1). */
 val ad_dropout(G, val x, double p, bool per_item);
 
-/* ---- fft.c --------------------------------------------------------------------------------------------------------
- */
+/* ---- fft.c ------------------------------------------------------------------------------------------------------- */
 val ad_rfft(G, val x);             /* (..., N) -> (..., N/2+1, 2): real, imaginary */
 val ad_irfft(G, val x, int64_t n); /* (..., n/2+1, 2) -> (..., n) */
 /* (B, L) with a window (n_fft) -> (B, frames, n_fft/2+1, 2); frames = 1 + (L - n_fft) / hop; pad first for centring. */

@@ -46,7 +46,7 @@ static int64_t width_of(struct ad_shape s)
 }
 
 /* ---- segment_sum: y[b] = sum of item b's rows (mean: / their number; an empty item gives 0)
- * ----------------------------------- x (T, ...), offsets (B+1)  ->  (B, ...)                                    dx =
+ *   x (T, ...), offsets (B+1)  ->  (B, ...)                                    dx =
  * segment_broadcast(dy) (mean alike) */
 
 static int infer_sum(struct ad_infer *f)
@@ -125,7 +125,7 @@ val ad_segment_mean(struct ad_graph *g, val x, val offsets)
 }
 
 /* ---- segment_broadcast: y[t] = x[b] where row t is in item b (mean: / the item's length), 0 in the padding
- * --------------------- x (B, ...), offsets (B+1)  ->  (rows, ...)                                 dx = segment_sum(dy)
+ *   x (B, ...), offsets (B+1)  ->  (rows, ...)                                 dx = segment_sum(dy)
  * (mean alike) */
 
 static int infer_broadcast(struct ad_infer *f)

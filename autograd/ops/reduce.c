@@ -425,7 +425,7 @@ val ad_logsumexp(struct ad_graph *g, val x, int axis, bool keep)
 }
 
 /* ---- top_k: the k largest of the last axis in falling order, NaN first, the lower index first among equals
- * -------------------- x (..., C) -> values (..., k), index (..., k) int32.   Error: k is not in 1 .. C */
+ *   x (..., C) -> values (..., k), index (..., k) int32.   Error: k is not in 1 .. C */
 
 static int infer_top_k(struct ad_infer *f)
 {

@@ -65,8 +65,7 @@ static val positive(struct ad_graph *g, val x)
     return ad_greater(g, x, ad_number_like(g, x, 0));
 }
 
-/* ---- powers
- */
+/* ---- powers ------------------------------------------------------------------------------------------------------ */
 
 UNARY(neg, ANY, -x, ad_neg(g, d))
 UNARY(abs, ANY, fabs(x), ad_mul(g, d, ad_sign(g, x)), KINK)
@@ -76,8 +75,7 @@ UNARY(sqrt, FLOAT, sqrt(x), ad_div(g, d, ad_scale(g, y, 2)), .lo = 0.2, .hi = 3)
 UNARY(rsqrt, FLOAT, 1 / sqrt(x), ad_mul(g, d, ad_scale(g, ad_mul(g, y, ad_square(g, y)), -0.5)), .lo = 0.2, .hi = 3)
 UNARY(reciprocal, FLOAT, 1 / x, ad_neg(g, ad_mul(g, d, ad_square(g, y))), .lo = 0.3, .hi = 3)
 
-/* ---- exponentials and their like
- */
+/* ---- exponentials and their like --------------------------------------------------------------------------------- */
 
 UNARY(exp, FLOAT, exp(x), ad_mul(g, d, y))
 UNARY(expm1, FLOAT, expm1(x), ad_mul(g, d, ad_shift(g, y, 1)))
@@ -92,8 +90,7 @@ UNARY(sigmoid, FLOAT, x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1 + exp(-x)), ad_mul(
 UNARY(softplus, FLOAT, (x > 0 ? x : 0) + log1p(exp(-fabs(x))), ad_mul(g, d, ad_sigmoid(g, x)))
 UNARY(erf, FLOAT, erf(x), ad_mul(g, d, ad_scale(g, ad_exp(g, ad_neg(g, ad_square(g, x))), M_2_SQRTPI)))
 
-/* ---- activations
- */
+/* ---- activations ------------------------------------------------------------------------------------------------- */
 
 /* The gradient asks y, not x, so that x need not be kept. */
 UNARY(relu, ANY, x <= 0 ? 0 : x, ad_mul(g, d, positive(g, y)), KINK)

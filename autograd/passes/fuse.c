@@ -7,8 +7,7 @@
 #include "autograd/plan.h"
 #include "autograd/program.h"
 
-/* ---- products that take their only reader with them ----------------------------------------------------------------
- */
+/* ---- products that take their only reader with them -------------------------------------------------------------- */
 
 struct walk {
     const struct ad_graph *from;
@@ -105,8 +104,7 @@ static struct ad_graph *absorb_pass(const struct ad_graph *from, int64_t *change
     return walk_end(&w);
 }
 
-/* ---- elementwise chains
- * ---------------------------------------------------------------------------------------------- */
+/* ---- elementwise chains ------------------------------------------------------------------------------------------ */
 
 struct group {
     int32_t lines, inputs;

@@ -104,8 +104,7 @@ static void test_cuts(void **state)
         1, {1, 700}, {1, 5}, 1, 13, 8, (struct conv_attr){{1, 2}, {0, 2}, {1, 1}, 1, {0, 0}, {0, 0}}});
 }
 
-/* ---- pooling and resizing: linear, or exact
- * ---------------------------------------------------------------------------- */
+/* ---- pooling and resizing: linear, or exact ---------------------------------------------------------------------- */
 
 static void test_resample(void **state)
 {
@@ -161,8 +160,7 @@ static void test_max_pool(void **state)
     }
 }
 
-/* ---- norms
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- norms ------------------------------------------------------------------------------------------------------- */
 
 /* Means over m numbers of size 1 are within m 2^-24 in the worst case and sqrt(m) 2^-24 as a rule; 1 / sqrt(var) is
  * below 10 here (eps 0.01). 2e-5 of the largest result covers m = 1,000 by either. */

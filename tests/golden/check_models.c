@@ -15,8 +15,7 @@
 /* What issue and README promise of a whole model in f32: each loss, and each gradient relative to its tensor's norm. */
 static const double loss_tol = 1e-5, output_tol = 1e-5, gradient_tol = 1e-4;
 
-/* ---- one folder ----------------------------------------------------------------------------------------------------
- */
+/* ---- one folder -------------------------------------------------------------------------------------------------- */
 
 struct check {
     const char *dir, *kind;
@@ -69,8 +68,7 @@ static void ask_gradients(struct check *c, struct ad_graph *g, val loss)
     free(dx);
 }
 
-/* ---- models --------------------------------------------------------------------------------------------------------
- */
+/* ---- models ------------------------------------------------------------------------------------------------------ */
 
 static struct model_trunk trunk(const struct check *c, const char *width, const char *layers, const char *heads,
                                 const char *mlp, struct err *e)
@@ -212,8 +210,7 @@ static const struct kind {
     {"resnet_bottleneck", build_resnet, {"image.image", NULL, NULL}},
 };
 
-/* ---- running -------------------------------------------------------------------------------------------------------
- */
+/* ---- running ----------------------------------------------------------------------------------------------------- */
 
 /* (B, C, H, W) -> (B, H, W, C), unless it lies so already. */
 static float *pixels(const struct golden_tensor *t, bool turned)

@@ -7,8 +7,7 @@
 #include <jansson.h>
 #include "autograd/store.h"
 
-/* ---- tensors.c: a safetensors file, every number as a double ------------------------------------------------------
- */
+/* ---- tensors.c: a safetensors file, every number as a double ----------------------------------------------------- */
 struct golden_tensor {
     const char *name; /* belongs to the file's header */
     enum ad_dtype dtype;
@@ -33,8 +32,7 @@ const struct golden_tensor *golden_find(const struct golden_file *f, struct err 
 /* The numbers as `t`, newly allocated. */
 void *golden_as(const struct golden_tensor *x, enum ad_dtype t);
 
-/* ---- names.c ------------------------------------------------------------------------------------------------------
- */
+/* ---- names.c ----------------------------------------------------------------------------------------------------- */
 /* The tensor of our parameter `entry` out of a file of a reference of this kind, whose names begin with `prefix`, in
  * our layout; used[i] is set for every tensor i of the file that went into it (`used` may be NULL). A bias that the
  * reference does not have (of Whisper's keys) is zero. The caller frees out->x. ERR_STATE: there is no such name;
@@ -42,8 +40,7 @@ void *golden_as(const struct golden_tensor *x, enum ad_dtype t);
 int golden_translate(const char *kind, const struct golden_file *f, const char *prefix, const struct ad_entry *entry,
                      bool *used, struct golden_tensor *out, struct err *e) MUST_CHECK;
 
-/* ---- golden.c -----------------------------------------------------------------------------------------------------
- */
+/* ---- golden.c ---------------------------------------------------------------------------------------------------- */
 struct golden_report {
     int64_t compared, wrong;
     double worst[2]; /* the largest relative error, in f64 and in f32 */

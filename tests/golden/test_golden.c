@@ -92,8 +92,7 @@ static void test_logmel(void **state)
     right("tests/golden/logmel");
 }
 
-/* ---- what must be found -------------------------------------------------------------------------------------------
- */
+/* ---- what must be found ------------------------------------------------------------------------------------------ */
 
 /* A copy of the folder `from` in which `file` went through `spoil`. */
 static char *spoiled(const char *from, const char *file, void (*spoil)(char *data, size_t *len))
