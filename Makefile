@@ -14,6 +14,10 @@ BLAS_DIR := $(firstword $(wildcard /usr/lib/*/openblas-openmp))
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 
+# V=1 prints whole commands.
+Q := $(if $(V),,@)
+say = $(if $(V),,@$(if $(findstring s,$(firstword -$(MAKEFLAGS))),:,echo "  $1"))
+
 OPT ?= -O2 -g1
 # AVX2 and FMA where the processor is x86-64; elsewhere what the compiler takes by default.
 ARCH ?= $(if $(filter x86_64,$(shell uname -m)),-march=x86-64-v3)
@@ -37,24 +41,30 @@ all: $(BUILD)/triad $(BUILD)/libtriad.a ## the program build/triad and the libra
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+	$(call say,cc $<)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
 
 $(BUILD)/libtriad.a: $(call obj,$(LIB_SRC))
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,ar $@)
+	$(Q)ar rcs $@ $^
 
 $(BUILD)/triad: $(call obj,$(CLI_SRC)) $(BUILD)/libtriad.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,link $@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(TEST_BIN): $(BUILD)/%: $(BUILD)/%.o $(call obj,$(TEST_HELP)) $(BUILD)/libtriad.a
-	$(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
+	$(call say,link $@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
 
 $(EXAMPLE_BIN): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libtriad.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,link $@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # The checker of reference folders (tests/golden/README.md).
 $(BUILD)/golden: $(call obj,$(filter-out $(TEST_SRC),$(wildcard tests/golden/*.c))) $(BUILD)/libtriad.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,link $@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 tests: $(TEST_BIN) $(BUILD)/golden
 examples: $(EXAMPLE_BIN) ## the example programs
@@ -72,7 +82,8 @@ asan: ## the tests under ASan + UBSan, in build/asan
 FUZZ_SECONDS ?= 5
 FUZZ_BIN := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 $(FUZZ_BIN): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libtriad.a
-	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+	$(call say,link $@)
+	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 fuzz-bins: $(FUZZ_BIN)
 fuzz: ## each fuzz target for FUZZ_SECONDS (5) under ASan + UBSan, in build/fuzz
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang WARN=-w OPT='-O1 -g1' LIB_ROOMS='base data' \

@@ -134,6 +134,7 @@ struct ad_pool {
 val ad_max_pool(G, val x, struct ad_pool p); /* (N, H, W, C) */
 val ad_avg_pool(G, val x, struct ad_pool p);
 val ad_adaptive_avg_pool(G, val x, int64_t h, int64_t w); /* windows as PyTorch's: floor(i H/h) .. ceil((i+1) H/h) */
+val ad_adaptive_max_pool(G, val x, int64_t h, int64_t w); /* the same windows; ties share the gradient evenly */
 val ad_resize_nearest(G, val x, int64_t h, int64_t w);    /* (N, H, W, C) */
 val ad_resize_bilinear(G, val x, int64_t h, int64_t w);   /* half-pixel centres, no antialiasing */
 

@@ -3,9 +3,11 @@
 
 #include <limits.h>
 #include <math.h>
+#include <stdlib.h>
 
 #include "autograd/ops/common.h"
 #include "autograd/ops/resample.h"
+#include "base/mem.h"
 
 /* Rows after pooling, or 0 where the window does not fit. */
 static int64_t out_size(int64_t h, int32_t kernel, int32_t stride, int32_t pad)
@@ -174,4 +176,32 @@ val ad_avg_pool(struct ad_graph *g, val x, struct ad_pool p)
 val ad_adaptive_avg_pool(struct ad_graph *g, val x, int64_t h, int64_t w)
 {
     return ad_resample(g, x, (struct resample_attr){.kind = RESAMPLE_ADAPTIVE}, h, w);
+}
+
+/* One axis: row i of the result is the maximum of rows floor(i n/out) .. ceil((i+1) n/out)-1. Shorter windows name their last
+ * row several times, which changes neither the maximum nor the sum of the shares that a gradient is split into. */
+static val adaptive_max_axis(struct ad_graph *g, val x, int axis, int64_t out)
+{
+    int64_t n = ad_dim(g, x, axis), longest = 1;
+    for (int64_t i = 0; i < out; i++) {
+        int64_t len = ((i + 1) * n + out - 1) / out - i * n / out;
+        if (len > longest) longest = len;
+    }
+    int32_t *row = mem_alloc((size_t)(out * longest) * sizeof *row);
+    for (int64_t i = 0; i < out; i++) {
+        int64_t from = i * n / out, to = ((i + 1) * n + out - 1) / out;
+        for (int64_t k = 0; k < longest; k++) row[i * longest + k] = (int32_t)(from + k < to ? from + k : to - 1);
+    }
+    val index = ad_const_data(g, AD_I32, SHAPE(out, longest), row);
+    free(row);
+    val windows = ad_gather(g, ad_swap(g, x, 0, axis), index); /* (out, longest, ...) */
+    return ad_swap(g, ad_max(g, windows, 2, false), 0, axis);
+}
+
+val ad_adaptive_max_pool(struct ad_graph *g, val x, int64_t h, int64_t w)
+{
+    if (ad_rank(g, x) != 4 || h < 1 || w < 1 || ad_dim(g, x, 1) < 1 || ad_dim(g, x, 2) < 1)
+        return ad_fail(
+            g, "adaptive_max_pool: x must be (N, H, W, C) with rows and columns, and the result at least 1 x 1");
+    return adaptive_max_axis(g, adaptive_max_axis(g, x, 1, h), 2, w);
 }

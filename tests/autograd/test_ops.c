@@ -357,13 +357,25 @@ static void run_errors(void **state)
     }
 }
 
+/* PyTorch's windows: they overlap where sizes do not divide. */
+static void adaptive_max(void **state)
+{
+    val x = F(SHAPE(1, 3, 3, 1), 5, 1, 2, 3, 0, 4, 8, 7, 6), y = ad_adaptive_max_pool(g, x, 2, 2);
+    EXPECT(y, SHAPE(1, 2, 2, 1), 5, 4, 8, 7);
+    EXPECT(gradient(y, x), SHAPE(1, 3, 3, 1), 1, 0, 0, 0, 0, 1, 1, 1, 0);
+    val u = F(SHAPE(1, 5, 1, 2), 3, 0, 1, 9, 4, 0, 1, 0, 5, 2), v = ad_adaptive_max_pool(g, u, 3, 1);
+    EXPECT(v, SHAPE(1, 3, 1, 2), 3, 9, 4, 9, 5, 2);
+    EXPECT(gradient(v, u), SHAPE(1, 5, 1, 2), 1, 0, 0, 2, 1, 0, 0, 0, 1, 1);
+    EXPECT(ad_adaptive_max_pool(g, x, 1, 1), SHAPE(1, 1, 1, 1), 8);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(index_ops),      TEST(orders),     TEST(sums),           TEST(shapes),
-        TEST(elementwise),    TEST(packed),     TEST(dropout),        TEST(drop_items),
-        TEST(random_numbers), TEST(identities), TEST(builder_errors), TEST(run_errors),
+        TEST(index_ops),      TEST(orders),     TEST(sums),         TEST(shapes),         TEST(elementwise),
+        TEST(packed),         TEST(dropout),    TEST(drop_items),   TEST(random_numbers), TEST(identities),
+        TEST(builder_errors), TEST(run_errors), TEST(adaptive_max),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
