@@ -7,7 +7,7 @@ CC := gcc
 endif
 VERSION := 0.1.0
 
-ROOMS := base autograd layers models optim data run eval train cli
+ROOMS := base autograd layers models optim data run bench eval train cli
 PKGS := hdf5 kissfft-float soxr sndfile libfyaml jansson libpcre2-8 libutf8proc freetype2 harfbuzz libpng libjpeg expat
 # The OpenMP build of OpenBLAS, whichever build Debian's alternatives point at.
 BLAS_DIR := $(firstword $(wildcard /usr/lib/*/openblas-openmp))
@@ -112,7 +112,7 @@ install: all ## program, library, headers, configs, pkg-config file under PREFIX
 	install -Dm644 $(BUILD)/libtriad.a $(DESTDIR)$(PREFIX)/lib/libtriad.a
 	install -Dm644 include/triad.h $(DESTDIR)$(PREFIX)/include/triad.h
 	for h in $(INCLUDES); do install -Dm644 $$h $(DESTDIR)$(PREFIX)/include/triad/$$h || exit 1; done
-	for c in $(wildcard configs/*.yaml); do install -Dm644 $$c $(DESTDIR)$(PREFIX)/share/triad/$$c || exit 1; done
+	for c in $(wildcard configs/*.yaml configs/*/*.yaml); do install -Dm644 $$c $(DESTDIR)$(PREFIX)/share/triad/$$c || exit 1; done
 	mkdir -p $(DESTDIR)$(PREFIX)/lib/pkgconfig
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(PKGS)|' -e 's|@BLAS@|$(BLAS_DIR)|g' \
 		tools/triad.pc.in >$(DESTDIR)$(PREFIX)/lib/pkgconfig/triad.pc

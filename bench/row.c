@@ -48,6 +48,15 @@ static const struct conf_table classify_table = {sizeof(((struct bench_work *)0)
 static const struct conf_field lm_fields[] = {{0}};
 static const struct conf_table lm_table = {sizeof(((struct bench_work *)0)->lm), lm_fields};
 
+#define AT(m) offsetof(struct bench_work, m) - offsetof(struct bench_work, ctc)
+static const struct conf_field ctc_fields[] = {
+    {"classes", CONF_INT, AT(ctc.classes), "32", 2, 1e6, .help = "of the linear layer, the blank among them"},
+    {"labels", CONF_INT, AT(ctc.labels), "40", 1, 1e6, .help = "a clip"},
+    {0},
+};
+static const struct conf_table ctc_table = {sizeof(((struct bench_work *)0)->ctc), ctc_fields};
+#undef AT
+
 #define AT(m) offsetof(struct bench_work, m) - offsetof(struct bench_work, infonce)
 static const struct conf_field infonce_fields[] = {
     {"width", CONF_INT, AT(infonce.width), "512", 1, 65536, .help = "numbers a vector"},
@@ -75,17 +84,19 @@ static const struct conf_field logmel_fields[] = {
 static const struct conf_table logmel_table = {sizeof(((struct bench_work *)0)->logmel), logmel_fields};
 #undef AT
 
-#define CASE(key, member, number, text)                                                                          \
-    {                                                                                                            \
-        #key, CONF_CASE, offsetof(struct bench_work, member), NULL, .sub = &member##_table, .value = number, .help = text \
+#define CASE(member, number, text)                                                                              \
+    {                                                                                                           \
+#member, CONF_CASE, offsetof(struct bench_work, member), NULL, .sub = &member##_table, .value = number, \
+                                                                       .help = text                             \
     }
 static const struct conf_field work_fields[] = {
-    CASE(contrastive, contrastive, BENCH_CONTRASTIVE, "two towers and InfoNCE"),
-    CASE(classify, classify, BENCH_CLASSIFY, "a tower and cross-entropy over classes"),
-    CASE(lm, lm, BENCH_LM, "a causal text tower and the next token"),
-    CASE(infonce, infonce, BENCH_INFONCE, "the contrastive loss alone, without an update"),
-    CASE(adamw, adamw, BENCH_ADAMW, "the optimizer alone"),
-    CASE(logmel, logmel, BENCH_LOGMEL, "log-mel frames of one clip"),
+    CASE(contrastive, BENCH_CONTRASTIVE, "two towers and InfoNCE"),
+    CASE(classify, BENCH_CLASSIFY, "a tower and cross-entropy over classes"),
+    CASE(lm, BENCH_LM, "a causal text tower and the next token"),
+    CASE(ctc, BENCH_CTC, "a tower over sound and the labels of its frames"),
+    CASE(infonce, BENCH_INFONCE, "the contrastive loss alone, without an update"),
+    CASE(adamw, BENCH_ADAMW, "the optimizer alone"),
+    CASE(logmel, BENCH_LOGMEL, "log-mel frames of one clip"),
     {0},
 };
 static const struct conf_table work_table = {sizeof(struct bench_work), work_fields};
@@ -98,6 +109,7 @@ static int check_row(const void *s, struct err *e)
     } wants[] = {[BENCH_CONTRASTIVE] = {2, -1, "contrastive takes two towers"},
                  [BENCH_CLASSIFY] = {1, -1, "classify takes one tower"},
                  [BENCH_LM] = {1, RUN_TEXT, "lm takes one tower, of kind text"},
+                 [BENCH_CTC] = {1, RUN_AUDIO, "ctc takes one tower, of kind audio"},
                  [BENCH_INFONCE] = {0, -1, "infonce takes no towers"},
                  [BENCH_ADAMW] = {0, -1, "adamw takes no towers"},
                  [BENCH_LOGMEL] = {0, -1, "logmel takes no towers"}};
@@ -109,12 +121,13 @@ static int check_row(const void *s, struct err *e)
                        kind >= 0 && r->towers.n == 1 ? run_kind_names[r->towers.v[0].kind] : "");
     for (int64_t i = 0; i < r->towers.n; i++) {
         const struct run_modality *m = &r->towers.v[i];
-        if (m->kind == RUN_AUDIO)
-            return err_set(e, ERR_CONFIG, "towers.%s: a row has no sound for a tower of log-mel frames", m->name);
         if (m->kind == RUN_TEXT && r->lengths.most > m->text.length)
             return err_set(e, ERR_CONFIG, "towers.%s: length %lld is less than lengths.most %lld", m->name,
                            (long long)m->text.length, (long long)r->lengths.most);
         struct model_tower t = run_tower(m, m->kind == RUN_TEXT ? m->text.vocab : 0);
+        if (t.kind == MODEL_AUDIO)
+            return err_set(e, ERR_CONFIG, "towers.%s: a row has raw sound, none for a tower of log-mel frames",
+                           m->name);
         if (model_check(&t, e)) return err_prefix(e, "towers");
     }
     return 0;
@@ -126,6 +139,7 @@ static const struct conf_field row_fields[] = {
     {"batch", CONF_INT, AT(batch), "1", 1, 1e6, .help = "samples a step"},
     {"towers", CONF_MAP, AT(towers), "{}", .sub = &run_modality_table, .most = 2, .help = "as the modalities of a run"},
     {"lengths", CONF_STRUCT, AT(lengths), "{}", .sub = &length_table, .help = "of a text tower's items"},
+    {"samples", CONF_INT, AT(samples), "64000", 1, 1e9, .help = "of a clip, for towers over raw sound"},
     {"lr", CONF_DOUBLE, AT(lr), "1e-4", CONF_ABOVE_0, 100, .help = "of AdamW"},
     {"weight_decay", CONF_DOUBLE, AT(weight_decay), "0.1", 0, 10, .help = "of AdamW"},
     {"work", CONF_STRUCT, AT(work), NULL, .sub = &work_table, .help = "what a step does"},
@@ -196,7 +210,8 @@ static int unknown_row(const char *word, struct err *e)
     const char *near = text_nearest(word, (const char *const *)names, n);
     buf_printf(&b, "unknown row '%s'", word);
     if (near) buf_printf(&b, "; did you mean '%s'?", near);
-    buf_str(&b, n ? " There are " : " No folder of rows was found: looked in configs/bench, here and beside the program.");
+    buf_str(&b,
+            n ? " There are " : " No folder of rows was found: looked in configs/bench, here and beside the program.");
     for (int i = 0; i < n; i++) buf_printf(&b, "%s%s", i == 0 ? "" : i + 1 < n ? ", " : " and ", names[i]);
     err_set(e, ERR_USAGE, "%s", b.data);
     buf_free(&b);

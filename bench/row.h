@@ -9,9 +9,10 @@ enum bench_kind {
     BENCH_CONTRASTIVE, /* two towers, unit vectors, InfoNCE with a learned temperature */
     BENCH_CLASSIFY,    /* one tower, cross-entropy over classes */
     BENCH_LM,          /* one text tower, cross-entropy of the next token, the output tied to the token table */
-    BENCH_INFONCE,     /* the contrastive loss alone, forward and backward */
-    BENCH_ADAMW,       /* the optimizer alone */
-    BENCH_LOGMEL,      /* log-mel frames of one clip */
+    BENCH_CTC,     /* one tower over sound, CTC (Graves et al. 2006) over the labels of its frames; 0 is the blank */
+    BENCH_INFONCE, /* the contrastive loss alone, forward and backward */
+    BENCH_ADAMW,   /* the optimizer alone */
+    BENCH_LOGMEL,  /* log-mel frames of one clip */
 };
 
 struct bench_work {
@@ -25,6 +26,9 @@ struct bench_work {
     struct {
         char none;
     } lm;
+    struct {
+        int64_t classes, labels; /* the blank among the classes; labels a clip */
+    } ctc;
     struct {
         int64_t width;
         double scale;
@@ -53,6 +57,7 @@ struct bench_row {
         int64_t n;
     } towers;
     struct bench_lengths lengths;
+    int64_t samples;         /* of a clip, for towers over raw sound */
     double lr, weight_decay; /* of AdamW */
     struct bench_work work;
 };
