@@ -13,10 +13,12 @@ struct bench_peak {
     int threads;
 };
 
-/* The multiply-adds alone: about 0.1 s, no memory. Fills flops_1, flops, isa, threads; the rest is zero. */
+/* The multiply-adds alone: about 0.2 s, no memory. Fills flops_1, flops, isa, threads; the rest is zero. */
 struct bench_peak bench_peak_flops(void);
 /* Adds copy and triad: about 0.3 s and 192 MB. ERR_MEMORY leaves them zero. */
 int bench_peak_memory(struct bench_peak *p, struct err *e) MUST_CHECK;
+/* `flops` once more, the best within `seconds` (0: one run of some milliseconds): for work that takes turns with it. */
+double bench_peak_again(const struct bench_peak *p, double seconds);
 /* The larger of copy and triad: what a roofline divides bytes by. */
 double bench_bandwidth(const struct bench_peak *p);
 
