@@ -107,6 +107,21 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (5) under ASan + UBSan, in build/fuzz
 quickstart: ## a newcomer's first run: packages, build, data, training, evaluation, searches, report
 	@tools/quickstart.sh
 
+bench: all ## every row of the bench by triad -> build/bench/triad.json; BENCH="--rows gpt --steps 20" chooses
+	@python3 bench/compare.py alone --triad $(BUILD)/triad --out $(BUILD)/bench $(BENCH)
+
+# PyTorch and its models in a virtual environment of their own; VENV names another that has them.
+VENV ?= $(BUILD)/venv
+$(VENV)/bin/python:
+	$(call say,venv $(VENV))
+	$(Q)python3 -m venv $(VENV)
+	$(Q)$(VENV)/bin/pip install -q -r bench/peers/requirements.txt || { rm -rf $(VENV); false; }
+bench-peers: all $(VENV)/bin/python ## triad beside PyTorch, taking turns -> build/bench/peers.json; BENCH="--rounds 5"
+	@python3 bench/compare.py peers --triad $(BUILD)/triad --out $(BUILD)/bench --python $(VENV)/bin/python $(BENCH)
+
+bench-page: ## docs/performance.md and its pictures from the results in build/bench
+	@python3 bench/page.py $(BUILD)/bench
+
 style: ## formatting, include rules, banned calls
 	@tools/style.sh
 
@@ -135,9 +150,9 @@ clean: ## removes the build
 	rm -rf $(BUILD)
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 -include $(shell find $(BUILD) -name '*.d' -not -path '$(BUILD)/asan/*' -not -path '$(BUILD)/fuzz/*' 2>/dev/null)
 
-.PHONY: all tests examples test quickstart asan fuzz fuzz-bins style format deps check install clean help
+.PHONY: all tests examples test quickstart bench bench-peers bench-page asan fuzz fuzz-bins style format deps check install clean help
 .SECONDARY:

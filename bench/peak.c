@@ -125,30 +125,40 @@ static void triad_all(float *restrict c, const float *restrict a, const float *r
     for (int64_t i = 0; i < COUNT; i++) c[i] = a[i] + x * b[i];
 }
 
+static void update_all(float *restrict b, const float *restrict a, float x, int threads)
+{
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < COUNT; i++) b[i] += x * a[i];
+}
+
 int bench_peak_memory(struct bench_peak *p, struct err *e)
 {
     size_t bytes = (size_t)COUNT * sizeof(float);
     float *block = mem_block(3 * bytes, "arrays to measure the memory's speed", e);
     if (!block) return ERR_MEMORY;
     float *a = block, *b = block + COUNT, *c = b + COUNT;
-    double copy = INFINITY, triad = INFINITY;
+    double copy = INFINITY, triad = INFINITY, update = INFINITY;
     for (int i = 0; i < 8; i++) {
         double t0 = time_now();
         copy_all(b, a, p->threads);
         double t1 = time_now();
         triad_all(c, a, b, 0.5f, p->threads);
         double t2 = time_now();
+        update_all(b, a, 0.5f, p->threads);
+        double t3 = time_now();
         copy = fmin(copy, t1 - t0);
         triad = fmin(triad, t2 - t1);
+        update = fmin(update, t3 - t2);
     }
     sink = c[COUNT / 2];
     mem_block_free(block, 3 * bytes);
     p->copy = 2 * (double)bytes / copy;
     p->triad = 3 * (double)bytes / triad;
+    p->update = 3 * (double)bytes / update;
     return 0;
 }
 
 double bench_bandwidth(const struct bench_peak *p)
 {
-    return fmax(p->copy, p->triad);
+    return fmax(p->update, fmax(p->copy, p->triad));
 }

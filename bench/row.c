@@ -210,8 +210,9 @@ static int unknown_row(const char *word, struct err *e)
     const char *near = text_nearest(word, (const char *const *)names, n);
     buf_printf(&b, "unknown row '%s'", word);
     if (near) buf_printf(&b, "; did you mean '%s'?", near);
-    buf_str(&b,
-            n ? " There are " : " No folder of rows was found: looked in configs/bench, here and beside the program.");
+    buf_str(&b, n == 0 ? "; no folder configs/bench was found, here or beside the program"
+                : near ? " There are "
+                       : "; there are ");
     for (int i = 0; i < n; i++) buf_printf(&b, "%s%s", i == 0 ? "" : i + 1 < n ? ", " : " and ", names[i]);
     err_set(e, ERR_USAGE, "%s", b.data);
     buf_free(&b);

@@ -30,8 +30,8 @@ static int show_peak(struct err *e)
     struct buf b = {0};
     buf_printf(&b,
                "{\"row\": \"peak\", \"threads\": %d, \"isa\": \"%s\", \"gflops_1\": %.1f, \"gflops\": %.1f, "
-               "\"copy_gb_s\": %.2f, \"triad_gb_s\": %.2f}\n",
-               p.threads, p.isa, p.flops_1 * 1e-9, p.flops * 1e-9, p.copy * 1e-9, p.triad * 1e-9);
+               "\"copy_gb_s\": %.2f, \"triad_gb_s\": %.2f, \"update_gb_s\": %.2f}\n",
+               p.threads, p.isa, p.flops_1 * 1e-9, p.flops * 1e-9, p.copy * 1e-9, p.triad * 1e-9, p.update * 1e-9);
     return print(&b, stdout, e);
 }
 
