@@ -134,7 +134,7 @@ static void split_k(const struct gemm_args *g, int64_t n_ranges, float *sums)
 
 /* ---- blocks of C ---------------------------------------------------------------------------------------------------- */
 
-enum { BLOCK_M = 252, BLOCK_N = 256 };
+enum { BLOCK_M = 1024, BLOCK_N = 512 };
 
 struct cut {
     int64_t m, n, nm, nn;
@@ -177,7 +177,11 @@ void gemm(const struct gemm_args *g, void *scratch)
     }
     int64_t threads = omp_in_parallel() ? 1 : threads_count();
     struct cut c = cut_of(g->m, g->n, g->k, threads);
-#pragma omp parallel if (threads > 1 && c.nm * c.nn > 1)
+    if (c.nm * c.nn == 1) {
+        gemm_block(g);
+        return;
+    }
+#pragma omp parallel if (threads > 1)
     {
         gemm_enter_thread();
 #pragma omp for schedule(dynamic)
