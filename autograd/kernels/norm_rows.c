@@ -1,22 +1,23 @@
 /* Layer and RMS norm in f32, row by row. Sums over rows are taken within fixed blocks and then over the blocks in order. */
 #pragma GCC optimize("O3")
 #include "autograd/kernels/norm_blocks.h"
+#include "autograd/kernels/simd.h"
 
 /* sum over i of (x_i - mean)^power, power 1 or 2 */
 static inline __attribute__((always_inline)) float row_moment(const float *x, int64_t n, float mean, int power)
 {
-    v8 sum[4] = {{0}}, m = v8_set(mean);
+    vf sum[4] = {{0}}, m = vf_set(mean);
     int64_t i = 0;
-    for (; i + 32 <= n; i += 32)
+    for (; i + 4 * VL <= n; i += 4 * VL)
         for (int u = 0; u < 4; u++) {
-            v8 d = v8_load(x + i + 8 * u) - m;
+            vf d = vf_load(x + i + VL * u) - m;
             sum[u] += power == 2 ? d * d : d;
         }
-    for (; i + 8 <= n; i += 8) {
-        v8 d = v8_load(x + i) - m;
+    for (; i + VL <= n; i += VL) {
+        vf d = vf_load(x + i) - m;
         sum[0] += power == 2 ? d * d : d;
     }
-    float total = v8_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    float total = vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
     for (; i < n; i++) total += power == 2 ? (x[i] - mean) * (x[i] - mean) : x[i] - mean;
     return total;
 }
@@ -54,19 +55,19 @@ static void run_rows(const struct ad_call *c)
 static void grad_row(int64_t n, const float *x, const float *dy, const float *gain, float mean, float r, float *dgain,
                      float *dbias, float *sum_u, float *sum_ux)
 {
-    v8 su[2] = {{0}}, sx[2] = {{0}}, m = v8_set(mean), rr = v8_set(r);
+    vf su[2] = {{0}}, sx[2] = {{0}}, m = vf_set(mean), rr = vf_set(r);
     int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
+    for (; i + 2 * VL <= n; i += 2 * VL)
         for (int k = 0; k < 2; k++) {
-            int64_t at = i + 8 * k;
-            v8 d = v8_load(dy + at), xh = (v8_load(x + at) - m) * rr, u = gain ? d * v8_load(gain + at) : d;
-            v8_store(dgain + at, v8_load(dgain + at) + d * xh);
-            v8_store(dbias + at, v8_load(dbias + at) + d);
+            int64_t at = i + VL * k;
+            vf d = vf_load(dy + at), xh = (vf_load(x + at) - m) * rr, u = gain ? d * vf_load(gain + at) : d;
+            vf_store(dgain + at, vf_load(dgain + at) + d * xh);
+            vf_store(dbias + at, vf_load(dbias + at) + d);
             su[k] += u;
             sx[k] += u * xh;
         }
-    *sum_u = v8_sum(su[0] + su[1]);
-    *sum_ux = v8_sum(sx[0] + sx[1]);
+    *sum_u = vf_sum(su[0] + su[1]);
+    *sum_ux = vf_sum(sx[0] + sx[1]);
     for (; i < n; i++) {
         float xh = (x[i] - mean) * r, u = gain ? dy[i] * gain[i] : dy[i];
         dgain[i] += dy[i] * xh;

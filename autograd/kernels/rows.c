@@ -20,74 +20,71 @@ static int64_t min64(int64_t a, int64_t b)
 
 /* ---- one contiguous row ------------------------------------------------------------------------------------------ */
 
-/* The last n < 8 numbers, the rest of the vector filled up. */
-static inline v8 tail(const float *p, int64_t n, float rest)
-{
-    float room[8];
-    for (int i = 0; i < 8; i++) room[i] = i < n ? p[i] : rest;
-    return v8_load(room);
-}
-
-static inline void put_tail(float *p, v8 x, int64_t n)
-{
-    float room[8];
-    v8_store(room, x);
-    memcpy(p, room, (size_t)n * sizeof *p);
-}
-
-enum { BLOCK = 2048 }; /* numbers summed in single precision, in 32 lanes: 64 each */
+enum { BLOCK = 2048 }; /* numbers summed in single precision, in 4 VL lanes */
 
 static double row_sum(const float *x, int64_t n)
 {
     double sum = 0;
     for (; n > 0; x += BLOCK, n -= BLOCK) {
         int64_t m = min64(n, BLOCK), i = 0;
-        v8 a = v8_set(0), b = a, c = a, d = a;
-        for (; i + 32 <= m; i += 32) {
-            a += v8_load(x + i);
-            b += v8_load(x + i + 8);
-            c += v8_load(x + i + 16);
-            d += v8_load(x + i + 24);
+        vf a = vf_set(0), b = a, c = a, d = a;
+        for (; i + 4 * VL <= m; i += 4 * VL) {
+            a += vf_load(x + i);
+            b += vf_load(x + i + VL);
+            c += vf_load(x + i + 2 * VL);
+            d += vf_load(x + i + 3 * VL);
         }
-        for (; i + 8 <= m; i += 8) a += v8_load(x + i);
-        if (i < m) b += tail(x + i, m - i, 0);
-        sum += (double)v8_sum((a + b) + (c + d));
+        for (; i + VL <= m; i += VL) a += vf_load(x + i);
+        if (i < m) b += vf_load_part(x + i, m - i, 0);
+        sum += (double)vf_sum((a + b) + (c + d));
     }
     return sum;
+}
+
+/* The larger of two; a NaN wins. */
+SIMD_FN vf larger(vf m, vf y)
+{
+    return vf_pick(vf_ne(m, m), m, vf_max(m, y));
 }
 
 /* sign 1: the maximum, -1: minus the minimum. A NaN wins. */
 static float row_max(const float *x, int64_t n, float sign)
 {
-    v8 m = v8_set(-INFINITY);
-    for (int64_t i = 0; i < n; i += 8) {
-        v8 y = sign * (i + 8 <= n ? v8_load(x + i) : tail(x + i, n - i, -INFINITY * sign));
-        m = v8_pick((y > m) | (y != y), y, m);
-    }
-    float top = m[0];
-    for (int i = 1; i < 8; i++)
-        if (m[i] > top || isnan(m[i])) top = m[i];
+    vf m[4];
+    int64_t i = 0;
+    for (int u = 0; u < 4; u++) m[u] = vf_set(-INFINITY);
+    for (; i + 4 * VL <= n; i += 4 * VL)
+        for (int u = 0; u < 4; u++) m[u] = larger(m[u], sign * vf_load(x + i + u * VL));
+    for (; i + VL <= n; i += VL) m[0] = larger(m[0], sign * vf_load(x + i));
+    if (i < n) m[0] = larger(m[0], sign * vf_load_part(x + i, n - i, -INFINITY * sign));
+    vf all = larger(larger(m[0], m[1]), larger(m[2], m[3]));
+    float top = all[0];
+    for (int k = 1; k < VL; k++)
+        if (all[k] > top || isnan(all[k])) top = all[k];
     return top;
 }
 
 /* y = exp(x - m) into `y`, or only its sum where y is NULL. */
-static double row_exp(const float *x, float *y, int64_t n, float m)
+SIMD_FN double row_exp(const float *x, float *y, int64_t n, float m)
 {
     double sum = 0;
     for (int64_t from = 0; from < n; from += BLOCK) {
-        v8 part = v8_set(0);
+        vf part[2] = {vf_set(0), vf_set(0)};
         int64_t to = min64(n, from + BLOCK), i = from;
-        for (; i + 8 <= to; i += 8) {
-            v8 e = v8_exp(v8_load(x + i) - m);
-            if (y) v8_store(y + i, e);
-            part += e;
+        for (; i + 2 * VL <= to; i += 2 * VL)
+            for (int u = 0; u < 2; u++) {
+                vf e = vf_exp(vf_load(x + i + u * VL) - m);
+                if (y) vf_store(y + i + u * VL, e);
+                part[u] += e;
+            }
+        for (; i < to; i += VL) {
+            int64_t k = min64(VL, to - i);
+            vf e = vf_exp((k == VL ? vf_load(x + i) : vf_load_part(x + i, k, -INFINITY)) - m);
+            if (y && k == VL) vf_store(y + i, e);
+            if (y && k < VL) vf_store_part(y + i, e, k);
+            part[0] += e;
         }
-        if (i < to) {
-            v8 e = v8_exp(tail(x + i, to - i, -INFINITY) - m);
-            if (y) put_tail(y + i, e, to - i);
-            part += e;
-        }
-        sum += (double)v8_sum(part);
+        sum += (double)vf_sum(part[0] + part[1]);
     }
     return sum;
 }
@@ -95,12 +92,14 @@ static double row_exp(const float *x, float *y, int64_t n, float m)
 static void softmax_row(const float *x, float *y, int64_t n)
 {
     float r = (float)(1 / row_exp(x, y, n, row_max(x, n, 1)));
+#pragma omp simd
     for (int64_t i = 0; i < n; i++) y[i] *= r;
 }
 
 static void log_softmax_row(const float *x, float *y, int64_t n)
 {
     float m = row_max(x, n, 1), l = (float)log(row_exp(x, NULL, n, m));
+#pragma omp simd
     for (int64_t i = 0; i < n; i++) y[i] = x[i] - m - l;
 }
 
