@@ -5,7 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "autograd/kernels/vfunc.h"
+#include "autograd/kernels/rows.h"
 #include "autograd/op.h"
 #include "autograd/ops/reduce.h"
 #include "base/isa.h"
@@ -18,76 +18,7 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* ---- one contiguous row ------------------------------------------------------------------------------------------ */
-
-enum { BLOCK = 2048 }; /* numbers summed in single precision, in 4 VL lanes */
-
-static double row_sum(const float *x, int64_t n)
-{
-    double sum = 0;
-    for (; n > 0; x += BLOCK, n -= BLOCK) {
-        int64_t m = min64(n, BLOCK), i = 0;
-        vf a = vf_set(0), b = a, c = a, d = a;
-        for (; i + 4 * VL <= m; i += 4 * VL) {
-            a += vf_load(x + i);
-            b += vf_load(x + i + VL);
-            c += vf_load(x + i + 2 * VL);
-            d += vf_load(x + i + 3 * VL);
-        }
-        for (; i + VL <= m; i += VL) a += vf_load(x + i);
-        if (i < m) b += vf_load_part(x + i, m - i, 0);
-        sum += (double)vf_sum((a + b) + (c + d));
-    }
-    return sum;
-}
-
-/* The larger of two; a NaN wins. */
-SIMD_FN vf larger(vf m, vf y)
-{
-    return vf_pick(vf_ne(m, m), m, vf_max(m, y));
-}
-
-/* sign 1: the maximum, -1: minus the minimum. A NaN wins. */
-static float row_max(const float *x, int64_t n, float sign)
-{
-    vf m[4];
-    int64_t i = 0;
-    for (int u = 0; u < 4; u++) m[u] = vf_set(-INFINITY);
-    for (; i + 4 * VL <= n; i += 4 * VL)
-        for (int u = 0; u < 4; u++) m[u] = larger(m[u], sign * vf_load(x + i + u * VL));
-    for (; i + VL <= n; i += VL) m[0] = larger(m[0], sign * vf_load(x + i));
-    if (i < n) m[0] = larger(m[0], sign * vf_load_part(x + i, n - i, -INFINITY * sign));
-    vf all = larger(larger(m[0], m[1]), larger(m[2], m[3]));
-    float top = all[0];
-    for (int k = 1; k < VL; k++)
-        if (all[k] > top || isnan(all[k])) top = all[k];
-    return top;
-}
-
-/* y = exp(x - m) into `y`, or only its sum where y is NULL. */
-SIMD_FN double row_exp(const float *x, float *y, int64_t n, float m)
-{
-    double sum = 0;
-    for (int64_t from = 0; from < n; from += BLOCK) {
-        vf part[2] = {vf_set(0), vf_set(0)};
-        int64_t to = min64(n, from + BLOCK), i = from;
-        for (; i + 2 * VL <= to; i += 2 * VL)
-            for (int u = 0; u < 2; u++) {
-                vf e = vf_exp(vf_load(x + i + u * VL) - m);
-                if (y) vf_store(y + i + u * VL, e);
-                part[u] += e;
-            }
-        for (; i < to; i += VL) {
-            int64_t k = min64(VL, to - i);
-            vf e = vf_exp((k == VL ? vf_load(x + i) : vf_load_part(x + i, k, -INFINITY)) - m);
-            if (y && k == VL) vf_store(y + i, e);
-            if (y && k < VL) vf_store_part(y + i, e, k);
-            part[0] += e;
-        }
-        sum += (double)vf_sum(part[0] + part[1]);
-    }
-    return sum;
-}
+/* ---- softmax and its like: row by row --------------------------------------------------------------------------- */
 
 static void softmax_row(const float *x, float *y, int64_t n)
 {
