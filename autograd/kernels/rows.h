@@ -37,8 +37,10 @@ static inline float row_max(const float *x, int64_t n, float sign)
 {
     vf m[4];
     int64_t i = 0;
+#pragma GCC unroll 4
     for (int u = 0; u < 4; u++) m[u] = vf_set(-INFINITY);
     for (; i + 4 * VL <= n; i += 4 * VL)
+#pragma GCC unroll 4
         for (int u = 0; u < 4; u++) m[u] = row_larger(m[u], sign * vf_load(x + i + u * VL));
     for (; i + VL <= n; i += VL) m[0] = row_larger(m[0], sign * vf_load(x + i));
     if (i < n) m[0] = row_larger(m[0], sign * vf_load_part(x + i, n - i, -INFINITY * sign));
@@ -57,6 +59,7 @@ SIMD_FN double row_exp(const float *x, float *y, int64_t n, float m)
         vf part[2] = {vf_set(0), vf_set(0)};
         int64_t to = n < from + ROW_BLOCK ? n : from + ROW_BLOCK, i = from;
         for (; i + 2 * VL <= to; i += 2 * VL)
+#pragma GCC unroll 2
             for (int u = 0; u < 2; u++) {
                 vf e = vf_exp(vf_load(x + i + u * VL) - m);
                 if (y) vf_store(y + i + u * VL, e);
