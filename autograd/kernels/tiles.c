@@ -126,6 +126,10 @@ TILE2(div, a / b)
 TILE2(pow, LANES2(powf(u, v)))
 TILE2(maximum, vf_pick(vf_ne(a, a), a, vf_max(a, b)))
 TILE2(minimum, vf_pick(vf_ne(a, a), a, vf_min(a, b)))
+TILE2(gelu_grad, vf_gelu_slope(a) * b)
+TILE2(gelu_tanh_grad, vf_gelu_tanh_slope(a) * b)
+TILE2(quick_gelu_grad, vf_swish_slope(a, 1.702f) * b)
+TILE2(silu_grad, vf_swish_slope(a, 1) * b)
 TILE2(atan2, LANES2(atan2f(u, v)))
 TILE2(equal, vf_mask01(vf_eq(a, b)))
 TILE2(not_equal, vf_mask01(vf_ne(a, b)))
@@ -157,7 +161,8 @@ static void tile_where(int64_t n, const float *const *in, const int *step, float
     X(neg) X(abs) X(sign) X(square) X(sqrt) X(rsqrt) X(reciprocal) X(exp) X(expm1) X(log) X(log1p) X(sin) X(cos)       \
     X(tan) X(tanh) X(sigmoid) X(softplus) X(relu) X(gelu) X(gelu_tanh) X(quick_gelu) X(silu) X(erf) X(floor) X(ceil)   \
     X(round) X(is_finite) X(leaky_relu) X(elu) X(clamp) X(scale) X(shift) X(power) X(stop_gradient)                    \
-    X(add) X(sub) X(mul) X(div) X(pow) X(maximum) X(minimum) X(atan2) X(equal) X(not_equal) X(less) X(less_equal)      \
+    X(add) X(sub) X(mul) X(div) X(pow) X(maximum) X(minimum) X(gelu_grad) X(gelu_tanh_grad)             \
+    X(quick_gelu_grad) X(silu_grad) X(atan2) X(equal) X(not_equal) X(less) X(less_equal)      \
     X(greater) X(greater_equal) X(logical_and) X(logical_or) X(where)
 /* clang-format on */
 #define X(name) extern const struct ad_op ad_op_##name;

@@ -6,8 +6,6 @@
 
 #include "autograd/ops/common.h"
 
-extern const struct ad_op ad_op_broadcast;
-
 /* ---- layer_norm, rms_norm, group_norm, batch_norm: y = (x - mean) / sqrt(var + eps) * gain + bias -------------------
  *   x seen as (N, S, G, K)   [gain (C)]   [bias (C)],  C = G K  ->  y as x,  mean (N G),  var (N G) (biased)
  *   mean and var over S and K; rms_norm takes mean = 0, so var is the mean square. mean and var serve the gradient.
@@ -213,18 +211,10 @@ static double flops_grad(const struct ad_call *c)
     return 14 * (double)ad_count(c->in[0].shape);
 }
 
-/* The same val as a variable of its own, so that ad_grad gives partial derivatives. */
-static val variable(struct ad_graph *g, val x)
-{
-    struct ad_shape s;
-    ad_attr_shape(&s, ad_shape_of(g, x));
-    return AD_NODE(g, &ad_op_broadcast, &s, x);
-}
-
 static void vjp_grad(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)
 {
     const struct norm_attr *a = n->attr;
-    val in[3] = {variable(g, n->in[0]), variable(g, n->in[1]), a->gain ? variable(g, n->in[4]) : 0};
+    val in[3] = {ad_variable(g, n->in[0]), ad_variable(g, n->in[1]), a->gain ? ad_variable(g, n->in[4]) : 0};
     struct parts p = parts_of(g, a, in[0]);
     val d = ad_reshape(g, in[1], p.wide), u = a->gain ? ad_mul(g, d, ad_reshape(g, in[2], p.vector)) : d;
     enum { STAT_AXES = 1 << 1 | 1 << 3, VECTOR_AXES = 1 << 0 | 1 << 1 };
