@@ -22,7 +22,7 @@ static inline __attribute__((always_inline)) float row_moment(const float *x, in
     return total;
 }
 
-/* y = (x - mean) r gain + bias; r is one number or, in the column form, part of the gain */
+/* y = (x - mean) r gain + bias */
 static void affine_row(int64_t n, const float *x, float mean, float r, const float *gain, const float *bias, float *y)
 {
     if (gain && bias)
@@ -77,14 +77,28 @@ static void grad_row(int64_t n, const float *x, const float *dy, const float *ga
     }
 }
 
-/* dx = r (u - mean_u - xhat mean_ux) */
-static void dx_row(int64_t n, const float *x, const float *dy, const float *gain, float mean, float r, float mean_u,
-                   float mean_ux, float *dx)
+struct dx_factors {
+    float mean, r, mean_u, mean_ux;
+};
+
+/* dx = r (u - mean_u - xhat mean_ux) + more; dx may be more. */
+SIMD_FN vf dx_of(vf x, vf u, vf more, struct dx_factors f)
 {
-    if (gain)
-        for (int64_t i = 0; i < n; i++) dx[i] = r * (dy[i] * gain[i] - mean_u - (x[i] - mean) * r * mean_ux);
-    else
-        for (int64_t i = 0; i < n; i++) dx[i] = r * (dy[i] - mean_u - (x[i] - mean) * r * mean_ux);
+    return f.r * (u - f.mean_u - (x - f.mean) * f.r * f.mean_ux) + more;
+}
+SIMD_FN void dx_row(int64_t n, const float *x, const float *dy, const float *gain, struct dx_factors f,
+                    const float *more, float *dx)
+{
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        vf u = gain ? vf_load(dy + i) * vf_load(gain + i) : vf_load(dy + i);
+        vf_store(dx + i, dx_of(vf_load(x + i), u, more ? vf_load(more + i) : vf_set(0), f));
+    }
+    if (i == n) return;
+    vf u = vf_load_part(dy + i, n - i, 0);
+    if (gain) u *= vf_load_part(gain + i, n - i, 0);
+    vf_store_part(
+        dx + i, dx_of(vf_load_part(x + i, n - i, 0), u, more ? vf_load_part(more + i, n - i, 0) : vf_set(0), f), n - i);
 }
 
 static void run_grad_rows(const struct ad_call *c)
@@ -92,7 +106,7 @@ static void run_grad_rows(const struct ad_call *c)
     const struct norm_attr *a = c->attr;
     struct norm_dims d = norm_dims_of(c->in[0].shape, a);
     const float *x = c->in[0].data, *dy = c->in[1].data, *mean = c->in[2].data, *var = c->in[3].data;
-    const float *gain = a->gain ? c->in[4].data : NULL;
+    const float *gain = a->gain ? c->in[4].data : NULL, *more = a->residual ? c->in[4 + a->gain].data : NULL;
     float *dx = c->out[0].data, *part = c->scratch;
     int64_t step = block_rows(d.n), blocks = block_count(d.n);
 #pragma omp parallel for schedule(static) if (d.n * d.c > PAR_MIN)
@@ -103,7 +117,11 @@ static void run_grad_rows(const struct ad_call *c)
             float su, sx, r = rstd_of(var[i], a);
             grad_row(d.c, x + i * d.c, dy + i * d.c, gain, mean[i], r, p, p + d.c, &su, &sx);
             su = a->kind == NORM_RMS ? 0 : su / (float)d.c;
-            dx_row(d.c, x + i * d.c, dy + i * d.c, gain, mean[i], r, su, sx / (float)d.c, dx + i * d.c);
+            struct dx_factors f = {mean[i], r, su, sx / (float)d.c};
+            if (gain)
+                dx_row(d.c, x + i * d.c, dy + i * d.c, gain, f, more ? more + i * d.c : NULL, dx + i * d.c);
+            else
+                dx_row(d.c, x + i * d.c, dy + i * d.c, NULL, f, more ? more + i * d.c : NULL, dx + i * d.c);
         }
     }
     join_blocks(part, blocks, d.c, c->out[1].data, c->out[2].data);
