@@ -44,7 +44,7 @@ static inline struct ad_tensor check_tensor(struct ad_shape s)
 }
 
 struct check_run {
-    struct ad_tensor out[3];
+    struct ad_tensor out[4];
     int n_out;
 };
 static inline void check_free(struct check_run *r)
