@@ -27,8 +27,8 @@ static val block(struct nn *m, const struct model_resnet *c, const char *name, v
     if (c->bottleneck)
         y = conv_norm(m, c, "b", y, (struct nn_conv){.out = width, .kernel = 3, .stride = stride}, 0, NN_RELU);
     if (stride > 1 || ad_dim(g, x, -1) != out)
-        shortcut = conv_norm(m, c, "shortcut", x, (struct nn_conv){.out = out, .kernel = 1, .stride = stride}, 0,
-                             NN_IDENTITY);
+        shortcut =
+            conv_norm(m, c, "shortcut", x, (struct nn_conv){.out = out, .kernel = 1, .stride = stride}, 0, NN_IDENTITY);
     y = conv_norm(m, c, c->bottleneck ? "c" : "b", y, last, shortcut, NN_RELU);
     ad_pop(g);
     return y;

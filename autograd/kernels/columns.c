@@ -24,23 +24,23 @@ SIMD_FN void put(float *p, vf x, int64_t n)
 }
 
 /* Calls step(k, row, rows, column, n, ...) for all vectors of rows first .. last-1, four rows at a time. */
-#define EACH(step, k, first, last, ...)                                                      \
-    do {                                                                                     \
-        int64_t i_ = (first), whole_ = (k)->c / VL * VL, rest_ = (k)->c - whole_;            \
-        for (; i_ + UNROLL <= (last); i_ += UNROLL) {                                        \
+#define EACH(step, k, first, last, ...)                                                           \
+    do {                                                                                          \
+        int64_t i_ = (first), whole_ = (k)->c / VL * VL, rest_ = (k)->c - whole_;                 \
+        for (; i_ + UNROLL <= (last); i_ += UNROLL) {                                             \
             for (int64_t j_ = 0; j_ < whole_; j_ += VL) step(k, i_, UNROLL, j_, VL, __VA_ARGS__); \
-            if (rest_) step(k, i_, UNROLL, whole_, rest_, __VA_ARGS__);                      \
-        }                                                                                    \
-        for (; i_ < (last); i_++) {                                                          \
-            for (int64_t j_ = 0; j_ < whole_; j_ += VL) step(k, i_, 1, j_, VL, __VA_ARGS__); \
-            if (rest_) step(k, i_, 1, whole_, rest_, __VA_ARGS__);                           \
-        }                                                                                    \
+            if (rest_) step(k, i_, UNROLL, whole_, rest_, __VA_ARGS__);                           \
+        }                                                                                         \
+        for (; i_ < (last); i_++) {                                                               \
+            for (int64_t j_ = 0; j_ < whole_; j_ += VL) step(k, i_, 1, j_, VL, __VA_ARGS__);      \
+            if (rest_) step(k, i_, 1, whole_, rest_, __VA_ARGS__);                                \
+        }                                                                                         \
     } while (0)
 
 /* ---- moments -------------------------------------------------------------------------------------------------------- */
 
-SIMD_FN void moments_step(const struct columns *k, int64_t i, int rows, int64_t j, int64_t n, const float *around, float *sum,
-                          float *square)
+SIMD_FN void moments_step(const struct columns *k, int64_t i, int rows, int64_t j, int64_t n, const float *around,
+                          float *sum, float *square)
 {
     vf m = get(around + j, n), s = get(sum + j, n), q = get(square + j, n);
     const float *x = k->x + i * k->c + j;
@@ -95,8 +95,8 @@ SIMD_FN void affine_step(const struct columns *k, int64_t i, int rows, int64_t j
 }
 
 /* One loop for each activation, with and without `more`. */
-#define BY_ACT(step, k, first, last, ...)                                                         \
-    do {                                                                                          \
+#define BY_ACT(step, k, first, last, ...)                                                                      \
+    do {                                                                                                       \
         if ((k)->act == AD_ACT_NONE && !(k)->more) EACH(step, k, first, last, AD_ACT_NONE, false __VA_ARGS__); \
         if ((k)->act == AD_ACT_NONE && (k)->more) EACH(step, k, first, last, AD_ACT_NONE, true __VA_ARGS__);   \
         if ((k)->act == AD_ACT_RELU && !(k)->more) EACH(step, k, first, last, AD_ACT_RELU, false __VA_ARGS__); \

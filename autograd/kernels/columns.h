@@ -12,7 +12,7 @@ struct columns {
     int64_t rows, c;
     int act; /* enum ad_norm_act */
     const float *x, *dy;
-    const float *more;               /* residual or y (batch_norm.h), or NULL */
+    const float *more;                /* residual or y (batch_norm.h), or NULL */
     const float *mean, *scale, *bias; /* what the activation sees: (x - mean) scale + bias; bias may be NULL */
     const float *shift, *slope;
     float *y, *d; /* y: the result; d: dy behind the activation, or NULL */

@@ -175,7 +175,8 @@ static struct residue residue_of(const struct conv_dims *d, int i, int64_t a)
 }
 
 /* Positions a + i sh, b + j sw of x. */
-struct class {
+struct class
+{
     const struct conv_call *k;
     int64_t a, b;
     struct residue h, w;

@@ -69,7 +69,8 @@ static struct columns columns_of(const struct norm_job *j, const struct norm_roo
 {
     int64_t n = t / j->blocks, first = t % j->blocks * j->step, at = (n * j->s + first) * j->c;
     const float *v = room->image + n * VECTORS * j->c;
-    struct columns k = {.rows = min_of(j->step, j->s - first), .c = j->c, .act = j->act, .x = j->x + at, .y = j->y + at};
+    struct columns k = {
+        .rows = min_of(j->step, j->s - first), .c = j->c, .act = j->act, .x = j->x + at, .y = j->y + at};
     k.mean = v + MEAN * j->c;
     k.scale = v + SCALE * j->c;
     k.bias = v + BIAS * j->c;
@@ -109,7 +110,8 @@ static void group_statistics(const struct norm_job *j, const struct norm_room *r
 }
 
 /* Channels first .. last-1 of image n. */
-static void image_vectors(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t first, int64_t last)
+static void image_vectors(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t first,
+                          int64_t last)
 {
     float *v = room->image + n * VECTORS * j->c;
     for (int64_t c = first; c < last; c++) {

@@ -80,7 +80,8 @@ static void copy_border(const struct patches *p, const float *src, const struct 
         return;
     }
     /* A row of the image is w.size c numbers; those of the piece are at .. at + n - 1. */
-    int64_t row_at = row * p->w.size * p->c, at = (y * p->w.size + x) * p->c + q->offset - row_at, width = p->w.size * p->c;
+    int64_t row_at = row * p->w.size * p->c, at = (y * p->w.size + x) * p->c + q->offset - row_at,
+            width = p->w.size * p->c;
     int64_t before = min_of(q->n, max_of(0, -at)), end = max_of(before, min_of(q->n, width - at));
     for (int64_t i = 0; i < before; i++) to[i] = 0;
     if (end > before) copy_run(to + before, src + row_at + at + before, end - before, false);

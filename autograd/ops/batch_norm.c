@@ -54,7 +54,8 @@ static int infer(struct ad_infer *f)
 }
 
 /* What the activation sees: element e of channel j. `in` is where gain, bias and residual begin. */
-static double before_act(const struct ad_call *c, const struct ad_tensor *in, int64_t e, int64_t j, double mean, double r)
+static double before_act(const struct ad_call *c, const struct ad_tensor *in, int64_t e, int64_t j, double mean,
+                         double r)
 {
     const struct batch_norm_attr *a = c->attr;
     double p = (ad_get(&c->in[0], e) - mean) * r;
@@ -93,7 +94,8 @@ struct parts {
     int64_t rows;
     val centred, r, xhat, p;
 };
-static struct parts parts_of(struct ad_graph *g, const struct batch_norm_attr *a, val x, val gain, val bias, val residual)
+static struct parts parts_of(struct ad_graph *g, const struct batch_norm_attr *a, val x, val gain, val bias,
+                             val residual)
 {
     struct batch_norm_dims d = batch_norm_dims_of(ad_shape_of(g, x));
     struct parts p = {.wide = SHAPE(d.rows, d.c), .rows = d.rows};
@@ -217,8 +219,8 @@ static void vjp_grad(struct ad_graph *g, const struct ad_node *n, const val *dy,
     val in[5], partial[5], bound[7] = {0};
     for (int i = 0; i < n_from; i++) bound[from[i]] = in[i] = ad_variable(g, n->in[from[i]]);
     val gain = a->gain ? bound[4] : 0;
-    struct parts p = parts_of(g, a, bound[0], gain, a->bias ? bound[at_bias] : 0,
-                              a->residual && !by_y ? bound[at_residual] : 0);
+    struct parts p =
+        parts_of(g, a, bound[0], gain, a->bias ? bound[at_bias] : 0, a->residual && !by_y ? bound[at_residual] : 0);
     val d = ad_reshape(g, bound[1], p.wide);
     if (a->act) d = ad_mul(g, d, slope(g, a->act, by_y ? ad_reshape(g, n->in[at_residual], p.wide) : p.p));
     val u = gain ? ad_mul(g, d, gain) : d;
@@ -280,15 +282,12 @@ static int build_silu_sum(struct ad_graph *g, const val *in, val *out)
     out[0] = ad_batch_norm_act(g, in[0], 0, in[1], in[2], AD_ACT_SILU, 1e-2, &out[1], &out[2]);
     return 3;
 }
-static const struct ad_case cases[] = {{.in = "7x3 3 3", .build = build},
-                                       {.in = "2x3x2x5 5 5", .build = build},
-                                       {.in = "5x1", .build = build_plain},
-                                       {.in = "2x3x5 5 5 5 5", .build = build_fixed},
-                                       {.in = "2x4x3 3 3", .build = build_relu},
-                                       {.in = "2x4x3 3 3", .build = build_silu},
-                                       {.in = "6x2 2 2 6x2", .build = build_sum},
-                                       {.in = "2x2x2x3 3 3 2x2x2x3", .build = build_relu_sum},
-                                       {.in = "6x3 3 6x3", .build = build_silu_sum}};
+static const struct ad_case cases[] = {
+    {.in = "7x3 3 3", .build = build},           {.in = "2x3x2x5 5 5", .build = build},
+    {.in = "5x1", .build = build_plain},         {.in = "2x3x5 5 5 5 5", .build = build_fixed},
+    {.in = "2x4x3 3 3", .build = build_relu},    {.in = "2x4x3 3 3", .build = build_silu},
+    {.in = "6x2 2 2 6x2", .build = build_sum},   {.in = "2x2x2x3 3 3 2x2x2x3", .build = build_relu_sum},
+    {.in = "6x3 3 6x3", .build = build_silu_sum}};
 
 static int build_grad(struct ad_graph *g, const val *in, val *out)
 {

@@ -115,7 +115,8 @@ val ad_group_norm(G, val x, val gain, val bias, int groups,
 val ad_batch_norm(G, val x, val gain, val bias, double eps, val *mean, val *var);
 enum ad_norm_act { AD_ACT_NONE, AD_ACT_RELU, AD_ACT_SILU };
 /* act(batch norm of x + residual): one op, whose gradient keeps x only. residual as x, or 0 (none). */
-val ad_batch_norm_act(G, val x, val gain, val bias, val residual, enum ad_norm_act act, double eps, val *mean, val *var);
+val ad_batch_norm_act(G, val x, val gain, val bias, val residual, enum ad_norm_act act, double eps, val *mean,
+                      val *var);
 /* With given statistics: inference. */
 val ad_batch_norm_fixed(G, val x, val gain, val bias, val mean, val var, double eps);
 

@@ -298,9 +298,9 @@ static void test_batch_norm_not_finite(void **state)
 int main(void)
 {
     threads_init(2);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random),   cmocka_unit_test(test_depthwise),
-                                       cmocka_unit_test(test_cuts),     cmocka_unit_test(test_resample),
-                                       cmocka_unit_test(test_max_pool), cmocka_unit_test(test_norms),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random),     cmocka_unit_test(test_depthwise),
+                                       cmocka_unit_test(test_cuts),       cmocka_unit_test(test_resample),
+                                       cmocka_unit_test(test_max_pool),   cmocka_unit_test(test_norms),
                                        cmocka_unit_test(test_batch_norm), cmocka_unit_test(test_batch_norm_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
