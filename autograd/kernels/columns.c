@@ -2,8 +2,10 @@
 #pragma GCC optimize("O3")
 #include "autograd/kernels/columns.h"
 
+#include "autograd/kernels/stream.h"
+
 /* Sums run over at most so many rows before they are added to those of the rows before. */
-enum { RUN = 128, UNROLL = 4 };
+enum { RUN = 128, UNROLL = 4, SHORT = 64 };
 
 static int64_t min64(int64_t a, int64_t b)
 {
@@ -23,11 +25,20 @@ SIMD_FN void put(float *p, vf x, int64_t n)
         vf_store_part(p, x, n);
 }
 
-/* Calls step(k, row, rows, column, n, ...) for all vectors of rows first .. last-1, four rows at a time. */
+SIMD_FN void put_result(float *p, vf x, int64_t n, bool stream)
+{
+    if (stream)
+        vf_stream(p, x);
+    else
+        put(p, x, n);
+}
+
+/* Calls step(k, row, rows, column, n, ...) for all vectors of rows first .. last-1. Rows of a few lines go four at a
+ * time, and longer ones one by one: several streams at once are read from memory at half the speed of one. */
 #define EACH(step, k, first, last, ...)                                                           \
     do {                                                                                          \
         int64_t i_ = (first), whole_ = (k)->c / VL * VL, rest_ = (k)->c - whole_;                 \
-        for (; i_ + UNROLL <= (last); i_ += UNROLL) {                                             \
+        for (; (k)->c <= SHORT && i_ + UNROLL <= (last); i_ += UNROLL) {                          \
             for (int64_t j_ = 0; j_ < whole_; j_ += VL) step(k, i_, UNROLL, j_, VL, __VA_ARGS__); \
             if (rest_) step(k, i_, UNROLL, whole_, rest_, __VA_ARGS__);                           \
         }                                                                                         \
@@ -90,7 +101,7 @@ SIMD_FN void affine_step(const struct columns *k, int64_t i, int rows, int64_t j
         int64_t at = (i + r) * k->c + j;
         vf p = (get(k->x + at, n) - m) * a + b;
         if (more) p += get(k->more + at, n);
-        put(k->y + at, activate(act, p), n);
+        put_result(k->y + at, activate(act, p), n, k->stream);
     }
 }
 
@@ -109,6 +120,7 @@ SIMD_FN void affine_step(const struct columns *k, int64_t i, int rows, int64_t j
 void columns_affine(const struct columns *k)
 {
     BY_ACT(affine_step, k, 0, k->rows, );
+    if (k->stream) stream_end();
 }
 
 /* ---- the gradient ---------------------------------------------------------------------------------------------------- */
@@ -163,12 +175,13 @@ SIMD_FN void dx_step(const struct columns *k, int64_t i, int rows, int64_t j, in
     for (int r = 0; r < rows; r++) {
         int64_t at = (i + r) * k->c + j;
         vf e = get(k->x + at, n) - m, d = behind_act(k, act, more, at, n, e, a, b);
-        put(k->y + at, d * a - shift - e * slope, n);
-        if (more) put(k->d + at, d, n);
+        put_result(k->y + at, d * a - shift - e * slope, n, k->stream);
+        if (more) put_result(k->d + at, d, n, k->stream);
     }
 }
 
 void columns_dx(const struct columns *k)
 {
     BY_ACT(dx_step, k, 0, k->rows, );
+    if (k->stream) stream_end();
 }

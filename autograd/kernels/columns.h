@@ -1,5 +1,5 @@
-/* Loops over a block of rows, channel by channel: statistics, and what norms do with them. Rows are taken four at a time
- * with the channels' sums in the first-level cache, so that memory is read in the order in which it lies. */
+/* Loops over a block of rows, channel by channel: statistics, and what norms do with them. The channels' sums
+ * stay in the first-level cache, so that memory is read in the order in which it lies. */
 #ifndef TRIAD_AUTOGRAD_KERNELS_COLUMNS_H
 #define TRIAD_AUTOGRAD_KERNELS_COLUMNS_H
 
@@ -16,6 +16,7 @@ struct columns {
     const float *mean, *scale, *bias; /* what the activation sees: (x - mean) scale + bias; bias may be NULL */
     const float *shift, *slope;
     float *y, *d; /* y: the result; d: dy behind the activation, or NULL */
+    bool stream;  /* y and d are written past the caches: stream_pays() */
 };
 
 #define columns_moments ISA_FN(columns_moments)

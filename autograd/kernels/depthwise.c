@@ -10,11 +10,11 @@
 
 #include <string.h>
 
-#include "autograd/kernels/simd.h"
+#include "autograd/kernels/stream.h"
 #include "base/isa.h"
 #include "base/threads.h"
 
-enum { MAX_TAPS = 32, MAX_COLUMNS = 16 };
+enum { MAX_TAPS = 32, MAX_COLUMNS = 16, LINE = 16 };
 
 static int64_t min_of(int64_t a, int64_t b)
 {
@@ -56,6 +56,12 @@ static struct reach reach_backward(const struct conv_dims *d, int axis, int64_t 
     return r;
 }
 
+/* The row behind all of them. */
+static int64_t row_behind(const struct reach *r)
+{
+    return r->n ? max_of(r->row[0], r->row[r->n - 1]) + 1 : 0;
+}
+
 /* n is VL, or less for the last channels. */
 SIMD_FN vf get(const float *p, int64_t n)
 {
@@ -80,7 +86,16 @@ struct tile {
     bool zero[MAX_COLUMNS], inside; /* inside: no zeros, columns c apart, all results written */
     float *to;
     int first, last;
+    bool stream;        /* results are written past the caches (stream.h) */
+    const float *ahead; /* a piece as large as the tile's new columns, of a row that is read next */
 };
+
+/* Asks for lines .. of what is read next: a tile's columns are many short runs, which the processor does not foresee. */
+SIMD_FN void ask(const float *ahead, int lines, int64_t ch)
+{
+#pragma GCC unroll 8
+    for (int i = 0; i < lines; i++) __builtin_prefetch(ahead + (ch / VL * lines + i) * VL, 0, 2);
+}
 
 /* How result t, tap v and column q belong together: conv2d with a step of s; conv2d_transpose with a step of 1, which is
  * conv2d with the taps in falling order; and with a step of 2, where results of either parity read every other tap. */
@@ -107,6 +122,8 @@ SIMD_FN void tile_channels(const struct tile *k, enum form f, int kw, int s, boo
 {
     const int results = results_of(f, s), columns = columns_of(f, kw, s);
     vf sum[8];
+    ask(k->ahead, f == SPREAD ? 4 : 8, ch);
+    if (f == FORWARD && s == 2) ask(k->ahead + k->row_size, 8, ch);
 #pragma GCC unroll 8
     for (int t = 0; t < results; t++) sum[t] = (vf){0};
     for (int64_t a = 0; a < k->rows->n; a++) {
@@ -125,7 +142,12 @@ SIMD_FN void tile_channels(const struct tile *k, enum form f, int kw, int s, boo
     }
 #pragma GCC unroll 8
     for (int t = 0; t < results; t++)
-        if (inside || (t >= k->first && t < k->last)) put(k->to + t * k->c + ch, sum[t], n);
+        if (inside || (t >= k->first && t < k->last)) {
+            if (k->stream)
+                vf_stream(k->to + t * k->c + ch, sum[t]);
+            else
+                put(k->to + t * k->c + ch, sum[t], n);
+        }
 }
 
 SIMD_FN void tile_all(const struct tile *k, enum form f, int kw, int s, bool inside)
@@ -198,6 +220,7 @@ static void tile_row(const struct plan *p, const struct conv_dims *d, struct til
         k->first = (int)max_of(0, -j);
         k->last = (int)min_of(p->results, width - j);
         k->to = to + j * k->c;
+        k->ahead = k->src + (row_behind(k->rows) * src_w + max_of(0, x)) * k->c;
         for (int q = 0; q < p->columns; q++) {
             k->column[q] = (x + q) * k->c;
             k->zero[q] = x + q < 0 || x + q >= src_w;
@@ -233,6 +256,7 @@ static void run(const struct ad_call *c)
     const float *src = back ? k.y->data : k.x->data, *w = k.w->data;
     float *to = back ? k.x->data : k.y->data, *zeros = c->scratch;
     struct plan p = tiles ? plan_of(d, back) : (struct plan){.kw = 0};
+    bool stream = VL == LINE && tiles && stream_pays(to, d->c, d->n * size[0] * size[1] * d->c);
     if (tiles) memset(zeros, 0, (size_t)d->c * sizeof *zeros);
 #pragma omp parallel for schedule(static) if (d->n * size[0] * size[1] * d->c * d->k[0] * d->k[1] > PAR_MIN)
     for (int64_t r = 0; r < d->n * size[0]; r++) {
@@ -241,7 +265,9 @@ static void run(const struct ad_call *c)
         float *row = to + r * size[1] * d->c;
         if (tiles) {
             struct tile t = {.rows = &h, .src = image, .zeros = zeros, .w = w, .row_size = from[1] * d->c, .c = d->c};
+            t.stream = stream;
             tile_row(&p, d, &t, from[1], size[1], row);
+            if (stream) stream_end();
             continue;
         }
         for (int64_t j = 0; j < size[1]; j++) {
@@ -262,12 +288,16 @@ struct dw_tile {
     const float *y[8];
     bool zero[MAX_COLUMNS], inside;
     float *w;
+    const float *ahead, *ahead_y; /* as in struct tile; y's next row */
 };
 
 SIMD_FN void dw_channels(const struct dw_tile *k, int kw, int s, bool inside, int64_t ch, int64_t n)
 {
     const int results = results_of(FORWARD, s), columns = columns_of(FORWARD, kw, s);
     vf y[8];
+    ask(k->ahead, 8, ch);
+    if (s == 2) ask(k->ahead + k->row_size, 8, ch);
+    ask(k->ahead_y, results, ch);
 #pragma GCC unroll 8
     for (int t = 0; t < results; t++) y[t] = get(inside ? k->y[0] + t * k->c + ch : k->y[t] + ch, n);
     for (int64_t a = 0; a < k->rows->n; a++) {
@@ -324,6 +354,8 @@ static void dw_row_tiles(const struct conv_dims *d, const float *x, const float 
     for (int64_t j = 0; j < d->out[1]; j += results) {
         int64_t first = j * s - d->pad[1];
         k.inside = first >= 0 && first + columns <= d->h[1] && j + results <= d->out[1];
+        k.ahead = x + (row_behind(&h) * d->h[1] + max_of(0, first)) * d->c;
+        k.ahead_y = y + ((i + 1) * d->out[1] + j) * d->c;
         for (int t = 0; t < results; t++) k.y[t] = j + t < d->out[1] ? y + (i * d->out[1] + j + t) * d->c : zeros;
         for (int q = 0; q < columns; q++) {
             k.column[q] = (first + q) * d->c;

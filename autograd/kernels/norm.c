@@ -6,6 +6,7 @@
 
 #include "autograd/kernels/columns.h"
 #include "autograd/kernels/norm_blocks.h"
+#include "autograd/kernels/stream.h"
 
 /* n images of s rows of c channels, k of them a group. */
 struct norm_job {
@@ -15,6 +16,7 @@ struct norm_job {
     const float *x, *dy, *gain, *bias, *more;
     float *y, *d;
     float *mean, *var; /* (n, c / k) */
+    bool stream;
 };
 
 static int64_t max_of(int64_t a, int64_t b)
@@ -45,6 +47,9 @@ static struct norm_job job_of(const struct ad_call *c)
     j.mean = grad ? c->in[2].data : c->out[1].data;
     j.var = grad ? c->in[3].data : c->out[2].data;
     if (grad) j.dy = c->in[1].data;
+    /* In place of an operand, the lines are in the caches when they are written. */
+    j.stream = stream_pays(j.y, j.c, j.n * j.s * j.c) && j.y != j.x && j.y != j.dy && j.y != j.more &&
+               (!j.d || stream_pays(j.d, j.c, j.n * j.s * j.c));
     j.step = block_rows(j.s);
     j.blocks = block_count(j.s);
     return j;
@@ -71,6 +76,7 @@ static struct columns columns_of(const struct norm_job *j, const struct norm_roo
     const float *v = room->image + n * VECTORS * j->c;
     struct columns k = {
         .rows = min_of(j->step, j->s - first), .c = j->c, .act = j->act, .x = j->x + at, .y = j->y + at};
+    k.stream = j->stream;
     k.mean = v + MEAN * j->c;
     k.scale = v + SCALE * j->c;
     k.bias = v + BIAS * j->c;
