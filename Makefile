@@ -80,7 +80,8 @@ $(BUILD)/golden: $(call obj,$(filter-out $(TEST_SRC),$(wildcard tests/golden/*.c
 	$(call say,link $@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-tests: $(TEST_BIN) $(BUILD)/golden
+test-bins: $(TEST_BIN)
+tests: test-bins $(BUILD)/golden
 examples: $(EXAMPLE_BIN) ## the example programs
 
 test: all tests examples ## unit, gradient and golden tests; TEST="a b" runs those whose path holds a word
@@ -122,6 +123,9 @@ bench-peers: all $(VENV)/bin/python ## triad beside PyTorch, taking turns -> bui
 bench-page: ## docs/performance.md and its pictures from the results in build/bench
 	@python3 bench/page.py $(BUILD)/bench
 
+neon: ## the engine's tests cross-compiled for 64-bit Arm, under qemu-user; TEST="a b" as above
+	@tools/neon.sh $(TEST)
+
 style: ## formatting, include rules, banned calls
 	@tools/style.sh
 
@@ -152,7 +156,7 @@ clean: ## removes the build
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
--include $(shell find $(BUILD) -name '*.d' -not -path '$(BUILD)/asan/*' -not -path '$(BUILD)/fuzz/*' 2>/dev/null)
+-include $(shell find $(BUILD) -name '*.d' -not -path '$(BUILD)/asan/*' -not -path '$(BUILD)/fuzz/*' -not -path '$(BUILD)/neon/*' 2>/dev/null)
 
-.PHONY: all tests examples test quickstart bench bench-peers bench-page asan fuzz fuzz-bins style format deps check install clean help
+.PHONY: all tests test-bins examples test neon quickstart bench bench-peers bench-page asan fuzz fuzz-bins style format deps check install clean help
 .SECONDARY:
