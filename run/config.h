@@ -42,10 +42,17 @@ struct run_resnet {
     double momentum, eps;
 };
 
+struct run_efficientnet {
+    int variant;         /* b0 .. b3 */
+    double width, depth; /* 0: the variant's */
+    double drop_path, momentum, eps;
+};
+
 struct run_image_towers {
-    int kind; /* 0 vit, 1 resnet */
+    int kind; /* 0 vit, 1 resnet, 2 efficientnet */
     struct model_vit vit;
     struct run_resnet resnet;
+    struct run_efficientnet efficientnet;
 };
 
 struct run_image {
