@@ -7,7 +7,7 @@ CC := gcc
 endif
 VERSION := 0.1.0
 
-ROOMS := base autograd layers models optim data run eval train cli
+ROOMS := base autograd layers models optim data run bench eval train cli
 PKGS := hdf5 kissfft-float soxr sndfile libfyaml jansson libpcre2-8 libutf8proc freetype2 harfbuzz libpng libjpeg expat
 # The OpenMP build of OpenBLAS, whichever build Debian's alternatives point at.
 BLAS_DIR := $(firstword $(wildcard /usr/lib/*/openblas-openmp))
@@ -19,8 +19,7 @@ Q := $(if $(V),,@)
 say = $(if $(V),,@$(if $(findstring s,$(firstword -$(MAKEFLAGS))),:,echo "  $1"))
 
 OPT ?= -O2 -g1
-# AVX2 and FMA where the processor is x86-64; elsewhere what the compiler takes by default.
-ARCH ?= $(if $(filter x86_64,$(shell uname -m)),-march=x86-64-v3)
+ARCH ?= # everything but kernels/: what the compiler takes by default runs everywhere
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wno-unused-parameter -Wno-missing-field-initializers
 CFLAGS += -std=gnu11 $(OPT) $(ARCH) $(WARN) -fopenmp -fno-math-errno -fno-trapping-math -fno-strict-aliasing $(SANITIZE)
 CPPFLAGS += -I. -Iinclude -D_GNU_SOURCE -DTRIAD_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
@@ -29,11 +28,18 @@ LDFLAGS += $(SANITIZE) -fopenmp
 
 LIB_ROOMS ?= $(filter-out cli,$(ROOMS))
 LIB_SRC := $(sort $(foreach r,$(LIB_ROOMS),$(wildcard $r/*.c $r/*/*.c)))
+# Files of kernels/ are compiled once for each instruction set (base/isa.h); the processor decides which are used.
+ISA_SRC := $(filter %,$(foreach f,$(LIB_SRC),$(if $(findstring /kernels/,$f),$f)))
+ISAS := plain $(if $(filter x86_64,$(shell uname -m)),avx2 avx512)
+ISA_plain := -Wno-psabi # wide vectors pass by memory, between functions of one file only
+ISA_avx2 := -march=x86-64-v3
+ISA_avx512 := -march=x86-64-v4
 CLI_SRC := $(sort $(wildcard cli/*.c))
 TEST_SRC := $(sort $(wildcard tests/*/test_*.c))
 TEST_HELP := $(filter-out $(TEST_SRC),$(wildcard tests/support/*.c))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 obj = $(patsubst %.c,$(BUILD)/%.o,$1)
+LIB_OBJ := $(call obj,$(filter-out $(ISA_SRC),$(LIB_SRC))) $(foreach i,$(ISAS),$(patsubst %.c,$(BUILD)/%.$i.o,$(ISA_SRC)))
 TEST_BIN := $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
 EXAMPLE_BIN := $(patsubst %.c,$(BUILD)/%,$(EXAMPLE_SRC))
 
@@ -44,7 +50,15 @@ $(BUILD)/%.o: %.c
 	$(call say,cc $<)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/libtriad.a: $(call obj,$(LIB_SRC))
+define isa_rule
+$(BUILD)/%.$1.o: %.c
+	@mkdir -p $$(@D)
+	$$(call say,cc $$< ($1))
+	$$(Q)$$(CC) $$(CPPFLAGS) -DTRIAD_ISA=$1 $$(CFLAGS) $$(ISA_$1) -MMD -MP -c $$< -o $$@
+endef
+$(foreach i,$(ISAS),$(eval $(call isa_rule,$i)))
+
+$(BUILD)/libtriad.a: $(LIB_OBJ)
 	@rm -f $@
 	$(call say,ar $@)
 	$(Q)ar rcs $@ $^
@@ -93,6 +107,21 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (5) under ASan + UBSan, in build/fuzz
 quickstart: ## a newcomer's first run: packages, build, data, training, evaluation, searches, report
 	@tools/quickstart.sh
 
+bench: all ## every row of the bench by triad -> build/bench/triad.json; BENCH="--rows gpt --steps 20" chooses
+	@python3 bench/compare.py alone --triad $(BUILD)/triad --out $(BUILD)/bench $(BENCH)
+
+# PyTorch and its models in a virtual environment of their own; VENV names another that has them.
+VENV ?= $(BUILD)/venv
+$(VENV)/bin/python:
+	$(call say,venv $(VENV))
+	$(Q)python3 -m venv $(VENV)
+	$(Q)$(VENV)/bin/pip install -q -r bench/peers/requirements.txt || { rm -rf $(VENV); false; }
+bench-peers: all $(VENV)/bin/python ## triad beside PyTorch, taking turns -> build/bench/peers.json; BENCH="--rounds 5"
+	@python3 bench/compare.py peers --triad $(BUILD)/triad --out $(BUILD)/bench --python $(VENV)/bin/python $(BENCH)
+
+bench-page: ## docs/performance.md and its pictures from the results in build/bench
+	@python3 bench/page.py $(BUILD)/bench
+
 style: ## formatting, include rules, banned calls
 	@tools/style.sh
 
@@ -112,7 +141,7 @@ install: all ## program, library, headers, configs, pkg-config file under PREFIX
 	install -Dm644 $(BUILD)/libtriad.a $(DESTDIR)$(PREFIX)/lib/libtriad.a
 	install -Dm644 include/triad.h $(DESTDIR)$(PREFIX)/include/triad.h
 	for h in $(INCLUDES); do install -Dm644 $$h $(DESTDIR)$(PREFIX)/include/triad/$$h || exit 1; done
-	for c in $(wildcard configs/*.yaml); do install -Dm644 $$c $(DESTDIR)$(PREFIX)/share/triad/$$c || exit 1; done
+	for c in $(wildcard configs/*.yaml configs/*/*.yaml); do install -Dm644 $$c $(DESTDIR)$(PREFIX)/share/triad/$$c || exit 1; done
 	mkdir -p $(DESTDIR)$(PREFIX)/lib/pkgconfig
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(PKGS)|' -e 's|@BLAS@|$(BLAS_DIR)|g' \
 		tools/triad.pc.in >$(DESTDIR)$(PREFIX)/lib/pkgconfig/triad.pc
@@ -121,9 +150,9 @@ clean: ## removes the build
 	rm -rf $(BUILD)
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 -include $(shell find $(BUILD) -name '*.d' -not -path '$(BUILD)/asan/*' -not -path '$(BUILD)/fuzz/*' 2>/dev/null)
 
-.PHONY: all tests examples test quickstart asan fuzz fuzz-bins style format deps check install clean help
+.PHONY: all tests examples test quickstart bench bench-peers bench-page asan fuzz fuzz-bins style format deps check install clean help
 .SECONDARY:
