@@ -88,9 +88,18 @@ struct run_audio_tower {
     struct model_audio audio;
 };
 
+struct run_wave_tower {
+    struct {
+        struct run_stem *v;
+        int64_t n;
+    } features;
+    struct model_wave wave;
+};
+
 struct run_audio_towers {
-    int kind; /* 0 transformer */
+    int kind; /* 0 transformer, 1 wav2vec2 */
     struct run_audio_tower transformer;
+    struct run_wave_tower wav2vec2;
 };
 
 struct run_audio {

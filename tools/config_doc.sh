@@ -16,6 +16,7 @@ modalities:
   painting: {kind: image, tower: {efficientnet: {}}}
   caption: {kind: text}
   sound: {kind: audio}
+  speech: {kind: audio, tower: {wav2vec2: {}}}
 optim: {groups: [{pattern: "photo.*"}]}
 train: {steps: 1000}
 YAML
