@@ -142,7 +142,8 @@ static void every_kind_of_work_runs(void **state)
         "work: {contrastive: {embed: 8}}\n",
         "name: lm\nbatch: 2\n"
         "towers:\n"
-        "  text: {kind: text, vocab: 300, length: 8, tower: {transformer: {causal: true, layers: 1, width: 16, heads: 2}}}\n"
+        "  text: {kind: text, vocab: 300, length: 8, tower: {transformer: {causal: true, layers: 1, width: 16, heads: "
+        "2}}}\n"
         "lengths: {mean: 8, deviation: 0, least: 8, most: 8}\n"
         "work: {lm: {}}\n",
         "name: infonce\nbatch: 33\nwork: {infonce: {width: 16}}\n",
@@ -228,9 +229,9 @@ int main(void)
 {
     temp_dir_begin(&dir);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_row_gives_every_figure),  cmocka_unit_test(threads_and_keys_are_taken),
-        cmocka_unit_test(every_kind_of_work_runs),   cmocka_unit_test(profiles_go_to_standard_error),
-        cmocka_unit_test(slips_are_told),            cmocka_unit_test(the_machine_is_measured),
+        cmocka_unit_test(a_row_gives_every_figure), cmocka_unit_test(threads_and_keys_are_taken),
+        cmocka_unit_test(every_kind_of_work_runs),  cmocka_unit_test(profiles_go_to_standard_error),
+        cmocka_unit_test(slips_are_told),           cmocka_unit_test(the_machine_is_measured),
         cmocka_unit_test(products_are_compared),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
