@@ -182,7 +182,7 @@ struct data_loader_stats data_loader_stats(struct data_loader *l)
 
 /* Checks and defaults */
 
-static int check_ranges(const struct data_modality *m, struct err *e)
+static int check_ranges(const struct data_modality *m, int64_t batch, struct err *e)
 {
     const struct data_image_augment *i = &m->image;
     const struct data_audio_augment *a = &m->audio;
@@ -209,6 +209,7 @@ static int check_ranges(const struct data_modality *m, struct err *e)
         {DATA_TEXT, "tokens", (double)m->max_tokens, 1, 1 << 20},
         {DATA_TEXT, "first", m->first, 0, 1},
         {DATA_AUDIO, "seconds", m->max_seconds, 0, max},
+        {DATA_AUDIO, "samples", (double)m->samples, 0, (double)(INT32_MAX / (batch + 8))}, /* offsets are int32 */
         {DATA_AUDIO, "gain", a->gain_db, 0, 60},
         {DATA_AUDIO, "noise", a->noise, 0, 1},
         {DATA_AUDIO, "noise's highest SNR", a->snr_max_db, -60, 120},
@@ -241,7 +242,7 @@ static int take_modality(struct data_loader *l, int i, const struct data_modalit
         m->audio = (struct data_audio_augment){0};
     }
     CHECK(m->kind != DATA_TEXT || m->tokenizer);
-    int rc = check_ranges(m, e);
+    int rc = check_ranges(m, c->batch, e);
     if (rc) return rc;
     int64_t with = 0;
     for (int64_t k = 0; k < c->n_items; k++) {

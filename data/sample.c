@@ -196,7 +196,7 @@ static int add_text(struct job *j)
     return 0;
 }
 
-/* Sound. What is cached: the frames, or where augmentation changes samples, the samples. */
+/* Sound. What is cached: the frames, or where augmentation changes samples or those are asked for, the samples. */
 
 static struct data_key audio_key(const struct job *j, bool waves, double seconds)
 {
@@ -278,33 +278,59 @@ static int frames_without_waves(const struct job *j, float **out, int64_t *frame
     return rc;
 }
 
-static int frames_with_waves(struct job *j, float **out, int64_t *frames)
+/* Samples, augmented and cut. */
+static int get_waves(struct job *j, struct data_audio *a)
 {
     const struct data_modality *m = j->m;
     double seconds = m->max_seconds * (1 + m->audio.speed); /* what a faster clip needs to fill its time */
     struct data_key key = audio_key(j, true, seconds);
     struct data_cache_value v;
-    struct data_audio a = {0};
     int rc = 0;
+    *a = (struct data_audio){0};
     if (cached(j, key, &v)) {
-        a.n = v.h;
-        a.x = mem_try((size_t)a.n * sizeof *a.x, "sound", j->e);
-        if (!a.x) return ERR_MEMORY;
-        from_half(v.data, v.h, a.x);
+        a->n = v.h;
+        a->x = mem_try((size_t)a->n * sizeof *a->x, "sound", j->e);
+        if (!a->x) return ERR_MEMORY;
+        from_half(v.data, v.h, a->x);
     } else {
-        rc = decode_audio(j, seconds, &a);
-        if (!rc) rc = keep_halves(j, key, a.x, a.n, a.n);
+        rc = decode_audio(j, seconds, a);
+        if (!rc) rc = keep_halves(j, key, a->x, a->n, a->n);
     }
-    if (!rc) rc = data_augment_wave(&j->rng, &m->audio, m->logmel.rate, &a.x, &a.n, j->e);
+    if (!rc) rc = data_augment_wave(&j->rng, &m->audio, m->logmel.rate, &a->x, &a->n, j->e);
     double most = m->max_seconds * (double)m->logmel.rate;
-    if (m->max_seconds > 0 && (double)a.n > most) a.n = (int64_t)most;
+    if (m->max_seconds > 0 && (double)a->n > most) a->n = (int64_t)most;
+    return rc;
+}
+
+static int frames_with_waves(struct job *j, float **out, int64_t *frames)
+{
+    struct data_audio a;
+    int rc = get_waves(j, &a);
     if (!rc) rc = add_frames(j, a.x, a.n, out, frames);
+    data_audio_free(&a);
+    return rc;
+}
+
+static int add_raw(struct job *j)
+{
+    struct data_audio a;
+    int64_t samples = j->m->samples;
+    int rc = get_waves(j, &a);
+    if (!rc) rc = rows_need(j, samples, sizeof(float));
+    if (!rc) {
+        float *to = (float *)j->room->p + j->part->rows;
+        int64_t n = a.n < samples ? a.n : samples;
+        memcpy(to, a.x, (size_t)n * sizeof *to);
+        memset(to + n, 0, (size_t)(samples - n) * sizeof *to);
+        j->part->rows += samples;
+    }
     data_audio_free(&a);
     return rc;
 }
 
 static int add_audio(struct job *j)
 {
+    if (j->m->samples > 0) return add_raw(j);
     float *x = NULL;
     int64_t n = 0;
     bool waves = data_audio_augment_waves(&j->m->audio);

@@ -72,7 +72,8 @@ static int declare(struct run_model *m, struct err *e)
     /* The parameters do not depend on the batch: a graph for the smallest one declares them. */
     struct nn nn = {.g = ad_graph_new(), .store = m->store, .training = true};
     struct model_shape s[RUN_MAX_MODALITIES];
-    for (int i = 0; i < m->n; i++) s[i] = (struct model_shape){2, 64};
+    for (int i = 0; i < m->n; i++)
+        s[i] = (struct model_shape){2, m->input[i].samples > 0 ? 2 * m->input[i].samples : 64};
     run_model_loss(&nn, m, s, 2);
     int rc = nn_status(&nn, e);
     ad_graph_free(nn.g);

@@ -24,7 +24,7 @@ static double forecast_cache(const struct train_setup *s, const struct data_batc
         }
         if (d->kind == DATA_IMAGE) bytes += entries * (double)(d->h * d->w * 3);
         if (d->kind == DATA_TEXT) bytes += entries * (double)p->offsets[p->n] / items * 4;
-        if (d->kind == DATA_AUDIO) bytes += entries * (double)p->offsets[p->n] / items * (double)d->logmel.bins * 2;
+        if (d->kind == DATA_AUDIO) bytes += entries * (double)p->offsets[p->n] / items * (double)data_row_width(d) * 2;
     }
     return fmin(bytes, (double)s->m->config.data.cache);
 }
@@ -32,7 +32,7 @@ static double forecast_cache(const struct train_setup *s, const struct data_batc
 static double part_bytes(const struct data_modality *d, const struct data_part *p)
 {
     return (double)p->cap * (double)(d->kind == DATA_IMAGE ? d->h * d->w * 12 : 4) +
-           (double)p->rows * (d->kind == DATA_AUDIO ? 4.0 * (double)d->logmel.bins : 4.0);
+           (double)p->rows * (d->kind == DATA_AUDIO ? 4.0 * (double)data_row_width(d) : 4.0);
 }
 
 static void print_forecast(const struct train_setup *s, const struct ad_plan_stats *p, double peak, double step_s)
