@@ -133,7 +133,7 @@ static int time_product(const struct work *w, double seconds, const struct bench
     if (rc) return rc;
     while (repeat < 4096 && time_one(w, false, repeat) * repeat < 2e-3) repeat *= 2;
     double peak = 0; /* the best while this product is timed: clocks change with load and time */
-    for (double end = time_now() + seconds; n < MOST_ROUNDS && (n < 5 || time_now() < end); n++) {
+    for (double end = time_now() + seconds; n < MOST_ROUNDS && (n < (seconds > 0 ? 5 : 1) || time_now() < end); n++) {
         bool blas_first = n % 2;
         x[blas_first][n] = time_one(w, blas_first, repeat);
         x[!blas_first][n] = time_one(w, !blas_first, repeat);

@@ -101,7 +101,7 @@ static int tower_inputs(struct bench_job *j, const struct model_tower *t, struct
     case MODEL_RESNET:
     case MODEL_EFFICIENTNET: return normal_input(j, t->name, "image", s->items * t->image_size * t->image_size * 3, e);
     case MODEL_TEXT: return text_inputs(j, t, s, e);
-    case MODEL_WAVE: s->rows = s->items * j->row->samples; return normal_input(j, t->name, "wave", s->rows, e);
+    case MODEL_WAVE: s->rows = s->items * j->row->wave->samples; return normal_input(j, t->name, "wave", s->rows, e);
     case MODEL_AUDIO: break;
     }
     return err_set(e, ERR_CONFIG, "%s: a row has no sound for a tower of log-mel frames", t->name);
@@ -165,11 +165,9 @@ static val infonce(struct bench_job *j, struct nn *m)
 static val emit_loss(struct bench_job *j, struct nn *m, struct err *e)
 {
     const struct bench_row *r = j->row;
-    struct model_tower t[2];
-    struct model_shape s[2];
-    for (int64_t i = 0; i < r->towers.n; i++) {
-        const struct run_modality *k = &r->towers.v[i];
-        t[i] = run_tower(k, k->kind == RUN_TEXT ? k->text.vocab : 0);
+    struct model_tower t[BENCH_TOWERS];
+    struct model_shape s[BENCH_TOWERS];
+    for (int i = 0, n = bench_row_towers(r, t); i < n; i++) {
         s[i] = (struct model_shape){.items = r->batch};
         if (tower_inputs(j, &t[i], &s[i], e)) return 0;
     }

@@ -114,6 +114,15 @@ static const struct conf_field resnet_fields[] = {
 static const struct conf_table resnet_table = {sizeof(struct run_resnet), resnet_fields};
 #undef AT
 
+#define AT(m) offsetof(struct run_efficientnet, m)
+static const struct conf_field efficientnet_fields[] = {
+    {"variant", CONF_INT, AT(variant), "0", 0, 3, .help = "B0 to B3: wider and deeper"},
+    {"drop_path", CONF_DOUBLE, AT(drop_path), "0.2", 0, 0.9, .help = "of the last block's branch; earlier less"},
+    {0},
+};
+static const struct conf_table efficientnet_table = {sizeof(struct run_efficientnet), efficientnet_fields};
+#undef AT
+
 #define AT(m) offsetof(struct model_text, m)
 static const struct conf_field text_tower_fields[] = {
     {"causal", CONF_BOOL, AT(trunk.causal), "false", .help = "a token sees only what stands before it, as CLIP's"},
@@ -173,6 +182,8 @@ static const struct conf_table image_augment_table = {sizeof(struct data_image_a
 static const struct conf_field image_tower_fields[] = {
     CASE(struct run_image_towers, "vit", vit, &vit_table, 0, NULL, "vision transformer"),
     CASE(struct run_image_towers, "resnet", resnet, &resnet_table, 1, "{}", "residual network"),
+    CASE(struct run_image_towers, "efficientnet", efficientnet, &efficientnet_table, 2, NULL,
+         "inverted bottlenecks with squeeze and excitation"),
     {0},
 };
 static const struct conf_table image_tower_table = {sizeof(struct run_image_towers), image_tower_fields};
@@ -503,11 +514,18 @@ struct model_tower run_tower(const struct run_modality *m, int64_t vocab)
     struct model_tower t = {.name = m->name, .project_bias = m->project_bias};
     if (m->kind == RUN_IMAGE) {
         t.image_size = m->image.size;
-        t.kind = m->image.tower.kind == 0 ? MODEL_VIT : MODEL_RESNET;
-        if (t.kind == MODEL_VIT)
-            t.vit = m->image.tower.vit;
-        else
-            t.resnet = resnet_of(&m->image.tower.resnet);
+        const struct run_image_towers *tower = &m->image.tower;
+        if (tower->kind == 0) {
+            t.kind = MODEL_VIT;
+            t.vit = tower->vit;
+        } else if (tower->kind == 1) {
+            t.kind = MODEL_RESNET;
+            t.resnet = resnet_of(&tower->resnet);
+        } else {
+            t.kind = MODEL_EFFICIENTNET;
+            t.efficientnet = model_efficientnet_variant((int)tower->efficientnet.variant);
+            t.efficientnet.drop_path = tower->efficientnet.drop_path;
+        }
     }
     if (m->kind == RUN_TEXT) {
         t.kind = MODEL_TEXT;

@@ -42,10 +42,16 @@ struct run_resnet {
     double momentum, eps;
 };
 
+struct run_efficientnet {
+    int64_t variant; /* 0..3 */
+    double drop_path;
+};
+
 struct run_image_towers {
-    int kind; /* 0 vit, 1 resnet */
+    int kind; /* 0 vit, 1 resnet, 2 efficientnet */
     struct model_vit vit;
     struct run_resnet resnet;
+    struct run_efficientnet efficientnet;
 };
 
 struct run_image {

@@ -142,9 +142,16 @@ static void every_kind_of_work_runs(void **state)
         "work: {contrastive: {embed: 8}}\n",
         "name: lm\nbatch: 2\n"
         "towers:\n"
-        "  text: {kind: text, vocab: 300, length: 8, tower: {transformer: {causal: true, layers: 1, width: 16, heads: 2}}}\n"
+        "  text: {kind: text, vocab: 300, length: 8, tower: {transformer: {causal: true, layers: 1, width: 16, heads: "
+        "2}}}\n"
         "lengths: {mean: 8, deviation: 0, least: 8, most: 8}\n"
         "work: {lm: {}}\n",
+        "name: ctc\nbatch: 2\n"
+        "wave: {samples: 8000, layers: 1, width: 32, heads: 2, channels: 8}\n"
+        "work: {ctc: {classes: 5, labels: 3}}\n",
+        "name: net\nbatch: 2\n"
+        "towers: {image: {kind: image, size: 32, tower: {efficientnet: {}}}}\n"
+        "work: {classify: {classes: 5}}\n",
         "name: infonce\nbatch: 33\nwork: {infonce: {width: 16}}\n",
         "name: adamw\nwork: {adamw: {matrices: 2, side: 30}}\n",
         "name: logmel\nwork: {logmel: {seconds: 0.5}}\n",
@@ -186,6 +193,9 @@ static void slips_are_told(void **state)
     put("bad.yaml", "name: bad\nwork: {lm: {}}\n");
     assert_int_equal(RUN(temp_path(&dir, "bad.yaml")), 3);
     assert_says("lm takes one tower, of kind text, not 0");
+    put("bad.yaml", "name: bad\nwave: {}\nwork: {lm: {}}\n");
+    assert_int_equal(RUN(temp_path(&dir, "bad.yaml")), 3);
+    assert_says("lm takes one tower, of kind text, not 'wave'");
     put("bad.yaml", tiny_vit);
     assert_int_equal(RUN(temp_path(&dir, "bad.yaml"), "towers.image.size=17"), 3);
     assert_says("image size 17 must be a multiple of patch 8");
@@ -228,9 +238,9 @@ int main(void)
 {
     temp_dir_begin(&dir);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_row_gives_every_figure),  cmocka_unit_test(threads_and_keys_are_taken),
-        cmocka_unit_test(every_kind_of_work_runs),   cmocka_unit_test(profiles_go_to_standard_error),
-        cmocka_unit_test(slips_are_told),            cmocka_unit_test(the_machine_is_measured),
+        cmocka_unit_test(a_row_gives_every_figure), cmocka_unit_test(threads_and_keys_are_taken),
+        cmocka_unit_test(every_kind_of_work_runs),  cmocka_unit_test(profiles_go_to_standard_error),
+        cmocka_unit_test(slips_are_told),           cmocka_unit_test(the_machine_is_measured),
         cmocka_unit_test(products_are_compared),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
