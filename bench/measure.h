@@ -23,7 +23,7 @@ struct bench_result {
     struct bench_peak machine;
     int64_t steps;
     int threads;
-    struct ad_timing *timing; /* with options.profile: the calls, n_timing of them; else the same without times */
+    struct ad_timing *timing; /* the calls of a step, n_timing of them; with options.profile their times too */
     size_t n_timing;
 };
 
@@ -32,7 +32,7 @@ struct bench_result {
 int bench_measure(const struct bench_row *row, const struct bench_options *o, struct bench_job **job,
                   struct bench_result *r, struct err *e) MUST_CHECK;
 
-/* One line of JSON: the fields that docs/performance.md explains. */
+/* One line of JSON: the fields that docs/performance.md explains. With a profile, "ops" has its lines. */
 void bench_json(const struct bench_result *r, struct buf *out);
 
 /* Sorts x[n] and returns the value in the middle. */

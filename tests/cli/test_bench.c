@@ -169,7 +169,13 @@ static void profiles_go_to_standard_error(void **state)
 {
     put("tiny.yaml", tiny_vit);
     if (RUN(temp_path(&dir, "tiny.yaml"), "--steps", "2", "--profile")) fail_msg("%s", said);
-    json_decref(line_of());
+    json_t *j = line_of(), *op;
+    size_t i;
+    double time = 0, gflop = 0;
+    json_array_foreach(json_object_get(j, "ops"), i, op) time += number(op, "time"), gflop += number(op, "gflop");
+    assert_true(i > 5 && time > 0.99 && time < 1.01); /* shares of the profiled time, rounded to four places */
+    assert_true(gflop > 0.999 * number(j, "gflop") && gflop < 1.001 * number(j, "gflop"));
+    json_decref(j);
     assert_says("% limit");
     assert_says("\nadamw ");
     assert_says("\nmatmul ");
