@@ -12,6 +12,7 @@ static const char *const fit_names[] = {"crop", "stretch", "pad", NULL};
 static const char *const filter_names[] = {"bicubic", "bilinear", NULL};
 static const char *const mel_names[] = {"clip", "plain", "whisper", NULL};
 static const char *const block_names[] = {"basic", "bottleneck", NULL};
+static const char *const variant_names[] = {"b0", "b1", "b2", "b3", NULL};
 static const char *const loss_names[] = {"infonce", "siglip", NULL};
 
 /* ---- data -------------------------------------------------------------------------------------------------------- */
@@ -116,8 +117,12 @@ static const struct conf_table resnet_table = {sizeof(struct run_resnet), resnet
 
 #define AT(m) offsetof(struct run_efficientnet, m)
 static const struct conf_field efficientnet_fields[] = {
-    {"variant", CONF_INT, AT(variant), "0", 0, 3, .help = "B0 to B3: wider and deeper"},
+    {"variant", CONF_ENUM, AT(variant), "b0", .choices = variant_names, .help = "a published size"},
+    {"width", CONF_DOUBLE, AT(width), "0", 0, 16, .help = "factor of b0's channels; 0: the variant's"},
+    {"depth", CONF_DOUBLE, AT(depth), "0", 0, 16, .help = "factor of b0's blocks in each stage; 0: the variant's"},
     {"drop_path", CONF_DOUBLE, AT(drop_path), "0.2", 0, 0.9, .help = "of the last block's branch; earlier less"},
+    {"momentum", CONF_DOUBLE, AT(momentum), "0.1", 0, 1, .help = "of the running statistics"},
+    {"eps", CONF_DOUBLE, AT(eps), "1e-5", CONF_ABOVE_0, 1, .help = "of the norms"},
     {0},
 };
 static const struct conf_table efficientnet_table = {sizeof(struct run_efficientnet), efficientnet_fields};
@@ -182,8 +187,7 @@ static const struct conf_table image_augment_table = {sizeof(struct data_image_a
 static const struct conf_field image_tower_fields[] = {
     CASE(struct run_image_towers, "vit", vit, &vit_table, 0, NULL, "vision transformer"),
     CASE(struct run_image_towers, "resnet", resnet, &resnet_table, 1, "{}", "residual network"),
-    CASE(struct run_image_towers, "efficientnet", efficientnet, &efficientnet_table, 2, NULL,
-         "inverted bottlenecks with squeeze and excitation"),
+    CASE(struct run_image_towers, "efficientnet", efficientnet, &efficientnet_table, 2, NULL, "EfficientNet"),
     {0},
 };
 static const struct conf_table image_tower_table = {sizeof(struct run_image_towers), image_tower_fields};
@@ -509,23 +513,27 @@ static struct model_resnet resnet_of(const struct run_resnet *r)
     return m;
 }
 
+static struct model_efficientnet efficientnet_of(const struct run_efficientnet *r)
+{
+    struct model_efficientnet m = model_efficientnet_variant(r->variant);
+    if (r->width > 0) m.width = r->width;
+    if (r->depth > 0) m.depth = r->depth;
+    m.drop_path = r->drop_path;
+    m.momentum = r->momentum;
+    m.eps = r->eps;
+    return m;
+}
+
 struct model_tower run_tower(const struct run_modality *m, int64_t vocab)
 {
     struct model_tower t = {.name = m->name, .project_bias = m->project_bias};
     if (m->kind == RUN_IMAGE) {
         t.image_size = m->image.size;
-        const struct run_image_towers *tower = &m->image.tower;
-        if (tower->kind == 0) {
-            t.kind = MODEL_VIT;
-            t.vit = tower->vit;
-        } else if (tower->kind == 1) {
-            t.kind = MODEL_RESNET;
-            t.resnet = resnet_of(&tower->resnet);
-        } else {
-            t.kind = MODEL_EFFICIENTNET;
-            t.efficientnet = model_efficientnet_variant((int)tower->efficientnet.variant);
-            t.efficientnet.drop_path = tower->efficientnet.drop_path;
-        }
+        static const enum model_kind kinds[] = {MODEL_VIT, MODEL_RESNET, MODEL_EFFICIENTNET};
+        t.kind = kinds[m->image.tower.kind];
+        if (t.kind == MODEL_VIT) t.vit = m->image.tower.vit;
+        if (t.kind == MODEL_RESNET) t.resnet = resnet_of(&m->image.tower.resnet);
+        if (t.kind == MODEL_EFFICIENTNET) t.efficientnet = efficientnet_of(&m->image.tower.efficientnet);
     }
     if (m->kind == RUN_TEXT) {
         t.kind = MODEL_TEXT;

@@ -43,8 +43,9 @@ struct run_resnet {
 };
 
 struct run_efficientnet {
-    int64_t variant; /* 0..3 */
-    double drop_path;
+    int variant;         /* b0 .. b3 */
+    double width, depth; /* 0: the variant's */
+    double drop_path, momentum, eps;
 };
 
 struct run_image_towers {

@@ -13,7 +13,7 @@ data: {manifest: MANIFEST}
 modalities:
   photo: {kind: image, tower: {vit: {}}}
   drawing: {kind: image, tower: {resnet: {}}}
-  logo: {kind: image, tower: {efficientnet: {}}}
+  painting: {kind: image, tower: {efficientnet: {}}}
   caption: {kind: text}
   sound: {kind: audio}
 optim: {groups: [{pattern: "photo.*"}]}
