@@ -7,7 +7,7 @@
 
 #include "autograd/op.h"
 #include "base/mem.h"
-#include "base/rng_fill.h"
+#include "base/rng.h"
 
 enum { ALIGN = 16 }; /* elements: 64 bytes of f32 */
 
@@ -116,13 +116,8 @@ static void fill(const struct ad_store *s, struct ad_entry *p)
 {
     struct rng r = rng_make(s->seed, hash_str(p->name), 0);
     struct ad_tensor t = {.data = p->data, .dtype = p->dtype};
-    p->fresh = true;
-    if (p->init.kind == AD_INIT_ZERO) return; /* the memory is new */
-    if (p->init.kind == AD_INIT_NORMAL && p->dtype == AD_F32) {
-        rng_fill_normal(&r, p->init.scale, p->count, p->data);
-        return;
-    }
     for (int64_t i = 0; i < p->count; i++) ad_set(&t, i, start_value(&r, p->init));
+    p->fresh = true;
 }
 
 /* Trainable f32 entries lie in `flat`; all others (state, f64 used by checks) in `state`. */

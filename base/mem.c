@@ -85,17 +85,6 @@ static size_t block_bytes(size_t bytes)
     return (bytes + unit) / unit * unit;
 }
 
-/* Faults all pages in. Where they are many, by all threads: the system clears only a few GB a second on each. */
-static void touch(char *p, size_t len)
-{
-    int64_t parts = (int64_t)((len + HUGE_PAGE - 1) / HUGE_PAGE);
-#pragma omp parallel for schedule(static) if (parts >= 32)
-    for (int64_t i = 0; i < parts; i++) {
-        size_t end = (size_t)(i + 1) * HUGE_PAGE < len ? (size_t)(i + 1) * HUGE_PAGE : len;
-        for (size_t k = (size_t)i * HUGE_PAGE; k < end; k += 4096) ((volatile char *)p)[k] = 0;
-    }
-}
-
 void *mem_block(size_t bytes, const char *what, struct err *e)
 {
     if (bytes > SIZE_MAX / 4) { /* the sums below would wrap */
@@ -115,7 +104,7 @@ void *mem_block(size_t bytes, const char *what, struct err *e)
         p += head;
         madvise(p, len, MADV_HUGEPAGE);
     }
-    touch(p, len);
+    for (size_t i = 0; i < len; i += 4096) ((volatile char *)p)[i] = 0;
     return p;
 }
 

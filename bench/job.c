@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/rng_fill.h"
+#include "base/rng.h"
 #include "base/threads.h"
 #include "data/logmel.h"
 #include "models/head.h"
@@ -48,7 +48,7 @@ static void *add_input(struct bench_job *j, const char *name, size_t bytes, stru
 static void fill_normal(float *x, int64_t n, const char *stream)
 {
     struct rng r = rng_make(1, hash_str(stream), 0);
-    rng_fill_normal(&r, 1, n, x);
+    for (int64_t i = 0; i < n; i++) x[i] = (float)rng_normal(&r);
 }
 
 static int normal_input(struct bench_job *j, const char *tower, const char *what, int64_t n, struct err *e)
@@ -250,7 +250,8 @@ static int make_adamw(struct bench_job *j, struct err *e)
     }
     int rc = make_gradient(j, e);
     if (rc) return rc;
-    fill_normal(j->grad, j->n_grad, "gradient");
+    struct rng r = rng_make(1, hash_str("gradient"), 0);
+    for (int64_t i = 0; i < j->n_grad; i++) j->grad[i] = (float)rng_range(&r, -1, 1);
     return make_optimizer(j, e);
 }
 

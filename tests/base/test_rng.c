@@ -6,12 +6,8 @@
 #include <cmocka.h>
 
 #include <math.h>
-#include <stdlib.h>
 
-#include "base/isa.h"
-#include "base/mem.h"
-#include "base/rng_fill.h"
-#include "base/threads.h"
+#include "base/rng.h"
 
 /* Random123 1.14, tests/kat_vectors, "philox4x32 10". */
 static void published_vectors(void **state)
@@ -85,39 +81,6 @@ static void moments(void **state)
     for (int i = 0; i < 1000; i++) assert_in_range(rng_below(&r, (int64_t)1 << 32), 0, 0xffffffff);
 }
 
-/* Whole fills against single draws. Both round to f32 what differs by some 1e-15 (libm's cosine is taken of 2 pi v, which
- * is rounded once more): neighbours in f32 at most, or as near as that to where the cosine is 0. */
-static void a_fill_is_what_single_draws_are(void **state)
-{
-    static const int64_t sizes[] = {0, 1, 2, 3, 127, 128, 129, 1000, (1 << 15) - 1, (1 << 15) + 1, 200001};
-    enum { MOST = 200001 };
-    float *want = mem_alloc(MOST * sizeof *want), *x = mem_alloc((MOST + 1) * sizeof *x);
-    struct rng r = rng_make(11, hash_str("fill"), 3), draw = r;
-    for (int64_t i = 0; i < MOST; i++) want[i] = (float)(0.02 * rng_normal(&draw));
-    for (int i = 0; i < 3; i++) {
-        enum isa before = isa_use((enum isa)i);
-        for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
-            x[sizes[k]] = 77;
-            rng_fill_normal(&r, 0.02, sizes[k], x);
-            assert_true(x[sizes[k]] == 77);
-            for (int64_t j = 0; j < sizes[k]; j++)
-                if (!(fabs((double)x[j] - (double)want[j]) <= 1.2e-7 * fabs((double)want[j]) + 1e-16))
-                    fail_msg("%s, number %lld of %lld: %.9g, not %.9g", isa_name(isa_now()), (long long)j,
-                             (long long)sizes[k], (double)x[j], (double)want[j]);
-        }
-        isa_use(before);
-    }
-    for (int threads = 1; threads <= 7; threads += 2) {
-        float *y = mem_alloc(MOST * sizeof *y);
-        threads_init(threads);
-        rng_fill_normal(&r, 0.02, MOST, y);
-        assert_memory_equal(x, y, MOST * sizeof *y);
-        free(y);
-    }
-    free(want);
-    free(x);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -125,7 +88,6 @@ int main(void)
         cmocka_unit_test(hash_vectors),
         cmocka_unit_test(a_draw_depends_on_its_place_alone),
         cmocka_unit_test(moments),
-        cmocka_unit_test(a_fill_is_what_single_draws_are),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
