@@ -47,8 +47,10 @@ static void *add_input(struct bench_job *j, const char *name, size_t bytes, stru
 
 static void fill_normal(float *x, int64_t n, const char *stream)
 {
-    struct rng r = rng_make(1, hash_str(stream), 0);
-    for (int64_t i = 0; i < n; i++) x[i] = (float)rng_normal(&r);
+    enum { BLOCK = 16384 };
+    uint64_t key = rng_make(1, hash_str(stream), 0).key;
+#pragma omp parallel for schedule(static) if (n > BLOCK)
+    for (int64_t i = 0; i < n; i += BLOCK) ad_start_normal(x + i, i, i + BLOCK < n ? i + BLOCK : n, key, 0);
 }
 
 static int normal_input(struct bench_job *j, const char *tower, const char *what, int64_t n, struct err *e)
@@ -250,8 +252,7 @@ static int make_adamw(struct bench_job *j, struct err *e)
     }
     int rc = make_gradient(j, e);
     if (rc) return rc;
-    struct rng r = rng_make(1, hash_str("gradient"), 0);
-    for (int64_t i = 0; i < j->n_grad; i++) j->grad[i] = (float)rng_range(&r, -1, 1);
+    fill_normal(j->grad, j->n_grad, "gradient");
     return make_optimizer(j, e);
 }
 
