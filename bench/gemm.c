@@ -161,10 +161,16 @@ static int64_t most(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-int bench_gemm(double seconds, struct err *e)
+int bench_gemm(const char *part, double seconds, struct err *e)
 {
     struct product p[N_PRODUCTS];
-    int n = list(p);
+    int n = 0;
+    for (int i = 0, all = list(p); i < all; i++)
+        if (!part || strstr(p[i].name, part)) p[n++] = p[i];
+    if (n == 0)
+        return err_set(
+            e, ERR_USAGE,
+            "no product has '%s' in its name; there are cubes, odd ones, and rows' layers: 'vit_s16', 'dX'...", part);
     int64_t na = 0, nb = 0, nc = 0;
     size_t scratch = 0;
     for (int i = 0; i < n; i++) {

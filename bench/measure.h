@@ -39,7 +39,8 @@ void bench_json(const struct bench_result *r, struct buf *out);
 double bench_median(double *x, int64_t n);
 
 /* A table of products: triad's gemm() against the BLAS it is linked with, on the same threads, taking turns; a line of
- * JSON each on standard output. `seconds` a shape. */
-int bench_gemm(double seconds, struct err *e) MUST_CHECK;
+ * JSON each on standard output. `seconds` a product (0: once each); `part`: only those with this in their name (NULL:
+ * all). ERR_USAGE where none has; ERR_STATE where the two disagree on the numbers. */
+int bench_gemm(const char *part, double seconds, struct err *e) MUST_CHECK;
 
 #endif

@@ -49,7 +49,7 @@ class Picture:
     LEFT, WIDTH, BAR, GAP = 150, 760, 20, 10
 
     def __init__(self, title, rows, most):
-        self.scale = (self.WIDTH - self.LEFT - 70) / most
+        self.scale = (self.WIDTH - self.LEFT - 190) / most
         self.height = 56 + rows * (self.BAR + self.GAP) + 26
         self.parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{self.WIDTH}" height="{self.height}" '
@@ -67,7 +67,8 @@ class Picture:
         end = width
         if mark is not None:
             x = self.LEFT + mark * self.scale
-            end = max(end, mark * self.scale)
+            if mark * self.scale < width + 50:  # the label would stand on the mark
+                end = max(width, mark * self.scale)
             self.parts.append(f'<path d="M{x:.1f} {self.y - 3}v{self.BAR + 6}" stroke="#c0392b" stroke-width="2"/>')
         self.parts.append(f'<text x="{self.LEFT + end + 6:.1f}" y="{middle}" fill="#222">{escape(label)}</text>')
         self.y += self.BAR + self.GAP
@@ -181,7 +182,7 @@ def ops_part(alone, sentences):
                 continue
             s, total = op["s"], op["s"] / op["time"]
             lines.append([f"{op['op']} ({op['kernel']})", op["calls"], f"{1e3 * s:.1f}", f"{100 * op['time']:.0f}",
-                          f"{op['gflop'] / s:.0f}", f"{op['gbytes'] / s:.0f}", f"{100 * op['limit_s'] / s:.0f}",
+                          f"{op['gflop'] / s:.3g}", f"{op['gbytes'] / s:.3g}", f"{100 * op['limit_s'] / s:.0f}",
                           f"{100 * max(0, s - op['limit_s']) / total:.0f}"])  # fmt: skip
         if lines:
             out.append(table(["op", "calls", "ms", "% of the step", "GF/s", "GB/s", "% of limit", "lost %"], lines))

@@ -112,7 +112,7 @@ static void a_row_gives_every_figure(void **state)
     assert_true(share > 0.8 * number(j, "gflops") && share < 1.2 * number(j, "gflops"));
     assert_true(number(j, "limit_s") > 0 && number(j, "of_limit") > 0 && number(j, "bandwidth_gb_s") > 0.1);
     assert_true(number(j, "peak_mb") > 0 && number(j, "peak_mb") < number(j, "peak_total_mb"));
-    assert_true(number(j, "peak_total_mb") < 190); /* measuring the memory's speed is not the row's */
+    assert_true(number(j, "peak_total_mb") < 140); /* measuring the memory's speed is not the row's */
     assert_true(number(j, "first_step_s") >= 0 && number(j, "first_step_s") < 60);
     assert_true(number(j, "gbytes") > 0);
     assert_true(number(j, "state_mb") >= 4 * number(j, "params_mb") - 0.3);
@@ -210,7 +210,7 @@ static void slips_are_told(void **state)
     assert_int_equal(RUN("adamw", "--steps", "0"), 2);
     assert_says("--steps: expected from 1 to");
     assert_int_equal(RUN("peak", "batch=3"), 2);
-    assert_says("'peak' takes no keys, got 'batch=3'");
+    assert_says("one word too many: 'batch=3'");
 }
 
 static void the_machine_is_measured(void **state)
@@ -226,7 +226,9 @@ static void the_machine_is_measured(void **state)
 /* Each line is a product; that both programs agree on its numbers is checked by the command itself, which would fail. */
 static void products_are_compared(void **state)
 {
-    if (RUN("gemm", "--seconds", "0", "--threads", "2")) fail_msg("%s", said);
+    assert_int_equal(RUN("gemm", "sphere"), 2);
+    assert_says("no product has 'sphere' in its name");
+    if (RUN("gemm", "clip_small", "--seconds", "0", "--threads", "2")) fail_msg("%s", said);
     int lines = 0;
     for (char *p = out, *end; *p; p = end + 1, lines++) {
         end = strchr(p, '\n');
@@ -237,7 +239,7 @@ static void products_are_compared(void **state)
         assert_true(number(j, "ratio") > 0 && number(j, "share") > 0);
         json_decref(j);
     }
-    assert_true(lines >= 40);
+    assert_int_equal(lines, 6); /* two layers: forward, dX, dW */
 }
 
 int main(void)
