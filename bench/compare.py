@@ -95,6 +95,8 @@ def alone(options):
             r["one_thread"] = triad(options, row, 1)
         result["rows"][row] = r
         one = r.get("one_thread")
+        if r["cpu"] < 0.9:
+            print(f"{row}: other programs took {100 - 100 * r['cpu']:.0f} % of the cores meanwhile", file=sys.stderr)
         gain = f"{one['median'] / r['median']:.2f}" if one else "-"
         print(
             f"{row:16} {r['median']:9.4f} {r['gflop']:7.1f} {r['gflops']:6.1f} {100 * r['share']:7.1f} "

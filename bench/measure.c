@@ -36,7 +36,9 @@ static int run(struct bench_job *j, const struct bench_options *o, struct bench_
     int rc = time_steps(j, 1, NULL, e);
     r->first_step = process_age();
     if (!rc) rc = time_steps(j, o->warmup, NULL, e);
+    double start = time_now(), cpu = process_cpu();
     if (!rc) rc = time_steps(j, o->steps, seconds, e);
+    r->cpu = (process_cpu() - cpu) / ((time_now() - start) * r->threads);
     r->peak_total = (double)process_peak_rss();
     r->peak = r->peak_total - (double)o->base;
     r->median = bench_median(seconds, o->steps);
@@ -97,8 +99,8 @@ void bench_json(const struct bench_result *r, struct buf *out)
     const struct bench_size *s = &r->size;
     buf_str(out, "{\"row\": ");
     buf_json(out, r->row);
-    buf_printf(out, ", \"median\": %.5g, \"min\": %.5g, \"steps\": %lld, \"threads\": %d", r->median, r->min,
-               (long long)r->steps, r->threads);
+    buf_printf(out, ", \"median\": %.5g, \"min\": %.5g, \"steps\": %lld, \"threads\": %d, \"cpu\": %.3f", r->median,
+               r->min, (long long)r->steps, r->threads, r->cpu);
     buf_printf(out, ", \"peak_mb\": %.1f, \"peak_total_mb\": %.1f, \"first_step_s\": %.3f", r->peak / 1048576,
                r->peak_total / 1048576, r->first_step);
     buf_printf(out, ", \"gflop\": %.5g, \"gflops\": %.5g, \"share\": %.4f, \"peak_gflops\": %.5g", r->flops * 1e-9,

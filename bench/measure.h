@@ -14,7 +14,10 @@ struct bench_options {
 
 struct bench_result {
     const char *row;
-    double median, min;      /* seconds a step */
+    double median, min; /* seconds a step */
+    double
+        cpu; /* the share of its threads' time that the program ran in while steps were timed: well below 1, other work
+                 * took the cores, or threads waited asleep */
     double first_step;       /* seconds from the start of the process to the end of the first step */
     double peak, peak_total; /* bytes: the process's peak above `base`, and all of it */
     double flops, bytes;     /* a step: operations; memory traffic as autograd/report.h counts it */

@@ -214,6 +214,7 @@ FIELDS = """## The fields of `triad bench ROW`
 | field | meaning |
 | --- | --- |
 | `median`, `min` | seconds a step, over `steps` steps after the first and `--warmup` more |
+| `cpu` | the share of its threads' time that the program ran in while steps were timed; well below 1, other work took the cores |
 | `peak_mb`, `peak_total_mb` | the process's peak of resident memory before anything is measured but the row: above what it was when `main` began, and all of it |
 | `first_step_s` | from the start of the process to the end of the first step |
 | `gflop`, `gflops`, `share`, `peak_gflops` | operations a step (10^9); a second, by the median; as a share of the multiply-add peak; that peak, measured right after |
@@ -227,8 +228,6 @@ FIELDS = """## The fields of `triad bench ROW`
 def main():
     folder = sys.argv[1] if len(sys.argv) > 1 else "build/bench"
     alone, peers, sentences = load(folder, "triad.json"), load(folder, "peers.json"), kept_sentences()
-    if not alone and not peers:
-        sys.exit(f"{folder} has neither triad.json nor peers.json: run make bench or make bench-peers first")
     parts = [TOP]
     if peers:
         parts += peers_part(peers, sentences)

@@ -115,6 +115,7 @@ static void a_row_gives_every_figure(void **state)
     assert_true(number(j, "peak_total_mb") < 140); /* measuring the memory's speed is not the row's */
     assert_true(number(j, "first_step_s") >= 0 && number(j, "first_step_s") < 60);
     assert_true(number(j, "gbytes") > 0);
+    assert_true(number(j, "cpu") > 0 && number(j, "cpu") < 1.1); /* the two clocks are read one after the other */
     assert_true(number(j, "state_mb") >= 4 * number(j, "params_mb") - 0.3);
     number(j, "plan_mb");
     number(j, "input_mb");
