@@ -58,6 +58,13 @@ double process_age(void)
     return age > 0 ? age : 0;
 }
 
+double process_cpu(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 int64_t process_peak_rss(void)
 {
     /* Not getrusage: its figure survives exec and so may be that of a large parent. */

@@ -133,7 +133,7 @@ static int time_product(const struct work *w, double seconds, const struct bench
     if (rc) return rc;
     while (repeat < 4096 && time_one(w, false, repeat) * repeat < 2e-3) repeat *= 2;
     double peak = 0; /* the best while this product is timed: clocks change with load and time */
-    for (double end = time_now() + seconds; n < MOST_ROUNDS && (n < 5 || time_now() < end); n++) {
+    for (double end = time_now() + seconds; n < MOST_ROUNDS && (n < (seconds > 0 ? 5 : 1) || time_now() < end); n++) {
         bool blas_first = n % 2;
         x[blas_first][n] = time_one(w, blas_first, repeat);
         x[!blas_first][n] = time_one(w, !blas_first, repeat);
@@ -161,10 +161,16 @@ static int64_t most(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-int bench_gemm(double seconds, struct err *e)
+int bench_gemm(const char *part, double seconds, struct err *e)
 {
     struct product p[N_PRODUCTS];
-    int n = list(p);
+    int n = 0;
+    for (int i = 0, all = list(p); i < all; i++)
+        if (!part || strstr(p[i].name, part)) p[n++] = p[i];
+    if (n == 0)
+        return err_set(
+            e, ERR_USAGE,
+            "no product has '%s' in its name; there are cubes, odd ones, and rows' layers: 'vit_s16', 'dX'...", part);
     int64_t na = 0, nb = 0, nc = 0;
     size_t scratch = 0;
     for (int i = 0; i < n; i++) {

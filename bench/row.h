@@ -49,6 +49,12 @@ struct bench_lengths {
     int64_t least, most;
 };
 
+/* A tower over raw sound, which the loader of runs does not give: Wav2Vec 2.0's with these sizes. */
+struct bench_wave {
+    int64_t samples; /* of a clip */
+    int64_t layers, width, heads, channels;
+};
+
 struct bench_row {
     const char *name;
     int64_t batch;
@@ -57,7 +63,7 @@ struct bench_row {
         int64_t n;
     } towers;
     struct bench_lengths lengths;
-    int64_t samples;         /* of a clip, for towers over raw sound */
+    struct bench_wave *wave; /* the tower "wave", or NULL */
     double lr, weight_decay; /* of AdamW */
     struct bench_work work;
 };
@@ -69,6 +75,10 @@ int bench_row_read(struct conf *mem, const char *word, const char *const *overri
                    struct err *e) MUST_CHECK;
 /* The names of the rows in those folders, sorted, without repeats. The caller frees with file_list_free. */
 void bench_row_names(char ***names, int *n);
+
+/* The row's towers, in order (towers, then wave), into t[BENCH_TOWERS]; returns how many. */
+enum { BENCH_TOWERS = 2 };
+int bench_row_towers(const struct bench_row *row, struct model_tower *t);
 
 /* lengths[n], as struct bench_lengths says, in a mixed order that is always the same. Returns their sum. */
 int64_t bench_row_lengths(const struct bench_lengths *l, int64_t n, int64_t *lengths);
