@@ -1,0 +1,294 @@
+/* Lanes of a vector are frames, so that the code of one frame is the code of all. The samples of a few frames are turned
+ * on their side while they are windowed, and laid where an in-place FFT wants them: real samples 2i and 2i + 1 are one
+ * complex value, half the length (Cooley and Tukey 1965 in time; mixed radix). Powers, triangles and logarithms follow
+ * while the frames are in the first-level cache; the results are turned back. */
+#include "data/logmel_block.h"
+
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define LIST(f, s)                                                                                                \
+    f(0, s), f(1, s), f(2, s), f(3, s), f(4, s), f(5, s), f(6, s), f(7, s), f(8, s), f(9, s), f(10, s), f(11, s), \
+        f(12, s), f(13, s), f(14, s), f(15, s)
+#elif defined(__AVX__)
+#define LANES 8
+#define LIST(f, s) f(0, s), f(1, s), f(2, s), f(3, s), f(4, s), f(5, s), f(6, s), f(7, s)
+#else
+#define LANES 4
+#define LIST(f, s) f(0, s), f(1, s), f(2, s), f(3, s)
+#endif
+
+typedef float v __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Row i, column j of LANES vectors become row j, column i: for each bit s of an index, the elements whose row lacks s and
+ * whose column has it change places with those whose row has it and whose column lacks it. */
+#define LOW(j, s) (((j) & (s)) ? LANES + (j) - (s) : (j))
+#define HIGH(j, s) (((j) & (s)) ? LANES + (j) : (j) + (s))
+#define SWAP(s)                                                                \
+    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++)                   \
+    {                                                                          \
+        if (i & (s)) continue;                                                 \
+        v low = __builtin_shufflevector(a[i], a[i + (s)], LIST(LOW, s));       \
+        a[i + (s)] = __builtin_shufflevector(a[i], a[i + (s)], LIST(HIGH, s)); \
+        a[i] = low;                                                            \
+    }
+
+INLINE void transpose(v *a)
+{
+#if LANES > 8
+    SWAP(8)
+#endif
+#if LANES > 4
+    SWAP(4)
+#endif
+    SWAP(2)
+    SWAP(1)
+}
+
+INLINE v load(const float *p)
+{
+    v x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+INLINE v pick(vi mask, v a, v b)
+{
+    return (v)((mask & (vi)a) | (~mask & (vi)b));
+}
+
+/* Windowed samples of LANES frames, each where the first pass reads it; zeros beside the window. */
+static void take(const struct logmel_tables *t, const float *const *row, v *restrict z)
+{
+    const int32_t *place = t->place + t->pad;
+    int64_t i = 0;
+    for (; i + LANES <= t->window; i += LANES) {
+        v a[LANES];
+#pragma GCC unroll 16
+        for (int l = 0; l < LANES; l++) a[l] = load(row[l] + i);
+        transpose(a);
+#pragma GCC unroll 16
+        for (int l = 0; l < LANES; l++) z[place[i + l]] = a[l] * t->hann[i + l];
+    }
+    for (; i < t->window; i++) {
+        v a = {0};
+        for (int l = 0; l < LANES; l++) a[l] = row[l][i];
+        z[place[i]] = a * t->hann[i];
+    }
+    for (i = 0; i < t->pad; i++) z[t->place[i]] = (v){0};
+    for (i = t->pad + t->window; i < t->fft; i++) z[t->place[i]] = (v){0};
+}
+
+struct c { /* a complex number in each lane */
+    v re, im;
+};
+
+INLINE struct c add(struct c a, struct c b)
+{
+    return (struct c){a.re + b.re, a.im + b.im};
+}
+INLINE struct c sub(struct c a, struct c b)
+{
+    return (struct c){a.re - b.re, a.im - b.im};
+}
+INLINE struct c times(struct c a, float x)
+{
+    return (struct c){a.re * x, a.im * x};
+}
+INLINE struct c add_i(struct c a, struct c b) /* a + i b */
+{
+    return (struct c){a.re - b.im, a.im + b.re};
+}
+INLINE struct c sub_i(struct c a, struct c b) /* a - i b */
+{
+    return (struct c){a.re + b.im, a.im - b.re};
+}
+INLINE struct c back(struct c a, const float *turn) /* a (cos - i sin) */
+{
+    return (struct c){a.re * turn[0] + a.im * turn[1], a.im * turn[0] - a.re * turn[1]};
+}
+
+/* Value q of a butterfly, turned; `turn` NULL: by nothing. */
+INLINE struct c get(const v *z, int64_t step, int64_t q, const float *turn)
+{
+    struct c a = {z[q * step], z[q * step + 1]};
+    return turn && q ? back(a, turn + 2 * (q - 1)) : a;
+}
+INLINE void put(v *z, int64_t step, int64_t q, struct c a)
+{
+    z[q * step] = a.re;
+    z[q * step + 1] = a.im;
+}
+
+INLINE void fly2(v *z, int64_t step, const float *turn)
+{
+    struct c a = get(z, step, 0, turn), b = get(z, step, 1, turn);
+    put(z, step, 0, add(a, b));
+    put(z, step, 1, sub(a, b));
+}
+
+INLINE void fly3(v *z, int64_t step, const float *turn)
+{
+    struct c a = get(z, step, 0, turn), b = get(z, step, 1, turn), c = get(z, step, 2, turn), s = add(b, c);
+    struct c mid = sub(a, times(s, 0.5f)), off = times(sub(b, c), 0.866025404f); /* sin 60 */
+    put(z, step, 0, add(a, s));
+    put(z, step, 1, sub_i(mid, off));
+    put(z, step, 2, add_i(mid, off));
+}
+
+INLINE void fly4(v *z, int64_t step, const float *turn)
+{
+    struct c a = get(z, step, 0, turn), b = get(z, step, 1, turn), c = get(z, step, 2, turn), d = get(z, step, 3, turn);
+    struct c s = add(a, c), t = sub(a, c), u = add(b, d), w = sub(b, d);
+    put(z, step, 0, add(s, u));
+    put(z, step, 1, sub_i(t, w));
+    put(z, step, 2, sub(s, u));
+    put(z, step, 3, add_i(t, w));
+}
+
+INLINE void fly5(v *z, int64_t step, const float *turn)
+{
+    const float c1 = 0.309016994f, c2 = -0.809016994f, s1 = 0.951056516f, s2 = 0.587785252f; /* of 72 and 144 degrees */
+    struct c a = get(z, step, 0, turn), b = get(z, step, 1, turn), c = get(z, step, 2, turn), d = get(z, step, 3, turn),
+             e = get(z, step, 4, turn);
+    struct c s = add(b, e), t = add(c, d), u = sub(b, e), w = sub(c, d);
+    struct c m = add(add(a, times(s, c1)), times(t, c2)), n = add(add(a, times(s, c2)), times(t, c1));
+    struct c x = add(times(u, s1), times(w, s2)), y = sub(times(u, s2), times(w, s1));
+    put(z, step, 0, add(a, add(s, t)));
+    put(z, step, 1, sub_i(m, x));
+    put(z, step, 2, sub_i(n, y));
+    put(z, step, 3, add_i(n, y));
+    put(z, step, 4, add_i(m, x));
+}
+
+/* Any radix by its definition; `old` has room for its values. */
+static void fly_any(const struct logmel_pass *p, v *z, int64_t step, const float *turn, v *old)
+{
+    for (int64_t q = 0; q < p->radix; q++) put(old, 2, q, get(z, step, q, turn));
+    for (int64_t k = 0; k < p->radix; k++) {
+        struct c sum = get(old, 2, 0, NULL);
+        for (int64_t q = 1, at = k; q < p->radix; q++) {
+            sum = add(sum, back(get(old, 2, q, NULL), p->root + 2 * at));
+            at += k;
+            at -= at >= p->radix ? p->radix : 0;
+        }
+        put(z, step, k, sum);
+    }
+}
+
+#define PASS(fly, radix)                                                            \
+    do {                                                                            \
+        for (int64_t b = 0; b < n; b += all) fly(z + 2 * b, 2 * p->span, NULL);     \
+        for (int64_t j = 1; j < p->span; j++) {                                     \
+            const float *turn = p->turn + 2 * ((radix)-1) * (j - 1);                \
+            for (int64_t b = j; b < n; b += all) fly(z + 2 * b, 2 * p->span, turn); \
+        }                                                                           \
+    } while (0)
+
+static void transform(const struct logmel_tables *t, v *restrict z, v *old)
+{
+    int64_t n = t->fft / 2;
+    for (const struct logmel_pass *p = t->pass; p < t->pass + t->n_pass; p++) {
+        int64_t all = p->span * p->radix;
+        switch (p->root ? 0 : p->radix) {
+        case 2: PASS(fly2, 2); break;
+        case 3: PASS(fly3, 3); break;
+        case 4: PASS(fly4, 4); break;
+        case 5: PASS(fly5, 5); break;
+        default:
+#define ANY(at, step, turn) fly_any(p, at, step, turn, old)
+            PASS(ANY, p->radix);
+#undef ANY
+        }
+    }
+}
+
+/* The halved complex spectrum of (even, odd) samples to the powers of the real one (Sorensen et al. 1987, eq. 4): power k
+ * takes the place of the real part of value k, 0..fft/2. */
+static void powers(const struct logmel_tables *t, v *z)
+{
+    int64_t n = t->fft / 2;
+    v low = z[0] + z[1], high = z[0] - z[1];
+    z[0] = 4.0f * low * low;
+    z[2 * n] = 4.0f * high * high;
+    for (int64_t k = 1; 2 * k <= n; k++) {
+        v *p = z + 2 * k, *q = z + 2 * (n - k);
+        struct c even = {p[0] + q[0], p[1] - q[1]}, odd = {p[1] + q[1], q[0] - p[0]};
+        odd = back(odd, t->turn + 2 * k);
+        struct c x = add(even, odd), y = sub(even, odd);
+        *p = x.re * x.re + x.im * x.im;
+        *q = y.re * y.re + y.im * y.im;
+    }
+}
+
+/* ln x of normal numbers (Cephes, 1 ulp); infinity and NaN stay. */
+INLINE v logarithm(v x)
+{
+    vi bits = (vi)x - 0x3f3504f3; /* the fraction lies in sqrt(1/2)..sqrt(2) */
+    v f = (v)((bits & 0x7fffff) + 0x3f3504f3) - 1.0f, k = __builtin_convertvector(bits >> 23, v), z = f * f;
+    v p = f * 7.0376836292e-2f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    v y = f * z * p + k * -2.12194440e-4f - 0.5f * z;
+    y = (f + y) + k * 0.693359375f;
+    return pick(x <= 3.40282347e38f, y, x);
+}
+
+static void triangles(const struct logmel_tables *t, const v *z, int n, float *out)
+{
+    const float *w = t->weight;
+    for (int64_t b = 0; b < t->bins; b += LANES) {
+        int64_t more = t->bins - b < LANES ? t->bins - b : LANES;
+        v a[LANES];
+        for (int64_t i = 0; i < more; i++) {
+            const v *p = z + 2 * (int64_t)t->first[b + i];
+            v sum = {0};
+            for (int64_t k = 0; k < t->count[b + i]; k++) sum += p[2 * k] * *w++;
+            a[i] = sum;
+        }
+        for (int64_t i = more; i < LANES; i++) a[i] = (v){0};
+#pragma GCC unroll 4
+        for (int i = 0; i < LANES; i++)
+            a[i] = t->whisper ? logarithm(pick(a[i] < 1e-10f, (v){0} + 1e-10f, a[i])) * 0.434294482f
+                              : logarithm(a[i] + 1e-6f);
+        transpose(a);
+        for (int l = 0; l < n; l++) {
+            float *to = out + l * t->bins + b;
+            if (more == LANES)
+                memcpy(to, &a[l], sizeof a[l]);
+            else
+                memcpy(to, &a[l], (size_t)more * sizeof *to);
+        }
+    }
+}
+
+size_t logmel_block_bytes(const struct logmel_tables *t)
+{
+    int64_t most = 0;
+    for (int i = 0; i < t->n_pass; i++)
+        if (t->pass[i].root && t->pass[i].radix > most) most = t->pass[i].radix;
+    return (size_t)(t->fft + 2 + 2 * most) * sizeof(v);
+}
+
+void logmel_block(const struct logmel_tables *t, const float *const *row, int n, void *scratch, float *out)
+{
+    v *z = scratch;
+    for (int at = 0; at < n; at += LANES) {
+        const float *lane[LANES];
+        int left = n - at < LANES ? n - at : LANES;
+        for (int l = 0; l < LANES; l++) lane[l] = row[at + (l < left ? l : 0)];
+        take(t, lane, z);
+        transform(t, z, z + t->fft + 2);
+        powers(t, z);
+        triangles(t, z, left, out + at * t->bins);
+    }
+}

@@ -1,0 +1,41 @@
+/* Inside log-mel: frames by the vector. data/logmel.c makes the tables and cuts a clip into blocks, data/logmel_block.c
+ * turns a block into log-mel rows. */
+#ifndef TRIAD_DATA_LOGMEL_BLOCK_H
+#define TRIAD_DATA_LOGMEL_BLOCK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    LOGMEL_FRAMES = 16, /* of a block */
+    LOGMEL_PASSES = 16, /* fft/2 is at most 2^15 */
+};
+
+/* One pass of the complex FFT: spectra of `span` values each become, `radix` by `radix`, spectra of span * radix. */
+struct logmel_pass {
+    int64_t radix, span;
+    const float *turn; /* (span - 1, radix - 1, 2): cos and sin of 2 pi j q / (span * radix), j and q from 1 on */
+    const float *root; /* (radix, 2): cos and sin of 2 pi q / radix; NULL for radices with code of their own */
+};
+
+struct logmel_tables {
+    int64_t fft, window, pad, bins; /* samples; pad: from the start of the FFT's frame to the window's */
+    const float *hann;              /* (window), halved */
+    const int32_t *place;           /* (fft): where sample i of a frame lies before the first pass */
+    struct logmel_pass pass[LOGMEL_PASSES];
+    int n_pass;
+    const float *turn;            /* (fft / 4 + 1, 2): cos and sin of 2 pi k / fft */
+    const int32_t *first, *count; /* (bins): the run of powers under a triangle */
+    const float *weight;          /* all runs, one after another */
+    bool whisper;                 /* log10(max(m, 1e-10)); false: ln(m + 1e-6) */
+};
+
+/* Bytes that a thread needs for a block, 64-byte aligned. */
+size_t logmel_block_bytes(const struct logmel_tables *t);
+
+/* n (1..LOGMEL_FRAMES) frames, whose windows begin at row[0], row[1] ...: each `window` samples -> out (n, bins). What
+ * becomes of a frame does not depend on the others. */
+void logmel_block(const struct logmel_tables *t, const float *const *row, int n, void *scratch, float *out);
+
+#endif
