@@ -1,5 +1,5 @@
 /* The tables are made once: window, mel triangles as runs of weights (a bin touches few of the FFT's values), the FFT's
- * factors. A clip is cut into blocks of frames; data/logmel_block.c has the arithmetic. */
+ * factors. A clip is cut into blocks of frames; data/kernels/logmel.c has the arithmetic. */
 #include "data/logmel.h"
 
 #include <math.h>
@@ -9,7 +9,7 @@
 
 #include "base/mem.h"
 #include "base/threads.h"
-#include "data/logmel_block.h"
+#include "data/kernels.h"
 
 struct data_logmel {
     struct data_logmel_config c;
@@ -164,9 +164,12 @@ int data_logmel_new(const struct data_logmel_config *c, struct data_logmel **out
                                   .weight = m->weight,
                                   .whisper = c->style == DATA_LOGMEL_WHISPER};
     fill_fft(m);
+    int64_t longest = 0;
+    for (int i = 0; i < m->t.n_pass; i++)
+        if (m->t.pass[i].root && m->t.pass[i].radix > longest) longest = m->t.pass[i].radix;
     m->threads = threads_count();
     m->edge = ((size_t)(LOGMEL_FRAMES * window) * sizeof(float) + 63) / 64 * 64;
-    m->room = m->edge + (logmel_block_bytes(&m->t) + 63) / 64 * 64;
+    m->room = m->edge + LOGMEL_FRAMES * sizeof(float) * (size_t)(c->fft + 2 + 2 * longest);
     m->scratch = mem_block((size_t)m->threads * m->room, "log-mel frames", e);
     if (!m->scratch) {
         data_logmel_free(m);
@@ -219,41 +222,16 @@ static void run_block(const struct data_logmel *m, const float *x, int64_t sampl
         if (!inside) take_edge(m, x, samples, at, edge);
         row[i] = inside ? x + at : edge;
     }
-    logmel_block(&m->t, row, (int)n, scratch + m->edge, out + from * m->c.bins);
-}
-
-typedef double d8 __attribute__((vector_size(64)));
-typedef float f8 __attribute__((vector_size(32)));
-
-/* The sum of y - mean, or of its square, in eight sums side by side. */
-static double sum(const float *y, int64_t n, double mean, bool square)
-{
-    d8 s = {0};
-    int64_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        f8 x;
-        memcpy(&x, y + i, sizeof x);
-        d8 d = __builtin_convertvector(x, d8) - mean;
-        s += square ? d * d : d;
-    }
-    for (; i < n; i++) s[i % 8] += square ? (y[i] - mean) * (y[i] - mean) : y[i] - mean;
-    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    ISA_PICK(logmel_block)(&m->t, row, (int)n, scratch + m->edge, out + from * m->c.bins);
 }
 
 static void finish(const struct data_logmel *m, float *y, int64_t n)
 {
     if (m->c.style == DATA_LOGMEL_CLIP) {
-        double mean = sum(y, n, 0, false) / (double)n, square = sum(y, n, mean, true);
-        double scale = 1 / ((n > 1 ? sqrt(square / (double)(n - 1)) : 0) + 1e-5);
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) y[i] = (float)((y[i] - mean) * scale);
-    } else if (m->c.style == DATA_LOGMEL_WHISPER) {
-        float top = -INFINITY;
-#pragma omp simd reduction(max : top)
-        for (int64_t i = 0; i < n; i++) top = y[i] > top ? y[i] : top;
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) y[i] = ((y[i] < top - 8 ? top - 8 : y[i]) + 4) / 4;
-    }
+        double mean = ISA_PICK(logmel_sum)(y, n, 0, 1) / (double)n, square = ISA_PICK(logmel_sum)(y, n, mean, 2);
+        ISA_PICK(logmel_scale)(y, n, mean, 1 / ((n > 1 ? sqrt(square / (double)(n - 1)) : 0) + 1e-5));
+    } else if (m->c.style == DATA_LOGMEL_WHISPER)
+        ISA_PICK(logmel_whisper)(y, n);
 }
 
 void data_logmel_run(struct data_logmel *m, const float *x, int64_t n, float *out)

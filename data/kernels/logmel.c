@@ -2,136 +2,117 @@
  * on their side while they are windowed, and laid where an in-place FFT wants them: real samples 2i and 2i + 1 are one
  * complex value, half the length (Cooley and Tukey 1965 in time; mixed radix). Powers, triangles and logarithms follow
  * while the frames are in the first-level cache; the results are turned back. */
-#include "data/logmel_block.h"
+#include <math.h>
 
-#include <string.h>
+#include "base/simd.h"
+#include "data/kernels.h"
 
-#if defined(__AVX512F__)
-#define LANES 16
+#if VL == 16
 #define LIST(f, s)                                                                                                \
     f(0, s), f(1, s), f(2, s), f(3, s), f(4, s), f(5, s), f(6, s), f(7, s), f(8, s), f(9, s), f(10, s), f(11, s), \
         f(12, s), f(13, s), f(14, s), f(15, s)
-#elif defined(__AVX__)
-#define LANES 8
+#elif VL == 8
 #define LIST(f, s) f(0, s), f(1, s), f(2, s), f(3, s), f(4, s), f(5, s), f(6, s), f(7, s)
 #else
-#define LANES 4
 #define LIST(f, s) f(0, s), f(1, s), f(2, s), f(3, s)
 #endif
 
-typedef float v __attribute__((vector_size(4 * LANES)));
-typedef int32_t vi __attribute__((vector_size(4 * LANES)));
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* Row i, column j of LANES vectors become row j, column i: for each bit s of an index, the elements whose row lacks s and
+/* Row i, column j of VL vectors become row j, column i: for each bit s of an index, the elements whose row lacks s and
  * whose column has it change places with those whose row has it and whose column lacks it. */
-#define LOW(j, s) (((j) & (s)) ? LANES + (j) - (s) : (j))
-#define HIGH(j, s) (((j) & (s)) ? LANES + (j) : (j) + (s))
+#define LOW(j, s) (((j) & (s)) ? VL + (j) - (s) : (j))
+#define HIGH(j, s) (((j) & (s)) ? VL + (j) : (j) + (s))
 #define SWAP(s)                                                                \
-    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++)                   \
+    _Pragma("GCC unroll 16") for (int i = 0; i < VL; i++)                      \
     {                                                                          \
         if (i & (s)) continue;                                                 \
-        v low = __builtin_shufflevector(a[i], a[i + (s)], LIST(LOW, s));       \
+        vf low = __builtin_shufflevector(a[i], a[i + (s)], LIST(LOW, s));      \
         a[i + (s)] = __builtin_shufflevector(a[i], a[i + (s)], LIST(HIGH, s)); \
         a[i] = low;                                                            \
     }
 
-INLINE void transpose(v *a)
+SIMD_FN void transpose(vf *a)
 {
-#if LANES > 8
+#if VL > 8
     SWAP(8)
 #endif
-#if LANES > 4
+#if VL > 4
     SWAP(4)
 #endif
     SWAP(2)
     SWAP(1)
 }
 
-INLINE v load(const float *p)
-{
-    v x;
-    memcpy(&x, p, sizeof x);
-    return x;
-}
-
-INLINE v pick(vi mask, v a, v b)
-{
-    return (v)((mask & (vi)a) | (~mask & (vi)b));
-}
-
-/* Windowed samples of LANES frames, each where the first pass reads it; zeros beside the window. */
-static void take(const struct logmel_tables *t, const float *const *row, v *restrict z)
+/* Windowed samples of VL frames, each where the first pass reads it; zeros beside the window. */
+static void take(const struct logmel_tables *t, const float *const *row, vf *restrict z)
 {
     const int32_t *place = t->place + t->pad;
     int64_t i = 0;
-    for (; i + LANES <= t->window; i += LANES) {
-        v a[LANES];
+    for (; i + VL <= t->window; i += VL) {
+        vf a[VL];
 #pragma GCC unroll 16
-        for (int l = 0; l < LANES; l++) a[l] = load(row[l] + i);
+        for (int l = 0; l < VL; l++) a[l] = vf_load(row[l] + i);
         transpose(a);
 #pragma GCC unroll 16
-        for (int l = 0; l < LANES; l++) z[place[i + l]] = a[l] * t->hann[i + l];
+        for (int l = 0; l < VL; l++) z[place[i + l]] = a[l] * t->hann[i + l];
     }
     for (; i < t->window; i++) {
-        v a = {0};
-        for (int l = 0; l < LANES; l++) a[l] = row[l][i];
+        vf a = {0};
+        for (int l = 0; l < VL; l++) a[l] = row[l][i];
         z[place[i]] = a * t->hann[i];
     }
-    for (i = 0; i < t->pad; i++) z[t->place[i]] = (v){0};
-    for (i = t->pad + t->window; i < t->fft; i++) z[t->place[i]] = (v){0};
+    for (i = 0; i < t->pad; i++) z[t->place[i]] = (vf){0};
+    for (i = t->pad + t->window; i < t->fft; i++) z[t->place[i]] = (vf){0};
 }
 
 struct c { /* a complex number in each lane */
-    v re, im;
+    vf re, im;
 };
 
-INLINE struct c add(struct c a, struct c b)
+SIMD_FN struct c add(struct c a, struct c b)
 {
     return (struct c){a.re + b.re, a.im + b.im};
 }
-INLINE struct c sub(struct c a, struct c b)
+SIMD_FN struct c sub(struct c a, struct c b)
 {
     return (struct c){a.re - b.re, a.im - b.im};
 }
-INLINE struct c times(struct c a, float x)
+SIMD_FN struct c times(struct c a, float x)
 {
     return (struct c){a.re * x, a.im * x};
 }
-INLINE struct c add_i(struct c a, struct c b) /* a + i b */
+SIMD_FN struct c add_i(struct c a, struct c b) /* a + i b */
 {
     return (struct c){a.re - b.im, a.im + b.re};
 }
-INLINE struct c sub_i(struct c a, struct c b) /* a - i b */
+SIMD_FN struct c sub_i(struct c a, struct c b) /* a - i b */
 {
     return (struct c){a.re + b.im, a.im - b.re};
 }
-INLINE struct c back(struct c a, const float *turn) /* a (cos - i sin) */
+SIMD_FN struct c back(struct c a, const float *turn) /* a (cos - i sin) */
 {
     return (struct c){a.re * turn[0] + a.im * turn[1], a.im * turn[0] - a.re * turn[1]};
 }
 
 /* Value q of a butterfly, turned; `turn` NULL: by nothing. */
-INLINE struct c get(const v *z, int64_t step, int64_t q, const float *turn)
+SIMD_FN struct c get(const vf *z, int64_t step, int64_t q, const float *turn)
 {
     struct c a = {z[q * step], z[q * step + 1]};
     return turn && q ? back(a, turn + 2 * (q - 1)) : a;
 }
-INLINE void put(v *z, int64_t step, int64_t q, struct c a)
+SIMD_FN void put(vf *z, int64_t step, int64_t q, struct c a)
 {
     z[q * step] = a.re;
     z[q * step + 1] = a.im;
 }
 
-INLINE void fly2(v *z, int64_t step, const float *turn)
+SIMD_FN void fly2(vf *z, int64_t step, const float *turn)
 {
     struct c a = get(z, step, 0, turn), b = get(z, step, 1, turn);
     put(z, step, 0, add(a, b));
     put(z, step, 1, sub(a, b));
 }
 
-INLINE void fly3(v *z, int64_t step, const float *turn)
+SIMD_FN void fly3(vf *z, int64_t step, const float *turn)
 {
     struct c a = get(z, step, 0, turn), b = get(z, step, 1, turn), c = get(z, step, 2, turn), s = add(b, c);
     struct c mid = sub(a, times(s, 0.5f)), off = times(sub(b, c), 0.866025404f); /* sin 60 */
@@ -140,7 +121,7 @@ INLINE void fly3(v *z, int64_t step, const float *turn)
     put(z, step, 2, add_i(mid, off));
 }
 
-INLINE void fly4(v *z, int64_t step, const float *turn)
+SIMD_FN void fly4(vf *z, int64_t step, const float *turn)
 {
     struct c a = get(z, step, 0, turn), b = get(z, step, 1, turn), c = get(z, step, 2, turn), d = get(z, step, 3, turn);
     struct c s = add(a, c), t = sub(a, c), u = add(b, d), w = sub(b, d);
@@ -150,7 +131,7 @@ INLINE void fly4(v *z, int64_t step, const float *turn)
     put(z, step, 3, add_i(t, w));
 }
 
-INLINE void fly5(v *z, int64_t step, const float *turn)
+SIMD_FN void fly5(vf *z, int64_t step, const float *turn)
 {
     const float c1 = 0.309016994f, c2 = -0.809016994f, s1 = 0.951056516f, s2 = 0.587785252f; /* of 72 and 144 degrees */
     struct c a = get(z, step, 0, turn), b = get(z, step, 1, turn), c = get(z, step, 2, turn), d = get(z, step, 3, turn),
@@ -166,7 +147,7 @@ INLINE void fly5(v *z, int64_t step, const float *turn)
 }
 
 /* Any radix by its definition; `old` has room for its values. */
-static void fly_any(const struct logmel_pass *p, v *z, int64_t step, const float *turn, v *old)
+static void fly_any(const struct logmel_pass *p, vf *z, int64_t step, const float *turn, vf *old)
 {
     for (int64_t q = 0; q < p->radix; q++) put(old, 2, q, get(z, step, q, turn));
     for (int64_t k = 0; k < p->radix; k++) {
@@ -189,7 +170,7 @@ static void fly_any(const struct logmel_pass *p, v *z, int64_t step, const float
         }                                                                           \
     } while (0)
 
-static void transform(const struct logmel_tables *t, v *restrict z, v *old)
+static void transform(const struct logmel_tables *t, vf *restrict z, vf *old)
 {
     int64_t n = t->fft / 2;
     for (const struct logmel_pass *p = t->pass; p < t->pass + t->n_pass; p++) {
@@ -209,14 +190,14 @@ static void transform(const struct logmel_tables *t, v *restrict z, v *old)
 
 /* The halved complex spectrum of (even, odd) samples to the powers of the real one (Sorensen et al. 1987, eq. 4): power k
  * takes the place of the real part of value k, 0..fft/2. */
-static void powers(const struct logmel_tables *t, v *z)
+static void powers(const struct logmel_tables *t, vf *z)
 {
     int64_t n = t->fft / 2;
-    v low = z[0] + z[1], high = z[0] - z[1];
+    vf low = z[0] + z[1], high = z[0] - z[1];
     z[0] = 4.0f * low * low;
     z[2 * n] = 4.0f * high * high;
     for (int64_t k = 1; 2 * k <= n; k++) {
-        v *p = z + 2 * k, *q = z + 2 * (n - k);
+        vf *p = z + 2 * k, *q = z + 2 * (n - k);
         struct c even = {p[0] + q[0], p[1] - q[1]}, odd = {p[1] + q[1], q[0] - p[0]};
         odd = back(odd, t->turn + 2 * k);
         struct c x = add(even, odd), y = sub(even, odd);
@@ -226,11 +207,11 @@ static void powers(const struct logmel_tables *t, v *z)
 }
 
 /* ln x of normal numbers (Cephes, 1 ulp); infinity and NaN stay. */
-INLINE v logarithm(v x)
+SIMD_FN vf logarithm(vf x)
 {
     vi bits = (vi)x - 0x3f3504f3; /* the fraction lies in sqrt(1/2)..sqrt(2) */
-    v f = (v)((bits & 0x7fffff) + 0x3f3504f3) - 1.0f, k = __builtin_convertvector(bits >> 23, v), z = f * f;
-    v p = f * 7.0376836292e-2f - 1.1514610310e-1f;
+    vf f = (vf)((bits & 0x7fffff) + 0x3f3504f3) - 1.0f, k = __builtin_convertvector(bits >> 23, vf), z = f * f;
+    vf p = f * 7.0376836292e-2f - 1.1514610310e-1f;
     p = p * f + 1.1676998740e-1f;
     p = p * f - 1.2420140846e-1f;
     p = p * f + 1.4249322787e-1f;
@@ -238,32 +219,32 @@ INLINE v logarithm(v x)
     p = p * f + 2.0000714765e-1f;
     p = p * f - 2.4999993993e-1f;
     p = p * f + 3.3333331174e-1f;
-    v y = f * z * p + k * -2.12194440e-4f - 0.5f * z;
+    vf y = f * z * p + k * -2.12194440e-4f - 0.5f * z;
     y = (f + y) + k * 0.693359375f;
-    return pick(x <= 3.40282347e38f, y, x);
+    return vf_pick(x <= 3.40282347e38f, y, x);
 }
 
-static void triangles(const struct logmel_tables *t, const v *z, int n, float *out)
+static void triangles(const struct logmel_tables *t, const vf *z, int n, float *out)
 {
     const float *w = t->weight;
-    for (int64_t b = 0; b < t->bins; b += LANES) {
-        int64_t more = t->bins - b < LANES ? t->bins - b : LANES;
-        v a[LANES];
+    for (int64_t b = 0; b < t->bins; b += VL) {
+        int64_t more = t->bins - b < VL ? t->bins - b : VL;
+        vf a[VL];
         for (int64_t i = 0; i < more; i++) {
-            const v *p = z + 2 * (int64_t)t->first[b + i];
-            v sum = {0};
+            const vf *p = z + 2 * (int64_t)t->first[b + i];
+            vf sum = {0};
             for (int64_t k = 0; k < t->count[b + i]; k++) sum += p[2 * k] * *w++;
             a[i] = sum;
         }
-        for (int64_t i = more; i < LANES; i++) a[i] = (v){0};
+        for (int64_t i = more; i < VL; i++) a[i] = (vf){0};
 #pragma GCC unroll 4
-        for (int i = 0; i < LANES; i++)
-            a[i] = t->whisper ? logarithm(pick(a[i] < 1e-10f, (v){0} + 1e-10f, a[i])) * 0.434294482f
+        for (int i = 0; i < VL; i++)
+            a[i] = t->whisper ? logarithm(vf_pick(a[i] < 1e-10f, (vf){0} + 1e-10f, a[i])) * 0.434294482f
                               : logarithm(a[i] + 1e-6f);
         transpose(a);
         for (int l = 0; l < n; l++) {
             float *to = out + l * t->bins + b;
-            if (more == LANES)
+            if (more == VL)
                 memcpy(to, &a[l], sizeof a[l]);
             else
                 memcpy(to, &a[l], (size_t)more * sizeof *to);
@@ -271,24 +252,53 @@ static void triangles(const struct logmel_tables *t, const v *z, int n, float *o
     }
 }
 
-size_t logmel_block_bytes(const struct logmel_tables *t)
+void ISA_FN(logmel_block)(const struct logmel_tables *t, const float *const *row, int n, void *scratch, float *out)
 {
-    int64_t most = 0;
-    for (int i = 0; i < t->n_pass; i++)
-        if (t->pass[i].root && t->pass[i].radix > most) most = t->pass[i].radix;
-    return (size_t)(t->fft + 2 + 2 * most) * sizeof(v);
-}
-
-void logmel_block(const struct logmel_tables *t, const float *const *row, int n, void *scratch, float *out)
-{
-    v *z = scratch;
-    for (int at = 0; at < n; at += LANES) {
-        const float *lane[LANES];
-        int left = n - at < LANES ? n - at : LANES;
-        for (int l = 0; l < LANES; l++) lane[l] = row[at + (l < left ? l : 0)];
+    vf *z = scratch;
+    for (int at = 0; at < n; at += VL) {
+        const float *lane[VL];
+        int left = n - at < VL ? n - at : VL;
+        for (int l = 0; l < VL; l++) lane[l] = row[at + (l < left ? l : 0)];
         take(t, lane, z);
         transform(t, z, z + t->fft + 2);
         powers(t, z);
         triangles(t, z, left, out + at * t->bins);
     }
+}
+
+typedef double half __attribute__((vector_size(4 * VL)));      /* as many bits, half as many numbers */
+typedef float half_float __attribute__((vector_size(2 * VL))); /* the same in float */
+
+double ISA_FN(logmel_sum)(const float *y, int64_t n, double mean, int power)
+{
+    half s[4] = {0}; /* as many as are under way at once */
+    double rest = 0;
+    int64_t i = 0;
+    for (; i + 2 * VL <= n; i += 2 * VL)
+        for (int k = 0; k < 4; k++) {
+            half_float x;
+            memcpy(&x, y + i + k * (VL / 2), sizeof x);
+            half d = __builtin_convertvector(x, half) - mean;
+            s[k] += power == 2 ? d * d : d;
+        }
+    for (; i < n; i++) rest += power == 2 ? (y[i] - mean) * (y[i] - mean) : y[i] - mean;
+    s[0] = (s[0] + s[1]) + (s[2] + s[3]);
+    for (int k = 0; k < VL / 2; k++) rest += s[0][k];
+    return rest;
+}
+
+void ISA_FN(logmel_scale)(float *y, int64_t n, double mean, double scale)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) y[i] = (float)((y[i] - mean) * scale);
+}
+
+void ISA_FN(logmel_whisper)(float *y, int64_t n)
+{
+    float top = -INFINITY;
+#pragma omp simd reduction(max : top)
+    for (int64_t i = 0; i < n; i++) top = y[i] > top ? y[i] : top;
+    float low = top - 8;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) y[i] = ((y[i] < low ? low : y[i]) + 4) / 4;
 }

@@ -1,12 +1,12 @@
-/* Inside log-mel: frames by the vector. data/logmel.c makes the tables and cuts a clip into blocks, data/logmel_block.c
- * turns a block into log-mel rows. */
-#ifndef TRIAD_DATA_LOGMEL_BLOCK_H
-#define TRIAD_DATA_LOGMEL_BLOCK_H
+/* Inside of data/: the loops that are compiled for several instruction sets (base/isa.h), in data/kernels/. */
+#ifndef TRIAD_DATA_KERNELS_H
+#define TRIAD_DATA_KERNELS_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
+#include "base/isa.h"
 
+/* Log-mel (kernels/logmel.c). data/logmel.c makes the tables and cuts a clip into blocks of frames. */
 enum {
     LOGMEL_FRAMES = 16, /* of a block */
     LOGMEL_PASSES = 16, /* fft/2 is at most 2^15 */
@@ -31,11 +31,15 @@ struct logmel_tables {
     bool whisper;                 /* log10(max(m, 1e-10)); false: ln(m + 1e-6) */
 };
 
-/* Bytes that a thread needs for a block, 64-byte aligned. */
-size_t logmel_block_bytes(const struct logmel_tables *t);
-
 /* n (1..LOGMEL_FRAMES) frames, whose windows begin at row[0], row[1] ...: each `window` samples -> out (n, bins). What
- * becomes of a frame does not depend on the others. */
-void logmel_block(const struct logmel_tables *t, const float *const *row, int n, void *scratch, float *out);
+ * becomes of a frame does not depend on the others. z: scratch, 64-byte aligned, LOGMEL_FRAMES floats for each sample of
+ * the FFT, two more, and two for each value of the largest radix that has a `root`. */
+ISA_DECLARE(void, logmel_block, (const struct logmel_tables *t, const float *const *row, int n, void *z, float *out));
+/* The sum of (y - mean), or of its square. */
+ISA_DECLARE(double, logmel_sum, (const float *y, int64_t n, double mean, int power));
+/* y = (y - mean) * scale */
+ISA_DECLARE(void, logmel_scale, (float *y, int64_t n, double mean, double scale));
+/* y = (max(y, max of all y - 8) + 4) / 4; a NaN stays, and is not the maximum. */
+ISA_DECLARE(void, logmel_whisper, (float *y, int64_t n));
 
 #endif
