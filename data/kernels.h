@@ -42,4 +42,23 @@ ISA_DECLARE(void, logmel_scale, (float *y, int64_t n, double mean, double scale)
 /* y = (max(y, max of all y - 8) + 4) / 4; a NaN stays, and is not the maximum. */
 ISA_DECLARE(void, logmel_whisper, (float *y, int64_t n));
 
+/* Resizing (kernels/resize.c). */
+enum {
+    RESIZE_BITS = 32 - 8 - 2, /* of a weight: 8 are the pixel's, 2 are spare for weights below 0 and sums above 1 */
+    RESIZE_ROWS = 16,         /* at a time */
+};
+
+/* One direction: output pixel i is the weighted sum of n[i] input pixels from first[i], which never falls. */
+struct resize_taps {
+    int64_t out, size;  /* output pixels, taps reserved for each */
+    int32_t *k;         /* (out, size) */
+    int32_t *first, *n; /* (out) */
+};
+
+/* RESIZE_ROWS rows of RGB -> as many of t->out pixels; rows may be the same. `side` holds RESIZE_ROWS rows of both. */
+ISA_DECLARE(void, resize_across,
+            (const struct resize_taps *t, const uint8_t *const *row, uint8_t *const *out, uint8_t *side));
+/* One row of `width` bytes from n >= 1 rows of `in`, which lie one behind another. */
+ISA_DECLARE(void, resize_down, (const int32_t *k, int64_t n, const uint8_t *in, int64_t width, uint8_t *out));
+
 #endif

@@ -6,41 +6,7 @@
 
 #include "base/simd.h"
 #include "data/kernels.h"
-
-#if VL == 16
-#define LIST(f, s)                                                                                                \
-    f(0, s), f(1, s), f(2, s), f(3, s), f(4, s), f(5, s), f(6, s), f(7, s), f(8, s), f(9, s), f(10, s), f(11, s), \
-        f(12, s), f(13, s), f(14, s), f(15, s)
-#elif VL == 8
-#define LIST(f, s) f(0, s), f(1, s), f(2, s), f(3, s), f(4, s), f(5, s), f(6, s), f(7, s)
-#else
-#define LIST(f, s) f(0, s), f(1, s), f(2, s), f(3, s)
-#endif
-
-/* Row i, column j of VL vectors become row j, column i: for each bit s of an index, the elements whose row lacks s and
- * whose column has it change places with those whose row has it and whose column lacks it. */
-#define LOW(j, s) (((j) & (s)) ? VL + (j) - (s) : (j))
-#define HIGH(j, s) (((j) & (s)) ? VL + (j) : (j) + (s))
-#define SWAP(s)                                                                \
-    _Pragma("GCC unroll 16") for (int i = 0; i < VL; i++)                      \
-    {                                                                          \
-        if (i & (s)) continue;                                                 \
-        vf low = __builtin_shufflevector(a[i], a[i + (s)], LIST(LOW, s));      \
-        a[i + (s)] = __builtin_shufflevector(a[i], a[i + (s)], LIST(HIGH, s)); \
-        a[i] = low;                                                            \
-    }
-
-SIMD_FN void transpose(vf *a)
-{
-#if VL > 8
-    SWAP(8)
-#endif
-#if VL > 4
-    SWAP(4)
-#endif
-    SWAP(2)
-    SWAP(1)
-}
+#include "data/kernels/transpose.h"
 
 /* Windowed samples of VL frames, each where the first pass reads it; zeros beside the window. */
 static void take(const struct logmel_tables *t, const float *const *row, vf *restrict z)
@@ -51,7 +17,7 @@ static void take(const struct logmel_tables *t, const float *const *row, vf *res
         vf a[VL];
 #pragma GCC unroll 16
         for (int l = 0; l < VL; l++) a[l] = vf_load(row[l] + i);
-        transpose(a);
+        vf_transpose(a);
 #pragma GCC unroll 16
         for (int l = 0; l < VL; l++) z[place[i + l]] = a[l] * t->hann[i + l];
     }
@@ -241,7 +207,7 @@ static void triangles(const struct logmel_tables *t, const vf *z, int n, float *
         for (int i = 0; i < VL; i++)
             a[i] = t->whisper ? logarithm(vf_pick(a[i] < 1e-10f, (vf){0} + 1e-10f, a[i])) * 0.434294482f
                               : logarithm(a[i] + 1e-6f);
-        transpose(a);
+        vf_transpose(a);
         for (int l = 0; l < n; l++) {
             float *to = out + l * t->bins + b;
             if (more == VL)
