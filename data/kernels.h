@@ -61,4 +61,15 @@ ISA_DECLARE(void, resize_across,
 /* One row of `width` bytes from n >= 1 rows of `in`, which lie one behind another. */
 ISA_DECLARE(void, resize_down, (const int32_t *k, int64_t n, const uint8_t *in, int64_t width, uint8_t *out));
 
+/* Values (kernels/pixels.c). Pixels are floats (n, 3) in 0..1, changed in place; see data/augment.h. */
+ISA_DECLARE(void, pixels_floats, (const uint8_t *px, int64_t n, float *out)); /* n values / 255 */
+ISA_DECLARE(void, pixels_normalise, (float *px, int64_t n, const float *mean, const float *std));
+ISA_DECLARE(void, pixels_scale, (float *px, int64_t n, float factor, float base)); /* n values, clamped */
+ISA_DECLARE(double, pixels_gray, (const float *px, int64_t n));                    /* the sum over pixels */
+ISA_DECLARE(void, pixels_saturation, (float *px, int64_t n, float factor));
+ISA_DECLARE(void, pixels_hue, (float *px, int64_t n, float turns));
+ISA_DECLARE(void, halves_to_floats, (const uint16_t *h, int64_t n, float *x));
+/* Rounds n values to half floats, which also go to h. */
+ISA_DECLARE(void, halves_round, (float *x, int64_t n, uint16_t *h));
+
 #endif
