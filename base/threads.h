@@ -16,6 +16,7 @@ int threads_count(void);
 void threads_alone(void); /* what the calling thread computes from now on, it computes by itself */
 
 double time_now(void);                 /* seconds, monotonic */
+double process_age(void);              /* seconds since the system started this process, in its ticks of 10 ms */
 int64_t process_peak_rss(void);        /* bytes, the high-water mark of this process */
 int64_t process_page_faults(void);     /* minor + major faults so far */
 int64_t process_threads_created(void); /* threads alive now */
