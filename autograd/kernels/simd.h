@@ -1,4 +1,4 @@
-/* The vectors of base/simd.h, where kernels look for them. */
+/* The vectors of base/simd.h, and what several kernels do with them. */
 #ifndef TRIAD_AUTOGRAD_KERNELS_SIMD_H
 #define TRIAD_AUTOGRAD_KERNELS_SIMD_H
 
