@@ -79,11 +79,6 @@ void data_augment_pixels(struct rng *r, const struct data_image_augment *a, uint
     data_shift(in, out, h, w, down, right, a->shift_fill);
 }
 
-static inline float unit(float v)
-{
-    return v < 0 ? 0 : v > 1 ? 1 : v;
-}
-
 void data_brightness(float *px, int64_t n, float factor)
 {
     ISA_PICK(pixels_scale)(px, 3 * n, factor, 0);
@@ -105,9 +100,18 @@ void data_hue(float *px, int64_t n, float turns)
     ISA_PICK(pixels_hue)(px, n, turns);
 }
 
+/* The generator stands where n calls of rng_normal would have left it. */
+static void add_noise(struct rng *r, float *x, int64_t n, float std)
+{
+    ISA_PICK(noise_add)(r->key, r->step, r->count, std, x, n);
+    r->count += 2 * (uint64_t)n;
+    if (r->count % 4) rng_philox(r->key, r->step, r->count / 4, r->word);
+}
+
 void data_pixel_noise(struct rng *r, float *px, int64_t n, float std)
 {
-    for (int64_t i = 0; i < 3 * n; i++) px[i] = unit(px[i] + std * (float)rng_normal(r));
+    add_noise(r, px, 3 * n, std);
+    ISA_PICK(pixels_scale)(px, 3 * n, 1, 0);
 }
 
 void data_augment_colour(struct rng *r, const struct data_image_augment *a, float *px, int64_t n)
@@ -136,7 +140,7 @@ void data_wave_noise(struct rng *r, float *x, int64_t n, double snr_db)
     for (int64_t i = 0; i < n; i++) power += (double)x[i] * x[i];
     if (power <= 0) return;
     float std = (float)sqrt(power / (double)n * pow(10, -snr_db / 10));
-    for (int64_t i = 0; i < n; i++) x[i] += std * (float)rng_normal(r);
+    add_noise(r, x, n, std);
 }
 
 void data_wave_shift(float *x, int64_t n, int64_t by)

@@ -72,4 +72,7 @@ ISA_DECLARE(void, halves_to_floats, (const uint16_t *h, int64_t n, float *x));
 /* Rounds n values to half floats, which also go to h. */
 ISA_DECLARE(void, halves_round, (float *x, int64_t n, uint16_t *h));
 
+/* x += std * what rng_normal would draw n times from `count` on, to 1e-6 (kernels/noise.c). */
+ISA_DECLARE(void, noise_add, (uint64_t key, uint64_t step, uint64_t count, float std, float *x, int64_t n));
+
 #endif

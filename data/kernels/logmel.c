@@ -172,24 +172,6 @@ static void powers(const struct logmel_tables *t, vf *z)
     }
 }
 
-/* ln x of normal numbers (Cephes, 1 ulp); infinity and NaN stay. */
-SIMD_FN vf logarithm(vf x)
-{
-    vi bits = (vi)x - 0x3f3504f3; /* the fraction lies in sqrt(1/2)..sqrt(2) */
-    vf f = (vf)((bits & 0x7fffff) + 0x3f3504f3) - 1.0f, k = __builtin_convertvector(bits >> 23, vf), z = f * f;
-    vf p = f * 7.0376836292e-2f - 1.1514610310e-1f;
-    p = p * f + 1.1676998740e-1f;
-    p = p * f - 1.2420140846e-1f;
-    p = p * f + 1.4249322787e-1f;
-    p = p * f - 1.6668057665e-1f;
-    p = p * f + 2.0000714765e-1f;
-    p = p * f - 2.4999993993e-1f;
-    p = p * f + 3.3333331174e-1f;
-    vf y = f * z * p + k * -2.12194440e-4f - 0.5f * z;
-    y = (f + y) + k * 0.693359375f;
-    return vf_pick(x <= 3.40282347e38f, y, x);
-}
-
 static void triangles(const struct logmel_tables *t, const vf *z, int n, float *out)
 {
     const float *w = t->weight;
@@ -205,8 +187,8 @@ static void triangles(const struct logmel_tables *t, const vf *z, int n, float *
         for (int64_t i = more; i < VL; i++) a[i] = (vf){0};
 #pragma GCC unroll 4
         for (int i = 0; i < VL; i++)
-            a[i] = t->whisper ? logarithm(vf_pick(a[i] < 1e-10f, (vf){0} + 1e-10f, a[i])) * 0.434294482f
-                              : logarithm(a[i] + 1e-6f);
+            a[i] = t->whisper ? vf_log(vf_pick(a[i] < 1e-10f, (vf){0} + 1e-10f, a[i])) * 0.434294482f
+                              : vf_log(a[i] + 1e-6f);
         vf_transpose(a);
         for (int l = 0; l < n; l++) {
             float *to = out + l * t->bins + b;

@@ -148,6 +148,34 @@ static void colours_on_every_isa(void **state)
     isa_use(before);
 }
 
+/* Against rng_normal, from every place in a block of four words on; the generator goes on where that would. */
+static void noise_on_every_isa(void **state)
+{
+    static const int64_t counts[] = {0, 1, 2, 3, 17, 255, 256, 257, 600};
+    enum isa before = isa_now();
+    for (int isa = 0; isa < 3; isa++) {
+        isa_use((enum isa)isa);
+        for (size_t k = 0; k < sizeof counts / sizeof *counts; k++)
+            for (int start = 0; start < 5; start++) {
+                int64_t n = counts[k];
+                struct rng a = rng_make(5, k, 3), b;
+                for (int i = 0; i < start; i++) rng_u32(&a);
+                b = a;
+                float x[601];
+                for (int64_t i = 0; i <= n; i++) x[i] = 1;
+                data_wave_noise(&a, x, n, 0); /* as strong as the clip: 1 */
+                for (int64_t i = 0; i < n; i++) {
+                    double want = 1 + rng_normal(&b);
+                    if (!(fabs(x[i] - want) < 2e-6))
+                        fail_msg("start %d, draw %d: %g, expected %g", start, (int)i, x[i], want);
+                }
+                assert_true(x[n] == 1);
+                for (int i = 0; i < 6; i++) assert_int_equal(rng_u32(&a), rng_u32(&b));
+            }
+    }
+    isa_use(before);
+}
+
 /* Against base/half.h, for every half float and for floats of every size, at every alignment's tail. */
 static void half_floats(void **state)
 {
@@ -329,11 +357,17 @@ static void off_is_off(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(shift_and_flip), cmocka_unit_test(random_crops),
-        cmocka_unit_test(colours),        cmocka_unit_test(colours_on_every_isa),
-        cmocka_unit_test(half_floats),    cmocka_unit_test(pixel_noise),
-        cmocka_unit_test(sound),          cmocka_unit_test(whole_waves),
-        cmocka_unit_test(masks),          cmocka_unit_test(captions),
+        cmocka_unit_test(shift_and_flip),
+        cmocka_unit_test(random_crops),
+        cmocka_unit_test(colours),
+        cmocka_unit_test(colours_on_every_isa),
+        cmocka_unit_test(noise_on_every_isa),
+        cmocka_unit_test(half_floats),
+        cmocka_unit_test(pixel_noise),
+        cmocka_unit_test(sound),
+        cmocka_unit_test(whole_waves),
+        cmocka_unit_test(masks),
+        cmocka_unit_test(captions),
         cmocka_unit_test(off_is_off),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
