@@ -81,12 +81,13 @@ void ISA_FN(pixels_hue)(float *px, int64_t n, float turns)
         float most = g > b ? g : b, least = g < b ? g : b;
         most = r > most ? r : most;
         least = r < least ? r : least;
-        float d = most - least, one = d > 0 ? 1 / d : 0; /* gray has no hue: d = 0 leaves it as it is */
-        float h = most == r ? (g - b) * one : most == g ? 2 + (b - r) * one : 4 + (r - g) * one;
-        h += by;
-        px[3 * i] = d > 0 ? channel(most, d, h, 5) : r;
-        px[3 * i + 1] = d > 0 ? channel(most, d, h, 3) : g;
-        px[3 * i + 2] = d > 0 ? channel(most, d, h, 1) : b;
+        float d = most - least, one = 1 / (d > 1e-30f ? d : 1e-30f); /* gray has no hue: d = 0 leaves it as it is */
+        float red = (g - b) * one, green = 2 + (b - r) * one, blue = 4 + (r - g) * one;
+        float h = most == g ? green : blue;
+        h = by + (most == r ? red : h);
+        px[3 * i] = channel(most, d, h, 5);
+        px[3 * i + 1] = channel(most, d, h, 3);
+        px[3 * i + 2] = channel(most, d, h, 1);
     }
 }
 
