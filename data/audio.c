@@ -120,7 +120,8 @@ static int read_frames(const char *name, SNDFILE *f, const SF_INFO *info, int64_
     if (channels > 1 && !several) return ERR_MEMORY;
     int rc = 0;
     do {
-        int64_t n = want - a->n < piece ? want - a->n : piece;
+        int64_t n = want - a->n < piece ? want - a->n : piece, left = info->frames - a->n;
+        n = left > 0 && left < n ? left : n;
         if ((rc = grow(a, &cap, a->n + (n > 0 ? n : 1), name, e)) != 0) break;
         float *in = several ? several : a->x + a->n; /* one channel needs no mixing */
         n = sf_readf_float(f, in, n);
