@@ -109,6 +109,7 @@ static void *run_worker(void *arg)
 {
     struct worker *w = arg;
     struct data_loader *l = w->l;
+    threads_alone();
     pthread_mutex_lock(&l->lock);
     for (;;) {
         while (!l->stop && !can_claim(l)) pthread_cond_wait(&l->work, &l->lock);
