@@ -22,8 +22,7 @@ Q := $(if $(V),,@)
 say = $(if $(V),,@$(if $(findstring s,$(firstword -$(MAKEFLAGS))),:,echo "  $1"))
 
 OPT ?= -O2 -g1
-# AVX2 and FMA where the processor is x86-64; elsewhere what the compiler takes by default.
-ARCH ?= $(if $(filter x86_64,$(shell uname -m)),-march=x86-64-v3)
+ARCH ?= # everything but kernels/: what the compiler takes by default runs everywhere
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wno-unused-parameter -Wno-missing-field-initializers
 CFLAGS += -std=gnu11 $(OPT) $(ARCH) $(WARN) -fopenmp -fno-math-errno -fno-trapping-math -fno-strict-aliasing $(SANITIZE)
 CPPFLAGS += -I. -Iinclude -D_GNU_SOURCE -DTRIAD_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
@@ -32,11 +31,18 @@ LDFLAGS += $(SANITIZE) -fopenmp
 
 LIB_ROOMS ?= $(filter-out cli,$(ROOMS))
 LIB_SRC := $(sort $(foreach r,$(LIB_ROOMS),$(wildcard $r/*.c $r/*/*.c)))
+# Files of kernels/ are compiled once for each instruction set (base/isa.h); the processor decides which are used.
+ISA_SRC := $(filter %,$(foreach f,$(LIB_SRC),$(if $(findstring /kernels/,$f),$f)))
+ISAS := plain $(if $(filter x86_64,$(shell uname -m)),avx2 avx512)
+ISA_plain := -Wno-psabi # wide vectors pass by memory, between functions of one file only
+ISA_avx2 := -march=x86-64-v3
+ISA_avx512 := -march=x86-64-v4
 CLI_SRC := $(sort $(wildcard cli/*.c))
 TEST_SRC := $(sort $(wildcard tests/*/test_*.c))
 TEST_HELP := $(filter-out $(TEST_SRC),$(wildcard tests/support/*.c))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 obj = $(patsubst %.c,$(BUILD)/%.o,$1)
+LIB_OBJ := $(call obj,$(filter-out $(ISA_SRC),$(LIB_SRC))) $(foreach i,$(ISAS),$(patsubst %.c,$(BUILD)/%.$i.o,$(ISA_SRC)))
 TEST_BIN := $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
 EXAMPLE_BIN := $(patsubst %.c,$(BUILD)/%,$(EXAMPLE_SRC))
 
@@ -49,7 +55,15 @@ $(BUILD)/%.o: %.c
 	$(call say,cc $<)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/libtriad.a: $(call obj,$(LIB_SRC))
+define isa_rule
+$(BUILD)/%.$1.o: %.c
+	@mkdir -p $$(@D)
+	$$(call say,cc $$< ($1))
+	$$(Q)$$(CC) $$(CPPFLAGS) -DTRIAD_ISA=$1 $$(CFLAGS) $$(ISA_$1) -MMD -MP -c $$< -o $$@
+endef
+$(foreach i,$(ISAS),$(eval $(call isa_rule,$i)))
+
+$(BUILD)/libtriad.a: $(LIB_OBJ)
 	@rm -f $@
 	$(call say,ar $@)
 	$(Q)ar rcs $@ $^

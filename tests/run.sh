@@ -18,23 +18,27 @@ for t in "$build"/tests/*/test_*; do
         for want in "$@"; do case "$t" in *"$want"*) hit=1 ;; esac; done
         [ $hit = 1 ] || continue
     fi
-    start=$(date +%s.%N)
-    timeout "${TEST_TIMEOUT:-600}" "$t" >"$log" 2>&1
-    status=$?
-    ok=$(grep -cE '^ok [0-9]+( -|$)' "$log")
-    skip=$(grep -cE '^(not )?ok [0-9]+ # SKIP' "$log")
-    bad=$(grep -cE '^not ok [0-9]+( -|$)' "$log")
-    if [ $status -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
-    if [ $status -eq 0 ] && [ $((ok + skip)) -eq 0 ]; then bad=1; fi
-    passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
-    printf '%-52s %4d passed %3d failed %6.1f s\n' "${t#"$build"/tests/}" "$ok" "$bad" \
-        "$(awk -v a="$start" -v b="$(date +%s.%N)" "BEGIN {print b - a}")"
-    sed -nE 's/^(not )?ok [0-9]+ # SKIP (.*)/    skipped: \2/p' "$log"
-    if [ "$bad" -gt 0 ] || [ $status -ne 0 ]; then
-        echo "---- $t (exit status $status)"
-        tail -n 60 "$log"
-        echo "----"
-    fi
+    # Kernels are compiled for several instruction sets: what tests them runs on each (base/isa.h).
+    case "$t" in "$build"/tests/autograd/*) isas="avx512 avx2 plain" ;; *) isas=avx512 ;; esac
+    for isa in $isas; do
+        start=$(date +%s.%N)
+        TRIAD_ISA=$isa timeout "${TEST_TIMEOUT:-600}" "$t" >"$log" 2>&1
+        status=$?
+        ok=$(grep -cE '^ok [0-9]+( -|$)' "$log")
+        skip=$(grep -cE '^(not )?ok [0-9]+ # SKIP' "$log")
+        bad=$(grep -cE '^not ok [0-9]+( -|$)' "$log")
+        if [ $status -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
+        if [ $status -eq 0 ] && [ $((ok + skip)) -eq 0 ]; then bad=1; fi
+        passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
+        printf '%-52s %4d passed %3d failed %6.1f s\n' "${t#"$build"/tests/}$([ "$isa" = avx512 ] || echo " on $isa")" "$ok" "$bad" \
+            "$(awk -v a="$start" -v b="$(date +%s.%N)" "BEGIN {print b - a}")"
+        sed -nE 's/^(not )?ok [0-9]+ # SKIP (.*)/    skipped: \2/p' "$log"
+        if [ "$bad" -gt 0 ] || [ $status -ne 0 ]; then
+            echo "---- $t (exit status $status)"
+            tail -n 60 "$log"
+            echo "----"
+        fi
+    done
 done
 printf '%d passed, %d failed' "$passed" "$failed"
 [ "$skipped" -gt 0 ] && printf ', %d skipped' "$skipped"

@@ -8,6 +8,7 @@
 #include "autograd/kernels/vmath.h"
 #include "autograd/ops/attention.h"
 #include "autograd/ops/ops.h"
+#include "base/isa.h"
 #include "base/threads.h"
 
 enum { QB = 32, KB = 256, MAX_DIM = 128 };
@@ -291,7 +292,7 @@ static bool accepts(const struct ad_call *c)
     return c->in[0].shape.dim[1] / a->heads <= MAX_DIM;
 }
 
-const struct ad_kernel ad_kernels_attention[] = {
+const struct ad_kernel ISA_FN(ad_kernels_attention)[] = {
     {.op = &ad_op_attention, .dtype = AD_F32, .accepts = accepts, .run = run_forward, .name = "packed"},
     {.op = &ad_op_attention_grad, .dtype = AD_F32, .accepts = accepts, .run = run_backward, .name = "packed"},
     {0},

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "autograd/kernels/gemm.h"
+#include "base/isa.h"
 #include "base/threads.h"
 
 enum { PATCHES = 1 << 17, RESULT = 1 << 16, DEPTH = 2560, MAX_PARTS = 8 };
@@ -421,7 +422,7 @@ static bool accepts(const struct ad_call *c)
     return d.cg >= 1 && d.fg >= 1 && d.cg <= RESULT / 16 && d.fg <= RESULT / 16;
 }
 
-const struct ad_kernel ad_kernels_conv[] = {
+const struct ad_kernel ISA_FN(ad_kernels_conv)[] = {
     {&ad_op_conv2d, AD_F32, accepts, run, scratch, "im2col"},
     {&ad_op_conv2d_transpose, AD_F32, accepts, run_transpose, scratch, "im2col"},
     {&ad_op_conv2d_dw, AD_F32, accepts, run_dw, scratch, "im2col"},

@@ -4,6 +4,7 @@
 
 #include "autograd/op.h"
 #include "autograd/ops/shape.h"
+#include "base/isa.h"
 #include "base/threads.h"
 
 extern const struct ad_op ad_op_reshape, ad_op_transpose, ad_op_broadcast, ad_op_slice, ad_op_split, ad_op_flip,
@@ -130,7 +131,7 @@ static void run_pad(const struct ad_call *c)
         .op = &ad_op_##op_, .dtype = AD_I32, .run = run_view, .name = "copy" \
     }
 
-const struct ad_kernel ad_kernels_copy[] = {
+const struct ad_kernel ISA_FN(ad_kernels_copy)[] = {
     VIEW(reshape),
     VIEW(transpose),
     VIEW(broadcast),

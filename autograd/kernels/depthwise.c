@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "autograd/kernels/vmath.h"
+#include "base/isa.h"
 #include "base/threads.h"
 
 enum { MAX_TAPS = 32, PARTS = 16 };
@@ -166,7 +167,7 @@ static size_t none(const struct ad_call *c)
     return 0;
 }
 
-const struct ad_kernel ad_kernels_depthwise[] = {
+const struct ad_kernel ISA_FN(ad_kernels_depthwise)[] = {
     {&ad_op_conv2d, AD_F32, accepts, run_pixels, none, "depthwise"},
     {&ad_op_conv2d_transpose, AD_F32, accepts, run_pixels, none, "depthwise"},
     {&ad_op_conv2d_dw, AD_F32, accepts, run_dw, scratch_dw, "depthwise"},

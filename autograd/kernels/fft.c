@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "autograd/op.h"
+#include "base/isa.h"
 #include "base/threads.h"
 
 extern const struct ad_op ad_op_rfft, ad_op_rfft_adjoint;
@@ -81,7 +82,7 @@ static void run_backward(const struct ad_call *c)
     }
 }
 
-const struct ad_kernel ad_kernels_fft[] = {
+const struct ad_kernel ISA_FN(ad_kernels_fft)[] = {
     {.op = &ad_op_rfft,
      .dtype = AD_F32,
      .accepts = forward_accepts,

@@ -1,20 +1,12 @@
-/* Blocks of a product over threads, each by OpenBLAS on one thread, the epilogue on the block while it is in the cache.
- */
+/* How a product is cut into blocks and handed to the threads; what multiplies one block is gemm_packed.c (AVX2, AVX-512)
+ * or gemm_blas.c. */
 #pragma GCC optimize("O3")
 #include "autograd/kernels/gemm.h"
 
-#include <cblas.h>
 #include <omp.h>
 #include <string.h>
 
 #include "base/threads.h"
-
-/* OpenBLAS' OpenMP build asks omp_get_max_threads() and would start threads of its own inside a region of one thread,
- * where it does not see that it is in parallel. The setting belongs to the region's implicit task and ends with it. */
-void gemm_enter_thread(void)
-{
-    omp_set_num_threads(1);
-}
 
 static int64_t min_of(int64_t a, int64_t b)
 {
@@ -25,142 +17,175 @@ static int64_t max_of(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* C = A B or C += A B */
-static void multiply(const struct gemm_args *g)
+/* Bias, residual and activation of C's row i, columns j .. j+n-1. */
+void gemm_epilogue_row(const struct gemm_args *g, int64_t n, int64_t i, int64_t j)
 {
-    if (g->k == 0) {
-        for (int64_t i = 0; i < g->m && !g->add; i++) memset(g->c + i * g->c_row, 0, (size_t)g->n * sizeof(float));
-        return;
-    }
-    bool a_rows = g->a_col == 1 || g->k == 1, b_rows = g->b_col == 1 || g->n == 1;
-    int64_t lda = a_rows ? max_of(g->a_row, g->k) : max_of(g->a_col, g->m);
-    int64_t ldb = b_rows ? max_of(g->b_row, g->n) : max_of(g->b_col, g->k);
-    if (a_rows && g->m > 1) lda = g->a_row;
-    if (b_rows && g->k > 1) ldb = g->b_row;
-    cblas_sgemm(CblasRowMajor, a_rows ? CblasNoTrans : CblasTrans, b_rows ? CblasNoTrans : CblasTrans, (blasint)g->m,
-                (blasint)g->n, (blasint)g->k, 1, g->a, (blasint)lda, g->b, (blasint)ldb, g->add, g->c,
-                (blasint)g->c_row);
-}
-
-static void epilogue_row(const struct gemm_args *g, float *c, const float *res)
-{
-    const float *bias = g->bias;
+    float *c = g->c + i * g->c_row + j;
+    const float *bias = g->bias ? g->bias + j : NULL, *res = g->residual ? g->residual + i * g->res_row + j : NULL;
     if (bias && res)
-        for (int64_t j = 0; j < g->n; j++) c[j] = c[j] + bias[j] + res[j];
+        for (int64_t x = 0; x < n; x++) c[x] = c[x] + bias[x] + res[x];
     else if (bias || res) {
         const float *more = bias ? bias : res;
-        for (int64_t j = 0; j < g->n; j++) c[j] += more[j];
+        for (int64_t x = 0; x < n; x++) c[x] += more[x];
     }
-    if (g->act) g->act(g->n, (const float *const[]){c}, (const int[]){1}, c, NULL);
-}
-
-static void epilogue(const struct gemm_args *g)
-{
-    if (!g->bias && !g->residual && !g->act) return;
-    for (int64_t i = 0; i < g->m; i++)
-        epilogue_row(g, g->c + i * g->c_row, g->residual ? g->residual + i * g->res_row : NULL);
+    if (g->act) g->act(n, (const float *const[]){c}, (const int[]){1}, c, NULL);
 }
 
 void gemm_block(const struct gemm_args *g)
 {
     if (g->m == 0 || g->n == 0) return;
-    multiply(g);
-    epilogue(g);
-}
-
-/* How a product is cut: bounds depend on the sizes only. */
-struct cut {
-    int64_t m, n, k; /* block sizes */
-    int64_t nm, nn, nk;
-};
-
-static int64_t part(int64_t size, int64_t parts, int64_t round)
-{
-    int64_t n = (size + parts - 1) / parts;
-    return max_of(1, (n + round - 1) / round * round);
-}
-
-static struct cut cut_of(int64_t m, int64_t n, int64_t k)
-{
-    struct cut c = {m, n, k, 1, 1, 1};
-    if (m * n * k < 1 << 18) return c;
-    if (k >= 2048 && m * n <= 1 << 18) {
-        c.k = part(k, min_of(8, k / 1024), 64);
-    } else {
-        c.m = m >= 1024 ? 256 : part(m, max_of(1, min_of(4, m / 64)), 32);
-        if (n > 1024) c.n = part(n, (n + 1023) / 1024, 32);
-        if (m < 128) c.n = part(n, max_of(1, min_of(8, n / 64)), 32);
+    if (g->k > 0) {
+        gemm_multiply(g);
+        return;
     }
-    c.nm = (m + c.m - 1) / c.m;
-    c.nn = (n + c.n - 1) / c.n;
-    c.nk = (k + c.k - 1) / c.k;
-    return c;
+    for (int64_t i = 0; i < g->m; i++) {
+        if (!g->add) memset(g->c + i * g->c_row, 0, (size_t)g->n * sizeof(float));
+        gemm_epilogue_row(g, g->n, i, 0);
+    }
+}
+
+/* ---- small M and N, long K: ranges of K into matrices of their own, added in order ---------------------------------- */
+
+/* How many ranges, by the sizes only. A range is worth the pass over its sums from about 512 on. */
+static int64_t ranges(int64_t m, int64_t n, int64_t k)
+{
+    if (m * n * k < 1 << 20 || k < 1024 || m * n > 1 << 18) return 1;
+    int64_t tiles = (m + 95) / 96 * ((n + 95) / 96); /* pieces of C that could go to threads instead */
+    return tiles >= 64 ? 1 : max_of(1, min_of(min_of(64 / tiles, k / 512), 32));
+}
+
+static int64_t range_length(int64_t k, int64_t n)
+{
+    return ((k + n - 1) / n + 63) / 64 * 64;
 }
 
 size_t gemm_scratch(int64_t m, int64_t n, int64_t k)
 {
-    struct cut c = cut_of(m, n, k);
-    return c.nk > 1 ? (size_t)(c.nk * m * n) * sizeof(float) : 0;
+    int64_t r = ranges(m, n, k);
+    return r > 1 ? (size_t)(r * m * n) * sizeof(float) : 0;
 }
 
-/* Sums of K ranges, each into a matrix of its own, then added in order. */
-static void split_k(const struct gemm_args *g, struct cut c, float *part_sums)
+/* A source that begins at column k0 of another. */
+struct shifted {
+    const struct gemm_source *of;
+    int64_t i0, k0;
+};
+static void fill_shifted(const void *ctx, int64_t i0, int64_t ni, int64_t k0, int64_t nk, float *to, int64_t i_step,
+                         int64_t k_step)
 {
-    int64_t size = g->m * g->n;
+    const struct shifted *s = ctx;
+    s->of->fill(s->of->ctx, s->i0 + i0, ni, s->k0 + k0, nk, to, i_step, k_step);
+}
+
+/* Block (i0 .., j0 .., k0 ..) of g. `room` and `shift` hold what its source needs. */
+static struct gemm_args part_of(const struct gemm_args *g, int64_t i0, int64_t mb, int64_t j0, int64_t nb, int64_t k0,
+                                int64_t kb, struct shifted *shift, struct gemm_source *room)
+{
+    struct gemm_args s = *g;
+    s.m = mb;
+    s.n = nb;
+    s.k = kb;
+    if (g->source) {
+        *shift = (struct shifted){g->source, i0, k0};
+        *room = (struct gemm_source){fill_shifted, shift, g->source->by_column};
+        s.source = room;
+    } else {
+        s.a += i0 * g->a_row + k0 * g->a_col;
+    }
+    s.b += k0 * g->b_row + j0 * g->b_col;
+    s.c += i0 * g->c_row + j0;
+    if (g->bias) s.bias += j0;
+    if (g->residual) s.residual += i0 * g->res_row + j0;
+    return s;
+}
+
+static void split_k(const struct gemm_args *g, int64_t n_ranges, float *sums)
+{
+    int64_t size = g->m * g->n, length = range_length(g->k, n_ranges);
+    struct gemm_args whole = *g;
+    whole.bias = whole.residual = NULL;
+    whole.act = NULL;
+    whole.add = false;
 #pragma omp parallel
     {
         gemm_enter_thread();
 #pragma omp for schedule(dynamic)
-        for (int64_t p = 0; p < c.nk; p++) {
-            int64_t k0 = p * c.k;
-            struct gemm_args s = {.m = g->m,
-                                  .n = g->n,
-                                  .k = min_of(c.k, g->k - k0),
-                                  .a = g->a + k0 * g->a_col,
-                                  .b = g->b + k0 * g->b_row,
-                                  .a_row = g->a_row,
-                                  .a_col = g->a_col,
-                                  .b_row = g->b_row,
-                                  .b_col = g->b_col,
-                                  .c = part_sums + p * size,
-                                  .c_row = g->n};
-            multiply(&s);
+        for (int64_t p = 0; p < n_ranges; p++) {
+            struct shifted shift;
+            struct gemm_source room;
+            int64_t k0 = min_of(p * length, g->k);
+            struct gemm_args s = part_of(&whole, 0, g->m, 0, g->n, k0, min_of(length, g->k - k0), &shift, &room);
+            s.c = sums + p * size;
+            s.c_row = g->n;
+            gemm_block(&s);
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < g->m; i++) {
             float *y = g->c + i * g->c_row;
             if (!g->add) memset(y, 0, (size_t)g->n * sizeof *y);
-            for (int64_t p = 0; p < c.nk; p++) {
-                const float *x = part_sums + p * size + i * g->n;
+            for (int64_t p = 0; p < n_ranges; p++) {
+                const float *x = sums + p * size + i * g->n;
                 for (int64_t j = 0; j < g->n; j++) y[j] += x[j];
             }
-            epilogue_row(g, y, g->residual ? g->residual + i * g->res_row : NULL);
+            gemm_epilogue_row(g, g->n, i, 0);
         }
     }
+}
+
+/* ---- blocks of C ---------------------------------------------------------------------------------------------------- */
+
+enum { BLOCK_M = 252, BLOCK_N = 256 };
+
+struct cut {
+    int64_t m, n, nm, nn;
+};
+
+static int64_t even(int64_t size, int64_t parts, int64_t round)
+{
+    return max_of(1, ((size + parts - 1) / parts + round - 1) / round * round);
+}
+
+/* Blocks may follow the thread count where they do not change the order of any sum; OpenBLAS' sums follow the size. */
+static struct cut cut_of(int64_t m, int64_t n, int64_t k, int64_t threads)
+{
+#if !defined(__AVX2__)
+    threads = 8;
+#endif
+    int64_t pm = (m + BLOCK_M - 1) / BLOCK_M, pn = (n + BLOCK_N - 1) / BLOCK_N;
+    int64_t work = m * n * k, want = threads > 1 ? min_of(threads * 6, work >> 19) : 1;
+    while (pm * pn < want && (m / pm >= 56 || n / pn >= 64)) {
+        if (m / pm >= n / pn && m / pm >= 56)
+            pm++;
+        else if (n / pn >= 64)
+            pn++;
+        else
+            pm++;
+    }
+    struct cut c = {.m = even(m, pm, 1), .n = even(n, pn, 32)};
+    c.nm = (m + c.m - 1) / c.m;
+    c.nn = (n + c.n - 1) / c.n;
+    return c;
 }
 
 void gemm(const struct gemm_args *g, void *scratch)
 {
     if (g->m == 0 || g->n == 0) return;
-    struct cut c = cut_of(g->m, g->n, g->k);
-    if (c.nk > 1) {
-        split_k(g, c, scratch);
+    int64_t r = g->k ? ranges(g->m, g->n, g->k) : 1;
+    if (r > 1) {
+        split_k(g, r, scratch);
         return;
     }
-#pragma omp parallel if (c.nm * c.nn > 1)
+    int64_t threads = omp_in_parallel() ? 1 : threads_count();
+    struct cut c = cut_of(g->m, g->n, g->k, threads);
+#pragma omp parallel if (threads > 1 && c.nm * c.nn > 1)
     {
         gemm_enter_thread();
 #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < c.nm * c.nn; t++) {
+            struct shifted shift;
+            struct gemm_source room;
             int64_t i = t / c.nn * c.m, j = t % c.nn * c.n;
-            struct gemm_args s = *g;
-            s.m = min_of(c.m, g->m - i);
-            s.n = min_of(c.n, g->n - j);
-            s.a += i * g->a_row;
-            s.b += j * g->b_col;
-            s.c += i * g->c_row + j;
-            if (g->bias) s.bias += j;
-            if (g->residual) s.residual += i * g->res_row + j;
+            struct gemm_args s = part_of(g, i, min_of(c.m, g->m - i), j, min_of(c.n, g->n - j), 0, g->k, &shift, &room);
             gemm_block(&s);
         }
     }

@@ -1,11 +1,22 @@
-/* The one interface for f32 matrix products; every kernel that multiplies goes through it. Behind it: OpenBLAS, called
- * on one thread for blocks whose bounds depend on the sizes only, so that results are the same bits for any thread
- * count. */
+/* The one interface for f32 matrix products; every kernel that multiplies goes through it. Behind it: our own packed
+ * kernels for AVX2 and AVX-512 (gemm.c), OpenBLAS elsewhere (gemm_blas.c). Results are the same bits for any thread
+ * count: every number of C is one chain over k in blocks whose bounds depend on the sizes only. */
 #ifndef TRIAD_AUTOGRAD_KERNELS_GEMM_H
 #define TRIAD_AUTOGRAD_KERNELS_GEMM_H
 
 #include <stddef.h>
 #include "autograd/op.h"
+#include "base/isa.h"
+
+/* An operand A that lies nowhere as a matrix (a convolution's patches): `fill` writes rows i0 .. i0+ni-1, columns k0 ..
+ * k0+nk-1 of it, element (i, k) to to[(i - i0) * i_step + (k - k0) * k_step]; one of the steps is 1. Called by several
+ * threads at once. */
+struct gemm_source {
+    void (*fill)(const void *ctx, int64_t i0, int64_t ni, int64_t k0, int64_t nk, float *to, int64_t i_step,
+                 int64_t k_step);
+    const void *ctx;
+    bool by_column; /* numbers that are neighbours along i come cheaper than along k: k_step is then not 1 */
+};
 
 /* C (M, N) = act(A (M, K) B (K, N) + bias + residual). Of each operand's two strides one is 1 (or its axis has one
  * element) and the other is at least the length of the axis with stride 1. C must not overlap an operand; it may be the
@@ -14,6 +25,7 @@ struct gemm_args {
     int64_t m, n, k;
     const float *a, *b;
     int64_t a_row, a_col, b_row, b_col;
+    const struct gemm_source *source; /* A, if not NULL: a, a_row, a_col are not read */
     float *c;
     int64_t c_row;
     bool add;              /* C += A B (before bias and the rest) */
@@ -23,12 +35,26 @@ struct gemm_args {
     ad_tile_fn act; /* or NULL */
 };
 
-/* Over all threads. `scratch` has gemm_scratch(m, n, k) bytes, which is 0 unless M and N are small and K is long. */
+/* `gemm` goes over all threads. `scratch` has gemm_scratch(m, n, k) bytes, which is 0 unless M and N are small and K is
+ * long. `gemm_block` stays on the calling thread; inside a parallel region each thread calls gemm_enter_thread() once
+ * before. */
+#ifdef TRIAD_ISA
+#define gemm ISA_FN(gemm)
+#define gemm_scratch ISA_FN(gemm_scratch)
+#define gemm_block ISA_FN(gemm_block)
+#define gemm_enter_thread ISA_FN(gemm_enter_thread)
+#endif
 void gemm(const struct gemm_args *g, void *scratch);
 size_t gemm_scratch(int64_t m, int64_t n, int64_t k);
-
-/* On the calling thread. Inside a parallel region, each thread calls gemm_enter_thread() once before. */
 void gemm_block(const struct gemm_args *g);
 void gemm_enter_thread(void);
+
+#ifdef TRIAD_ISA
+/* What gemm.c and the two files behind it share: C (M, N) of one block, on this thread; the epilogue of one row. */
+#define gemm_multiply ISA_FN(gemm_multiply)
+#define gemm_epilogue_row ISA_FN(gemm_epilogue_row)
+void gemm_multiply(const struct gemm_args *g);
+void gemm_epilogue_row(const struct gemm_args *g, int64_t n, int64_t i, int64_t j);
+#endif
 
 #endif

@@ -5,6 +5,7 @@
 #include "autograd/op.h"
 #include "autograd/ops/packed.h"
 #include "autograd/ops/random.h"
+#include "base/isa.h"
 #include "base/threads.h"
 
 extern const struct ad_op ad_op_gather, ad_op_scatter_add, ad_op_segment_sum, ad_op_segment_broadcast, ad_op_dropout;
@@ -179,7 +180,7 @@ static void run_dropout(const struct ad_call *c)
     }
 }
 
-const struct ad_kernel ad_kernels_index[] = {
+const struct ad_kernel ISA_FN(ad_kernels_index)[] = {
     {.op = &ad_op_gather, .dtype = AD_F32, .run = run_gather, .name = "rows"},
     {.op = &ad_op_scatter_add, .dtype = AD_F32, .run = run_scatter, .name = "stripes"},
     {.op = &ad_op_segment_sum, .dtype = AD_F32, .run = run_segment_sum, .name = "items"},

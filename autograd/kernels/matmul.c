@@ -107,7 +107,7 @@ static bool accepts(const struct ad_call *c)
     return !t->act || ad_tile_find(matmul_act_op(t->act));
 }
 
-const struct ad_kernel ad_kernels_matmul[] = {
+const struct ad_kernel ISA_FN(ad_kernels_matmul)[] = {
     {&ad_op_matmul, AD_F32, accepts, run, scratch, "gemm"},
     {0},
 };

@@ -7,6 +7,7 @@
 
 #include "autograd/kernels/vmath.h"
 #include "autograd/ops/norm.h"
+#include "base/isa.h"
 #include "base/threads.h"
 
 enum { MAX_BLOCKS = 64, MIN_ROWS = 32 };
@@ -384,7 +385,7 @@ static size_t scratch(const struct ad_call *c)
     return (size_t)(vectors * d.c) * sizeof(float);
 }
 
-const struct ad_kernel ad_kernels_norm[] = {
+const struct ad_kernel ISA_FN(ad_kernels_norm)[] = {
     {&ad_op_layer_norm, AD_F32, NULL, run_rows, scratch, "rows"},
     {&ad_op_rms_norm, AD_F32, NULL, run_rows, scratch, "rows"},
     {&ad_op_group_norm, AD_F32, NULL, run_group, scratch, "columns"},

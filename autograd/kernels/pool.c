@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "autograd/ops/resample.h"
+#include "base/isa.h"
 #include "base/threads.h"
 
 /* One window at (p, q): keeps the larger of x and what is there. */
@@ -111,7 +112,7 @@ static void run_resample_adjoint(const struct ad_call *c)
     }
 }
 
-const struct ad_kernel ad_kernels_pool[] = {
+const struct ad_kernel ISA_FN(ad_kernels_pool)[] = {
     {&ad_op_max_pool, AD_F32, NULL, run_max, NULL, "channels"},
     {&ad_op_max_pool_grad, AD_F32, NULL, run_max_grad, NULL, "images"},
     {&ad_op_resample, AD_F32, NULL, run_resample, NULL, "channels"},

@@ -8,6 +8,7 @@
 #include "autograd/kernels/vfunc.h"
 #include "autograd/op.h"
 #include "autograd/ops/reduce.h"
+#include "base/isa.h"
 #include "base/threads.h"
 
 extern const struct ad_op ad_op_softmax, ad_op_log_softmax, ad_op_logsumexp, ad_op_sum, ad_op_max, ad_op_min;
@@ -360,7 +361,7 @@ static void run_extreme(const struct ad_call *c)
     }
 }
 
-const struct ad_kernel ad_kernels_rows[] = {
+const struct ad_kernel ISA_FN(ad_kernels_rows)[] = {
     {.op = &ad_op_softmax, .dtype = AD_F32, .run = run_softmax, .name = "rows"},
     {.op = &ad_op_log_softmax, .dtype = AD_F32, .run = run_log_softmax, .name = "rows"},
     {.op = &ad_op_logsumexp, .dtype = AD_F32, .accepts = is_last, .run = run_logsumexp, .name = "rows"},

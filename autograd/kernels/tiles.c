@@ -5,6 +5,7 @@
 #include "autograd/kernels/vfunc.h"
 #include "autograd/op.h"
 #include "autograd/ops/unary.h"
+#include "base/isa.h"
 
 static inline v8 load_part(const float *p, int64_t n)
 {
@@ -187,7 +188,8 @@ static const struct {
 #undef X
 };
 
-ad_tile_fn ad_tile_find(const struct ad_op *op)
+ad_tile_fn ISA_FN(ad_tile_find)(const struct ad_op *op);
+ad_tile_fn ISA_FN(ad_tile_find)(const struct ad_op *op)
 {
     for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
         if (tiles[i].op == op) return tiles[i].tile;

@@ -1,0 +1,68 @@
+/* Which kernel runs a call: the first row, in the order of kernels.def, that has its op and dtype and accepts it, among
+ * those compiled for the instruction set in use. */
+#include "autograd/kernels/gemm.h"
+#include "autograd/op.h"
+#include "base/isa.h"
+
+#define KERNELS(name) extern ISA_DECLARE(const struct ad_kernel, ad_kernels_##name, []);
+#include "autograd/kernels/kernels.def"
+#undef KERNELS
+
+#define KERNELS(name) ad_kernels_##name##_plain,
+static const struct ad_kernel *const plain[] = {
+#include "autograd/kernels/kernels.def"
+};
+#undef KERNELS
+
+#ifdef __x86_64__
+#define KERNELS(name) ad_kernels_##name##_avx2,
+static const struct ad_kernel *const avx2[] = {
+#include "autograd/kernels/kernels.def"
+};
+#undef KERNELS
+#define KERNELS(name) ad_kernels_##name##_avx512,
+static const struct ad_kernel *const avx512[] = {
+#include "autograd/kernels/kernels.def"
+};
+#undef KERNELS
+#else
+#define avx2 plain
+#define avx512 plain
+#endif
+
+const struct ad_kernel *ad_kernel_find(const struct ad_op *op, const struct ad_call *c)
+{
+    enum ad_dtype t = c->n_in ? c->in[0].dtype : c->out[0].dtype;
+    const struct ad_kernel *const *tables = isa_now() == ISA_AVX512 ? avx512 : isa_now() == ISA_AVX2 ? avx2 : plain;
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
+        for (const struct ad_kernel *k = tables[i]; k->op; k++)
+            if (k->op == op && k->dtype == t && (!k->accepts || k->accepts(c))) return k;
+    return NULL;
+}
+
+ISA_DECLARE(ad_tile_fn, ad_tile_find, (const struct ad_op *op));
+ad_tile_fn ad_tile_find(const struct ad_op *op)
+{
+    return ISA_PICK(ad_tile_find)(op);
+}
+
+ISA_DECLARE(void, gemm, (const struct gemm_args *g, void *scratch));
+ISA_DECLARE(size_t, gemm_scratch, (int64_t m, int64_t n, int64_t k));
+ISA_DECLARE(void, gemm_block, (const struct gemm_args *g));
+ISA_DECLARE(void, gemm_enter_thread, (void));
+void gemm(const struct gemm_args *g, void *scratch)
+{
+    ISA_PICK(gemm)(g, scratch);
+}
+size_t gemm_scratch(int64_t m, int64_t n, int64_t k)
+{
+    return ISA_PICK(gemm_scratch)(m, n, k);
+}
+void gemm_block(const struct gemm_args *g)
+{
+    ISA_PICK(gemm_block)(g);
+}
+void gemm_enter_thread(void)
+{
+    ISA_PICK(gemm_enter_thread)();
+}

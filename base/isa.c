@@ -1,0 +1,46 @@
+#include "base/isa.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const names[] = {"plain", "avx2", "avx512"};
+static int now = -1;
+
+const char *isa_name(enum isa i)
+{
+    return names[i];
+}
+
+static enum isa best(void)
+{
+#ifdef __x86_64__
+    __builtin_cpu_init();
+#define HAS __builtin_cpu_supports
+    if (!HAS("avx2") || !HAS("fma") || !HAS("f16c") || !HAS("bmi2")) return ISA_PLAIN;
+    if (!HAS("avx512f") || !HAS("avx512bw") || !HAS("avx512cd") || !HAS("avx512dq") || !HAS("avx512vl"))
+        return ISA_AVX2;
+#undef HAS
+    return ISA_AVX512;
+#else
+    return ISA_PLAIN;
+#endif
+}
+
+enum isa isa_use(enum isa i)
+{
+    enum isa most = best();
+    now = (int)(i < most ? i : most);
+    return (enum isa)now;
+}
+
+enum isa isa_now(void)
+{
+    if (now < 0) {
+        const char *want = getenv("TRIAD_ISA");
+        enum isa i = ISA_AVX512;
+        for (int k = 0; want && k < 3; k++)
+            if (!strcmp(want, names[k])) i = (enum isa)k;
+        isa_use(i);
+    }
+    return (enum isa)now;
+}
