@@ -1,11 +1,10 @@
 /* Parameters and state by name, in flat buffers. See store.h. */
 #include "autograd/store.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "autograd/op.h"
+#include "autograd/start.h"
 #include "base/mem.h"
 #include "base/rng.h"
 
@@ -94,32 +93,6 @@ int ad_store_declare(struct ad_store *s, const char *name, enum ad_dtype t, stru
     return 0;
 }
 
-static double start_value(struct rng *r, struct ad_init init)
-{
-    switch (init.kind) {
-    case AD_INIT_ZERO: return 0;
-    case AD_INIT_ONE: return 1;
-    case AD_INIT_VALUE: return init.scale;
-    case AD_INIT_NORMAL: return init.scale * rng_normal(r);
-    case AD_INIT_UNIFORM: return rng_range(r, -init.scale, init.scale);
-    case AD_INIT_TRUNC_NORMAL: {
-        double x;
-        do x = rng_normal(r);
-        while (fabs(x) > 2);
-        return init.scale * x;
-    }
-    }
-    return 0;
-}
-
-static void fill(const struct ad_store *s, struct ad_entry *p)
-{
-    struct rng r = rng_make(s->seed, hash_str(p->name), 0);
-    struct ad_tensor t = {.data = p->data, .dtype = p->dtype};
-    for (int64_t i = 0; i < p->count; i++) ad_set(&t, i, start_value(&r, p->init));
-    p->fresh = true;
-}
-
 /* Trainable f32 entries lie in `flat`; all others (state, f64 used by checks) in `state`. */
 static bool in_flat(const struct ad_entry *p)
 {
@@ -146,8 +119,8 @@ int ad_store_commit(struct ad_store *s, struct err *e)
     for (size_t i = 0; i < s->n; i++) {
         struct ad_entry *p = &s->entry[i];
         p->data = in_flat(p) ? (void *)(s->flat + p->offset) : (void *)(s->state + p->offset);
-        fill(s, p);
     }
+    ad_start_values(s->seed, s->entry, s->n);
     s->committed = true;
     return 0;
 }

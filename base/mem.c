@@ -104,6 +104,8 @@ void *mem_block(size_t bytes, const char *what, struct err *e)
         p += head;
         madvise(p, len, MADV_HUGEPAGE);
     }
+    /* Every page is there before it is used. The kernel clears some 8 GB/s on a core: large blocks are worth a second. */
+#pragma omp parallel for schedule(static) if (len >= 16 * HUGE_PAGE)
     for (size_t i = 0; i < len; i += 4096) ((volatile char *)p)[i] = 0;
     return p;
 }
