@@ -1,6 +1,7 @@
 /* HDF5, loaded when the first pack is opened or written. Its library brings in curl, TLS and Kerberos, some thirty
  * libraries that take 6 ms to load and relocate; most runs never touch a pack, so triad does not link to it. Calls are
- * written hdf5.H5Fopen(...) and ids *hdf5.H5T_STD_U8LE_g, behind a hdf5_load that succeeded. */
+ * written hdf5.H5Fopen(...) and ids *hdf5.H5T_STD_U8LE_g, behind a hdf5_load that succeeded. Files must be closed:
+ * nothing of HDF5 runs when the process ends. */
 #ifndef TRIAD_DATA_HDF5_LAZY_H
 #define TRIAD_DATA_HDF5_LAZY_H
 
@@ -16,6 +17,7 @@
 
 /* What of HDF5 is used: functions, and the ids that it keeps in variables. */
 #define HDF5_NAMES(X)              \
+    X(H5dont_atexit)               \
     X(H5get_libversion)            \
     X(H5open)                      \
     X(H5Dclose)                    \

@@ -34,9 +34,13 @@ static void hdf5_leave(void)
     pthread_mutex_unlock(&lock);
 }
 
+/* Where the system refused, HDF5 tells it among addresses and clock times: only the system's words are taken. */
 static herr_t first_reason(unsigned n, const H5E_error2_t *err, void *out)
 {
-    if (n == 0 && err->desc) snprintf(out, 200, ": %s", err->desc);
+    static const char key[] = "error message = '";
+    if (n || !err->desc) return 0;
+    const char *said = strstr(err->desc, key), *from = said ? said + strlen(key) : err->desc;
+    snprintf(out, 200, ": %.*s", (int)(said ? strcspn(from, "'") : strlen(from)), from);
     return 0;
 }
 
