@@ -7,7 +7,7 @@ CC := gcc
 endif
 VERSION := 0.1.0
 
-ROOMS := base autograd layers models optim data run eval train cli
+ROOMS := base autograd layers models optim data run bench eval train cli
 PKGS := kissfft-float soxr sndfile libfyaml jansson libpcre2-8 libutf8proc freetype2 harfbuzz libpng libjpeg expat
 # The OpenMP build of OpenBLAS, whichever build Debian's alternatives point at.
 BLAS_DIR := $(firstword $(wildcard /usr/lib/*/openblas-openmp))
@@ -112,6 +112,21 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (5) under ASan + UBSan, in build/fuzz
 quickstart: ## a newcomer's first run: packages, build, data, training, evaluation, searches, report
 	@tools/quickstart.sh
 
+bench: all ## every row of the bench by triad -> build/bench/triad.json; BENCH="--rows gpt --steps 20" chooses
+	@python3 bench/compare.py alone --triad $(BUILD)/triad --out $(BUILD)/bench $(BENCH)
+
+# PyTorch and its models in a virtual environment of their own; VENV names another that has them.
+VENV ?= $(BUILD)/venv
+$(VENV)/bin/python:
+	$(call say,venv $(VENV))
+	$(Q)python3 -m venv $(VENV)
+	$(Q)$(VENV)/bin/pip install -q -r bench/peers/requirements.txt || { rm -rf $(VENV); false; }
+bench-peers: all $(VENV)/bin/python ## triad beside PyTorch, taking turns -> build/bench/peers.json; BENCH="--rounds 5"
+	@python3 bench/compare.py peers --triad $(BUILD)/triad --out $(BUILD)/bench --python $(VENV)/bin/python $(BENCH)
+
+bench-page: ## docs/performance.md and its pictures from the results in build/bench
+	@python3 bench/page.py $(BUILD)/bench
+
 style: ## formatting, include rules, banned calls
 	@tools/style.sh
 
@@ -131,7 +146,7 @@ install: all ## program, library, headers, configs, pkg-config file under PREFIX
 	install -Dm644 $(BUILD)/libtriad.a $(DESTDIR)$(PREFIX)/lib/libtriad.a
 	install -Dm644 include/triad.h $(DESTDIR)$(PREFIX)/include/triad.h
 	for h in $(INCLUDES); do install -Dm644 $$h $(DESTDIR)$(PREFIX)/include/triad/$$h || exit 1; done
-	for c in $(wildcard configs/*.yaml); do install -Dm644 $$c $(DESTDIR)$(PREFIX)/share/triad/$$c || exit 1; done
+	for c in $(wildcard configs/*.yaml configs/*/*.yaml); do install -Dm644 $$c $(DESTDIR)$(PREFIX)/share/triad/$$c || exit 1; done
 	mkdir -p $(DESTDIR)$(PREFIX)/lib/pkgconfig
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(PKGS)|' -e 's|@BLAS@|$(BLAS_DIR)|g' \
 		tools/triad.pc.in >$(DESTDIR)$(PREFIX)/lib/pkgconfig/triad.pc
@@ -140,9 +155,9 @@ clean: ## removes the build
 	rm -rf $(BUILD)
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 -include $(shell find $(BUILD) -name '*.d' -not -path '$(BUILD)/asan/*' -not -path '$(BUILD)/fuzz/*' 2>/dev/null)
 
-.PHONY: all tests examples test quickstart asan fuzz fuzz-bins style format deps check install clean help
+.PHONY: all tests examples test quickstart bench bench-peers bench-page asan fuzz fuzz-bins style format deps check install clean help
 .SECONDARY:

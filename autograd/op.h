@@ -132,6 +132,7 @@ struct ad_op {
     void (*vjp)(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx);
     size_t (*scratch)(const struct ad_call *c);    /* bytes; c->in/out carry shapes and strides, no data */
     double (*flops)(const struct ad_call *c);      /* NULL: one an output element */
+    double (*bytes)(const struct ad_call *c);      /* moved; NULL: its inputs and outputs once (report.h) */
     bool (*takes)(const struct ad_call *c, int i); /* which strided inputs eval/kernels can take; NULL: by flags */
     unsigned alias;                                /* bit i: output 0 may overwrite input i of the same size */
     /* Asked by the fuse pass: `user`, an elementwise op, is the only reader of output 0 (as its operand `at`; `other`

@@ -10,6 +10,7 @@
 #include "autograd/internal.h"
 #include "autograd/passes/layout.h"
 #include "autograd/program.h"
+#include "autograd/report.h"
 #include "autograd/store.h"
 #include "base/buf.h"
 #include "base/threads.h"
@@ -427,38 +428,47 @@ void ad_plan_profile(struct ad_plan *p, bool on)
     for (size_t i = 0; i < p->n_step; i++) p->step[i].seconds = 0, p->step[i].runs = 0;
 }
 
-struct line {
-    const char *op, *kernel;
-    double seconds, flops;
-    int64_t calls;
-};
-
-static int by_time(const void *a, const void *b)
+/* Two inputs are one if they are the same memory: known by val, or by address once the plan has run. */
+static bool seen_before(const struct step *s, const val *v, int i)
 {
-    double x = ((const struct line *)a)->seconds, y = ((const struct line *)b)->seconds;
-    return x < y ? 1 : x > y ? -1 : 0;
+    const struct ad_tensor *in = s->call.in;
+    for (int k = 0; k < i; k++)
+        if (v[k] == v[i] || (in[k].data == in[i].data && in[i].data && ad_same_shape(in[k].shape, in[i].shape)))
+            return true;
+    return false;
 }
 
-void ad_plan_report(const struct ad_plan *p, struct buf *out)
+/* Bytes behind a tensor: a broadcast axis is one element. */
+static double bytes_behind(const struct ad_tensor *t)
 {
-    struct line *line = mem_zero(p->n_step, sizeof *line);
-    size_t n = 0;
-    double total = 0;
-    for (size_t i = 0; i < p->n_step; i++) {
+    double n = (double)ad_dtype_size(t->dtype);
+    for (int i = 0; i < t->shape.rank; i++)
+        if (t->stride[i] || t->shape.dim[i] == 0) n *= (double)t->shape.dim[i];
+    return n;
+}
+
+static double bytes_of(const struct ad_plan *p, const struct step *s)
+{
+    const struct ad_call *c = &s->call;
+    if (s->node->op->bytes) return s->node->op->bytes(c);
+    double bytes = 0;
+    for (int i = 0; i < c->n_in; i++)
+        if (!seen_before(s, p->tensor_val + s->tensor, i)) bytes += bytes_behind(&c->in[i]);
+    for (int i = 0; i < c->n_out; i++) bytes += bytes_behind(&c->out[i]);
+    return bytes;
+}
+
+size_t ad_plan_timings(const struct ad_plan *p, struct ad_timing *out)
+{
+    for (size_t i = 0; out && i < p->n_step; i++) {
         const struct step *s = &p->step[i];
-        size_t k = 0;
-        while (k < n && (strcmp(line[k].op, s->node->op->name) || strcmp(line[k].kernel, s->kernel))) k++;
-        if (k == n) line[n++] = (struct line){.op = s->node->op->name, .kernel = s->kernel};
-        line[k].seconds += s->seconds;
-        line[k].calls += s->runs;
-        line[k].flops += s->flops * (double)s->runs;
-        total += s->seconds;
+        out[i] = (struct ad_timing){.op = s->node->op->name,
+                                    .kernel = s->kernel,
+                                    .path = s->node->path,
+                                    .calls = s->runs,
+                                    .seconds = s->seconds,
+                                    .flops = s->flops,
+                                    .bytes = bytes_of(p, s)};
     }
-    qsort(line, n, sizeof *line, by_time);
-    buf_printf(out, "%-24s %-18s %8s %9s %6s %8s\n", "op", "kernel", "calls", "ms", "%", "GF/s");
-    for (size_t i = 0; i < n; i++)
-        buf_printf(out, "%-24s %-18s %8lld %9.2f %6.1f %8.1f\n", line[i].op, line[i].kernel, (long long)line[i].calls,
-                   1e3 * line[i].seconds, total > 0 ? 100 * line[i].seconds / total : 0,
-                   line[i].seconds > 0 ? 1e-9 * line[i].flops / line[i].seconds : 0);
-    free(line);
+    return p->n_step;
 }

@@ -61,7 +61,8 @@ struct ad_plan_stats {
     double build_s;         /* seconds spent in passes and planning */
 };
 struct ad_plan_stats ad_plan_stats(const struct ad_plan *p);
-/* Time by op over the runs since ad_plan_profile(p, true): a text table. */
+/* From now on each call is timed (and what was timed before forgotten), or not. report.h has what comes of it;
+ * ad_plan_report is its table by op, without limits. */
 void ad_plan_profile(struct ad_plan *p, bool on);
 void ad_plan_report(const struct ad_plan *p, struct buf *out);
 

@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "autograd/start.h"
+#include "autograd/op.h"
+#include "base/isa.h"
 #include "base/mem.h"
 #include "base/rng.h"
 
@@ -93,6 +94,56 @@ int ad_store_declare(struct ad_store *s, const char *name, enum ad_dtype t, stru
     return 0;
 }
 
+static double start_value(struct rng *r, struct ad_init init)
+{
+    switch (init.kind) {
+    case AD_INIT_ONE: return 1;
+    case AD_INIT_VALUE: return init.scale;
+    case AD_INIT_UNIFORM: return rng_range(r, -init.scale, init.scale);
+    case AD_INIT_ZERO:
+    case AD_INIT_NORMAL:
+    case AD_INIT_TRUNC_NORMAL: break;
+    }
+    return 0;
+}
+
+ISA_DECLARE(void, ad_start_normal, (float *x, int64_t from, int64_t to, uint64_t key, double cut));
+void ad_start_normal(float *x, int64_t from, int64_t to, uint64_t key, double cut)
+{
+    ISA_PICK(ad_start_normal)(x, from, to, key, cut);
+}
+
+enum { START_BLOCK = 16384 };
+
+static void fill_normal(const struct ad_entry *p, uint64_t key)
+{
+    double cut = p->init.kind == AD_INIT_TRUNC_NORMAL ? 2 : 0;
+    int64_t blocks = (p->count + START_BLOCK - 1) / START_BLOCK;
+#pragma omp parallel for schedule(static) if (blocks > 1)
+    for (int64_t b = 0; b < blocks; b++) {
+        float x[START_BLOCK];
+        int64_t from = b * START_BLOCK, to = from + START_BLOCK < p->count ? from + START_BLOCK : p->count;
+        ad_start_normal(x, from, to, key, cut);
+        struct ad_tensor t = {.data = p->data, .dtype = p->dtype};
+        if (p->dtype == AD_F32)
+            for (int64_t i = from; i < to; i++) ((float *)p->data)[i] = (float)(p->init.scale * (double)x[i - from]);
+        else
+            for (int64_t i = from; i < to; i++) ad_set(&t, i, p->init.scale * (double)x[i - from]);
+    }
+}
+
+static void fill(const struct ad_store *s, struct ad_entry *p)
+{
+    struct rng r = rng_make(s->seed, hash_str(p->name), 0);
+    struct ad_tensor t = {.data = p->data, .dtype = p->dtype};
+    p->fresh = true;
+    if (p->init.kind == AD_INIT_ZERO) return; /* as the memory is */
+    if (p->init.kind == AD_INIT_NORMAL || p->init.kind == AD_INIT_TRUNC_NORMAL)
+        fill_normal(p, r.key);
+    else
+        for (int64_t i = 0; i < p->count; i++) ad_set(&t, i, start_value(&r, p->init));
+}
+
 /* Trainable f32 entries lie in `flat`; all others (state, f64 used by checks) in `state`. */
 static bool in_flat(const struct ad_entry *p)
 {
@@ -119,8 +170,8 @@ int ad_store_commit(struct ad_store *s, struct err *e)
     for (size_t i = 0; i < s->n; i++) {
         struct ad_entry *p = &s->entry[i];
         p->data = in_flat(p) ? (void *)(s->flat + p->offset) : (void *)(s->state + p->offset);
+        fill(s, p);
     }
-    ad_start_values(s->seed, s->entry, s->n);
     s->committed = true;
     return 0;
 }

@@ -49,4 +49,8 @@ int64_t ad_store_trainable(const struct ad_store *s);  /* parameters that are tr
 int64_t ad_store_flat_count(const struct ad_store *s); /* elements of the flat buffer, gaps included (they stay 0) */
 float *ad_store_flat(const struct ad_store *s);        /* f32 stores; trainable only */
 
+/* Numbers from .. to-1 of a sequence of standard normals (Box & Muller 1958; log, sine and cosine in f32, 2 ulp each),
+ * into x[0] ..: a function of key and index. `cut` > 0: those beyond it are drawn again. */
+void ad_start_normal(float *x, int64_t from, int64_t to, uint64_t key, double cut);
+
 #endif

@@ -85,6 +85,17 @@ static size_t block_bytes(size_t bytes)
     return (bytes + unit) / unit * unit;
 }
 
+/* Large blocks by all threads: the system clears pages while they are touched. */
+static void touch(volatile char *p, size_t len)
+{
+    int64_t units = (int64_t)(len / HUGE_PAGE);
+#pragma omp parallel for schedule(static) if (units >= 32)
+    for (int64_t u = 0; u <= units; u++) {
+        size_t to = u < units ? (size_t)(u + 1) * HUGE_PAGE : len;
+        for (size_t i = (size_t)u * HUGE_PAGE; i < to; i += 4096) p[i] = 0;
+    }
+}
+
 void *mem_block(size_t bytes, const char *what, struct err *e)
 {
     if (bytes > SIZE_MAX / 4) { /* the sums below would wrap */
@@ -104,9 +115,7 @@ void *mem_block(size_t bytes, const char *what, struct err *e)
         p += head;
         madvise(p, len, MADV_HUGEPAGE);
     }
-    /* Every page is there before it is used. The kernel clears some 8 GB/s on a core: large blocks are worth a second. */
-#pragma omp parallel for schedule(static) if (len >= 16 * HUGE_PAGE)
-    for (size_t i = 0; i < len; i += 4096) ((volatile char *)p)[i] = 0;
+    touch(p, len);
     return p;
 }
 

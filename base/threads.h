@@ -15,6 +15,7 @@ void threads_init(int n);
 int threads_count(void);
 
 double time_now(void);                 /* seconds, monotonic */
+double process_age(void);              /* seconds since the system started this process, in its ticks of 10 ms */
 int64_t process_peak_rss(void);        /* bytes, the high-water mark of this process */
 int64_t process_page_faults(void);     /* minor + major faults so far */
 int64_t process_threads_created(void); /* threads alive now */

@@ -37,6 +37,7 @@ static int set_value(const struct args *a, const struct arg_flag *f, const char 
     errno = 0;
     switch (f->type) {
     case ARG_BOOL: *(bool *)f->value = true; return 0;
+    case ARG_OPTIONAL:
     case ARG_STRING: *(const char **)f->value = text; return 0;
     case ARG_INT: {
         long long i = strtoll(text, &end, 10);
@@ -86,6 +87,7 @@ static int read_flag(const struct args *a, int argc, char **argv, int *i, struct
         return set_value(a, f, "", e);
     }
     if (equals) return set_value(a, f, equals + 1, e);
+    if (f->type == ARG_OPTIONAL) return set_value(a, f, "", e);
     if (*i + 1 >= argc) return wrong(a, e, "--%s needs a value (%s)", f->name, f->meta);
     return set_value(a, f, argv[++*i], e);
 }
@@ -125,6 +127,7 @@ static void add_default(const struct arg_flag *f, struct buf *b)
     case ARG_STRING:
         if (*(const char *const *)f->value) buf_printf(b, " (default %s)", *(const char *const *)f->value);
         break;
+    case ARG_OPTIONAL:
     case ARG_BOOL: break;
     }
 }
@@ -141,7 +144,10 @@ void args_help(const struct args *a, FILE *out)
             buf_printf(&b, "  -%c, --%s", f->letter, f->name);
         else
             buf_printf(&b, f->name ? "  --%s" : "  -h, --help", f->name);
-        if (f->name && f->type != ARG_BOOL) buf_printf(&b, " %s", f->meta);
+        if (f->name && f->type == ARG_OPTIONAL)
+            buf_printf(&b, "[=%s]", f->meta);
+        else if (f->name && f->type != ARG_BOOL)
+            buf_printf(&b, " %s", f->meta);
         size_t width = b.len - start;
         if (width + 2 > HELP_COLUMN) { /* too long for the column: the words go below it */
             buf_str(&b, "\n");

@@ -14,6 +14,7 @@ enum arg_type {
     ARG_DOUBLE,   /* double, finite */
     ARG_STRING,   /* const char *, points into argv */
     ARG_DURATION, /* double, seconds: 25ms, 4m */
+    ARG_OPTIONAL, /* const char *: "" where given without a value; a value only as --flag=value */
 };
 
 struct arg_flag {

@@ -24,6 +24,7 @@ static const struct command {
      "triad embed runs/emoji data/emoji/manifest.jsonl -o emoji.safetensors"},
     {"search", cli_search, "find the nearest to a text, picture or sound",
      "triad search runs/emoji emoji.safetensors \"a smiling cat\""},
+    {"bench", cli_bench, "how fast this machine trains, and how fast it could", "triad bench vit_s16"},
     {"tokenizer", cli_tokenizer, "train a tokenizer from captions; see how a text is cut",
      "triad tokenizer train --data data/emoji/manifest.jsonl -o tokenizer.json"},
 };
@@ -93,7 +94,7 @@ static int run(int argc, char **argv)
  * stands. */
 static void start_with_short_spin(int argc, char **argv)
 {
-    static const char *const computing[] = {"train", "eval", "embed", "search"};
+    static const char *const computing[] = {"train", "eval", "embed", "search", "bench"};
     if (argc < 2 || getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
     for (size_t i = 0; i < sizeof computing / sizeof *computing; i++)
         if (!strcmp(argv[1], computing[i]) && setenv("GOMP_SPINCOUNT", "2000", 1) == 0) execv("/proc/self/exe", argv);

@@ -14,6 +14,7 @@
 #include "autograd/plan.h"
 #include "autograd/store.h"
 #include "layers/nn.h"
+#include "models/head.h"
 #include "models/model.h"
 #include "optim/opt.h"
 

@@ -30,6 +30,34 @@ val nn_conv2d(struct nn *m, const char *name, val x, struct nn_conv c)
     return y;
 }
 
+val nn_conv1d(struct nn *m, const char *name, val x, struct nn_conv c)
+{
+    struct ad_graph *g = m->g;
+    if (ad_rank(g, x) != 3) return ad_fail(g, "%s: sequences of one length must be (N, T, C)", name);
+    ad_push(g, "%s", name);
+    int groups = c.groups ? c.groups : 1;
+    int64_t in = ad_dim(g, x, -1) / groups;
+    struct ad_init init = {AD_INIT_NORMAL, sqrt(2.0 / ((double)in * c.kernel))};
+    val w = nn_param(m, "weight", SHAPE(c.kernel, in, c.out), init, 0);
+    val y = ad_conv1d(g, x, w, (struct ad_conv){.stride = {c.stride}, .pad = {pad_of(c)}, .groups = groups});
+    val b = bias_of(m, c);
+    if (b) y = ad_add(g, y, b);
+    ad_pop(g);
+    return y;
+}
+
+val nn_squeeze_excite(struct nn *m, const char *name, val x, int64_t hidden, enum nn_activation a)
+{
+    struct ad_graph *g = m->g;
+    if (ad_rank(g, x) != 4) return ad_fail(g, "%s: an image batch must be (N, H, W, C)", name);
+    ad_push(g, "%s", name);
+    val s = ad_mean(g, x, 6, true); /* (N, 1, 1, C) */
+    s = nn_activate(m, a, nn_linear(m, "squeeze", s, hidden, true, 0));
+    s = ad_sigmoid(g, nn_linear(m, "excite", s, ad_dim(g, x, -1), true, 0));
+    ad_pop(g);
+    return ad_mul(g, x, s);
+}
+
 struct nn_seq nn_conv1d_packed(struct nn *m, const char *name, const struct nn_seq *s, struct nn_conv c)
 {
     struct ad_graph *g = m->g;

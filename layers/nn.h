@@ -51,6 +51,11 @@ val nn_group_norm(struct nn *m, const char *name, val x, int groups, double eps)
  * residual branch). */
 val nn_batch_norm(struct nn *m, const char *name, val x, double momentum, double eps, bool zero_gain);
 
+/* A weight of shape `s` whose length and direction are learned apart (Salimans & Kingma 2016, eq. 2): w = gain v / |v|,
+ * |v| the norm over all axes but `axis`, along which `<name>.gain` (dim[axis]) and `<name>.direction` (s) lie. v starts
+ * normal with `std`, the gain where w has that std too. */
+val nn_weight_norm(struct nn *m, const char *name, struct ad_shape s, int axis, double std);
+
 /* ---- position.c -------------------------------------------------------------------------------------------------- */
 enum nn_position_kind { NN_POS_LEARNED, NN_POS_SINUSOIDAL, NN_POS_ROTARY, NN_POS_RELATIVE, NN_POS_NONE };
 extern const char *const nn_position_names[];
@@ -98,6 +103,11 @@ struct nn_conv {
     bool bias;
 };
 val nn_conv2d(struct nn *m, const char *name, val x, struct nn_conv c); /* (N, H, W, C), He normal fan-out */
+/* Sequences of one length, (N, T, C) -> (N, T', out); weight (k, C/groups, out), He normal fan-in. */
+val nn_conv1d(struct nn *m, const char *name, val x, struct nn_conv c);
+/* Squeeze and excitation (Hu et al. 2018, eq. 2-4): x (N, H, W, C) times a weight a channel, in 0..1, that the image
+ * decides through `hidden` units: sigmoid(act(mean(x) "squeeze") "excite"), both with biases. */
+val nn_squeeze_excite(struct nn *m, const char *name, val x, int64_t hidden, enum nn_activation a);
 /* Convolution over packed sequences that never crosses items; returns the new sequence. */
 struct nn_seq nn_conv1d_packed(struct nn *m, const char *name, const struct nn_seq *s, struct nn_conv c);
 /* Non-overlapping patches: (B, H, W, C) -> (B, H/p * W/p, width). Weight (p, p, C, width). */

@@ -1,4 +1,6 @@
 /* Normalisation layers. Gains and biases take no weight decay. */
+#include <math.h>
+
 #include "layers/nn.h"
 
 const char *const nn_norm_names[] = {"layer", "rms", NULL};
@@ -63,4 +65,20 @@ val nn_batch_norm(struct nn *m, const char *name, val x, double momentum, double
     }
     ad_pop(g);
     return y;
+}
+
+val nn_weight_norm(struct nn *m, const char *name, struct ad_shape s, int axis, double std)
+{
+    struct ad_graph *g = m->g;
+    ad_push(g, "%s", name);
+    struct ad_shape along = s; /* (1, .., dim[axis], .., 1) */
+    for (int i = 0; i < s.rank; i++) along.dim[i] = i == axis ? s.dim[i] : 1;
+    int64_t n = s.dim[axis] ? ad_count(s) / s.dim[axis] : 0;
+    val v = nn_param(m, "direction", s, (struct ad_init){AD_INIT_NORMAL, std}, AD_NO_DECAY);
+    val gain =
+        nn_param(m, "gain", SHAPE(s.dim[axis]), (struct ad_init){AD_INIT_VALUE, std * sqrt((double)n)}, AD_NO_DECAY);
+    unsigned others = ((1u << s.rank) - 1) & ~(1u << axis);
+    val scale = ad_mul(g, ad_reshape(g, gain, along), ad_rsqrt(g, ad_sum(g, ad_square(g, v), others, true)));
+    ad_pop(g);
+    return ad_mul(g, v, scale);
 }

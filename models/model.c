@@ -8,8 +8,9 @@ struct nn_seq model_hidden(struct nn *m, const struct model_tower *t, struct mod
     ad_push(m->g, "%s", t->name);
     struct nn_seq x = {0};
     if (t->kind == MODEL_VIT) x = model_vit_hidden(m, t, s);
-    if (t->kind == MODEL_TEXT) x = model_text_hidden(m, &t->text, s);
+    if (t->kind == MODEL_TEXT) x = model_text_hidden(m, &t->text, s, NULL);
     if (t->kind == MODEL_AUDIO) x = model_audio_hidden(m, &t->audio, s);
+    if (t->kind == MODEL_WAVE) x = model_wave_hidden(m, &t->wave, s);
     ad_pop(m->g);
     return x;
 }
@@ -24,8 +25,10 @@ static val features(struct nn *m, const struct model_tower *t, struct model_shap
     switch (t->kind) {
     case MODEL_VIT: return model_vit(m, t, s);
     case MODEL_RESNET: return model_resnet(m, t, s);
-    case MODEL_TEXT: return sequence_features(m, &t->text.trunk, model_text_hidden(m, &t->text, s));
+    case MODEL_EFFICIENTNET: return model_efficientnet(m, t, s);
+    case MODEL_TEXT: return sequence_features(m, &t->text.trunk, model_text_hidden(m, &t->text, s, NULL));
     case MODEL_AUDIO: return sequence_features(m, &t->audio.trunk, model_audio_hidden(m, &t->audio, s));
+    case MODEL_WAVE: return sequence_features(m, &t->wave.trunk, model_wave_hidden(m, &t->wave, s));
     }
     return 0;
 }
@@ -57,6 +60,27 @@ static int check_trunk(const char *name, const struct model_trunk *c, struct err
     return 0;
 }
 
+static int check_efficientnet(const char *name, const struct model_efficientnet *c, struct err *e)
+{
+    if (c->n_stages < 1 || c->n_stages > 8)
+        return err_set(e, ERR_CONFIG, "%s: an efficientnet has 1 to 8 stages, not %d", name, c->n_stages);
+    for (int i = 0; i < c->n_stages; i++)
+        if (c->stage[i].kernel % 2 == 0)
+            return err_set(e, ERR_CONFIG, "%s: stage %d: a depthwise kernel must be odd, not %lld", name, i,
+                           (long long)c->stage[i].kernel);
+    return 0;
+}
+
+static int check_wave(const char *name, const struct model_wave *c, struct err *e)
+{
+    if (c->n_features < 1 || c->n_features > 8)
+        return err_set(e, ERR_CONFIG, "%s: the feature encoder has 1 to 8 convolutions, not %d", name, c->n_features);
+    if (c->position_groups < 1 || c->trunk.width % c->position_groups)
+        return err_set(e, ERR_CONFIG, "%s: width %lld must be a multiple of position_groups %lld", name,
+                       (long long)c->trunk.width, (long long)c->position_groups);
+    return check_trunk(name, &c->trunk, e);
+}
+
 int model_check(const struct model_tower *t, struct err *e)
 {
     switch (t->kind) {
@@ -69,6 +93,8 @@ int model_check(const struct model_tower *t, struct err *e)
         return check_trunk(t->name, &t->vit.trunk, e);
     case MODEL_TEXT: return check_trunk(t->name, &t->text.trunk, e);
     case MODEL_AUDIO: return check_trunk(t->name, &t->audio.trunk, e);
+    case MODEL_WAVE: return check_wave(t->name, &t->wave, e);
+    case MODEL_EFFICIENTNET: return check_efficientnet(t->name, &t->efficientnet, e);
     case MODEL_RESNET: {
         int64_t size =
             t->image_size / t->resnet.stem_stride / (t->resnet.stem_pool ? 2 : 1) >> (t->resnet.n_stages - 1);

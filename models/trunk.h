@@ -12,8 +12,13 @@ val model_input(struct nn *m, const char *what, enum ad_dtype t, struct ad_shape
 
 struct nn_seq model_vit_hidden(struct nn *m, const struct model_tower *t, struct model_shape s);
 val model_vit(struct nn *m, const struct model_tower *t, struct model_shape s);
-struct nn_seq model_text_hidden(struct nn *m, const struct model_text *t, struct model_shape s);
+/* *tokens becomes the input of that name; NULL is fine. */
+struct nn_seq model_text_hidden(struct nn *m, const struct model_text *t, struct model_shape s, val *tokens);
+/* How the token table begins; whoever declares it again says the same. */
+#define MODEL_TOKEN_INIT ((struct ad_init){AD_INIT_NORMAL, 0.02})
 struct nn_seq model_audio_hidden(struct nn *m, const struct model_audio *t, struct model_shape s);
+struct nn_seq model_wave_hidden(struct nn *m, const struct model_wave *t, struct model_shape s);
+val model_efficientnet(struct nn *m, const struct model_tower *t, struct model_shape s);
 val model_resnet(struct nn *m, const struct model_tower *t, struct model_shape s);
 
 #endif

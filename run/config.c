@@ -229,7 +229,7 @@ static const struct conf_field mel_fields[] = {
     {"style", CONF_ENUM, AT(style), "clip", .choices = mel_names, .help = "how powers are scaled"},
     {0},
 };
-static const struct conf_table mel_table = {sizeof(struct data_logmel_config), mel_fields};
+const struct conf_table run_mel_table = {sizeof(struct data_logmel_config), mel_fields};
 #undef AT
 
 #define AT(m) offsetof(struct data_audio_augment, m)
@@ -251,7 +251,7 @@ static const struct conf_table audio_augment_table = {sizeof(struct data_audio_a
 
 #define AT(m) offsetof(struct run_modality, audio.m)
 static const struct conf_field audio_fields[] = {
-    {"log_mel", CONF_STRUCT, AT(mel), "{}", .sub = &mel_table, .help = "the spectrogram"},
+    {"log_mel", CONF_STRUCT, AT(mel), "{}", .sub = &run_mel_table, .help = "the spectrogram"},
     {"max_length", CONF_DURATION, AT(max_seconds), "10s", 0.05, 3600, .help = "longer sound is cut"},
     {"augment", CONF_STRUCT, AT(augment), "{}", .sub = &audio_augment_table, .help = "random changes while training"},
     {"tower", CONF_STRUCT, AT(tower), "{}", .sub = &audio_towers_table, .help = "what turns it into a vector"},
@@ -269,7 +269,7 @@ static const struct conf_field modality_fields[] = {
     {"project_bias", CONF_BOOL, AT(project_bias), "true", .help = "a bias in the projection to the shared space"},
     {0},
 };
-static const struct conf_table modality_table = {sizeof(struct run_modality), modality_fields};
+const struct conf_table run_modality_table = {sizeof(struct run_modality), modality_fields};
 #undef AT
 
 /* ---- loss, optimizer, training ----------------------------------------------------------------------------------- */
@@ -351,7 +351,7 @@ static const struct conf_table train_table = {sizeof(struct run_train), train_fi
 static const struct conf_field config_fields[] = {
     {"name", CONF_STRING, AT(name), NULL, .help = "of the run"},
     {"data", CONF_STRUCT, AT(data), NULL, .sub = &data_table, .help = "what is read"},
-    {"modalities", CONF_MAP, AT(modalities), NULL, .sub = &modality_table, .least = 2, .most = 16,
+    {"modalities", CONF_MAP, AT(modalities), NULL, .sub = &run_modality_table, .least = 2, .most = 16,
      .help = "each with its tower, by a name of your choice"},
     {"embed", CONF_INT, AT(embed), "128", 1, 65536, .help = "dimensions of the shared space"},
     {"loss", CONF_STRUCT, AT(loss), "{}", .sub = &loss_table, .help = "what pulls pairs together"},

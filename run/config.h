@@ -159,6 +159,8 @@ struct run_config {
 };
 
 extern const struct conf_table run_config_table;
+/* Of one modality and of a spectrogram, for others that describe towers or sound. */
+extern const struct conf_table run_modality_table, run_mel_table;
 
 /* Reads and checks a config with "key=value" overrides. ERR_CONFIG with file:line:column. *c lives until
  * conf_free(mem). */

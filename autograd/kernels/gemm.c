@@ -46,12 +46,13 @@ void gemm_block(const struct gemm_args *g)
 
 /* ---- small M and N, long K: ranges of K into matrices of their own, added in order ---------------------------------- */
 
-/* How many ranges, by the sizes only. A range is worth the pass over its sums from about 512 on. */
+/* How many ranges, a power of two by the sizes only. A range is worth the pass over its sums from about 512 on. */
 static int64_t ranges(int64_t m, int64_t n, int64_t k)
 {
-    if (m * n * k < 1 << 20 || k < 1024 || m * n > 1 << 18) return 1;
-    int64_t tiles = (m + 95) / 96 * ((n + 95) / 96); /* pieces of C that could go to threads instead */
-    return tiles >= 64 ? 1 : max_of(1, min_of(min_of(64 / tiles, k / 512), 32));
+    int64_t tiles = (m + 95) / 96 * ((n + 95) / 96), r = 1; /* tiles: pieces of C that could go to threads instead */
+    if (m * n * k < 1 << 20 || tiles >= 16) return 1;
+    while (2 * r * tiles <= 64 && 2 * r * 512 <= k && r < 32) r *= 2;
+    return r;
 }
 
 static int64_t range_length(int64_t k, int64_t n)
@@ -134,8 +135,6 @@ static void split_k(const struct gemm_args *g, int64_t n_ranges, float *sums)
 
 /* ---- blocks of C ---------------------------------------------------------------------------------------------------- */
 
-enum { BLOCK_M = 252, BLOCK_N = 256 };
-
 struct cut {
     int64_t m, n, nm, nn;
 };
@@ -145,26 +144,34 @@ static int64_t even(int64_t size, int64_t parts, int64_t round)
     return max_of(1, ((size + parts - 1) / parts + round - 1) / round * round);
 }
 
+/* Cycles a thread takes for its share of blocks (m, n), about: the products, what packing costs, and idle ends, which
+ * many small blocks make short. */
+static double cost_of(struct cut c, int64_t k, int64_t threads)
+{
+    int64_t blocks = c.nm * c.nn, rounds = (blocks + threads - 1) / threads;
+    double products = (double)(c.m * c.n) / 16, pack_b = 0.6 * (double)c.n,
+           pack_a = 0.4 * (double)(c.m * ((c.n + 511) / 512));
+    return (double)rounds * (products + pack_b + pack_a) * (double)k * (1 + 0.03 / (double)rounds);
+}
+
 /* Blocks may follow the thread count where they do not change the order of any sum; OpenBLAS' sums follow the size. */
 static struct cut cut_of(int64_t m, int64_t n, int64_t k, int64_t threads)
 {
 #if !defined(__AVX2__)
     threads = 8;
 #endif
-    int64_t pm = (m + BLOCK_M - 1) / BLOCK_M, pn = (n + BLOCK_N - 1) / BLOCK_N;
-    int64_t work = m * n * k, want = threads > 1 ? min_of(threads * 6, work >> 19) : 1;
-    while (pm * pn < want && (m / pm >= 56 || n / pn >= 64)) {
-        if (m / pm >= n / pn && m / pm >= 56)
-            pm++;
-        else if (n / pn >= 64)
-            pn++;
-        else
-            pm++;
-    }
-    struct cut c = {.m = even(m, pm, 1), .n = even(n, pn, 32)};
-    c.nm = (m + c.m - 1) / c.m;
-    c.nn = (n + c.n - 1) / c.n;
-    return c;
+    struct cut best = {m, n, 1, 1};
+    if (threads == 1 || m * n * k < 1 << 18) return best;
+    double least = cost_of(best, k, threads);
+    for (int64_t parts = threads; parts <= 6 * threads; parts += threads)
+        for (int64_t pm = 1; pm <= parts; pm++) {
+            struct cut c = {.m = even(m, pm, 1), .n = even(n, (parts + pm - 1) / pm, 32)};
+            c.nm = (m + c.m - 1) / c.m;
+            c.nn = (n + c.n - 1) / c.n;
+            double cost = cost_of(c, k, threads);
+            if (cost < least) least = cost, best = c;
+        }
+    return best;
 }
 
 void gemm(const struct gemm_args *g, void *scratch)
@@ -177,7 +184,11 @@ void gemm(const struct gemm_args *g, void *scratch)
     }
     int64_t threads = omp_in_parallel() ? 1 : threads_count();
     struct cut c = cut_of(g->m, g->n, g->k, threads);
-#pragma omp parallel if (threads > 1 && c.nm * c.nn > 1)
+    if (c.nm * c.nn == 1) {
+        gemm_block(g);
+        return;
+    }
+#pragma omp parallel if (threads > 1)
     {
         gemm_enter_thread();
 #pragma omp for schedule(dynamic)

@@ -5,12 +5,7 @@
 #include <cblas.h>
 #include <omp.h>
 
-/* OpenBLAS' OpenMP build asks omp_get_max_threads() and would start threads of its own inside a region of one thread,
- * where it does not see that it is in parallel. The setting belongs to the region's implicit task and ends with it. */
-void gemm_enter_thread(void)
-{
-    omp_set_num_threads(1);
-}
+void gemm_enter_thread(void) {}
 
 static int64_t max_of(int64_t a, int64_t b)
 {
@@ -53,12 +48,16 @@ static void multiply_source(const struct gemm_args *g)
         }
 }
 
+/* OpenBLAS' OpenMP build asks omp_get_max_threads() and would start threads of its own. */
 void gemm_multiply(const struct gemm_args *g)
 {
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(1);
     if (g->source)
         multiply_source(g);
     else
         multiply(g);
+    omp_set_num_threads(threads);
     if (!g->bias && !g->residual && !g->act) return;
     for (int64_t i = 0; i < g->m; i++) gemm_epilogue_row(g, g->n, i, 0);
 }

@@ -1,9 +1,9 @@
 /* One block of a product on this thread, by register-blocked kernels on packed panels (Goto & van de Geijn 2008).
  *
  * A is copied into panels of MR rows: [row][KC + PAD] where its rows are contiguous, [k][MR] where its columns are; the
- * strides are constants, so that the kernel needs one pointer. B is copied into panels [k][NR]. A panel of A stays in
- * the first-level cache while the panels of B come from the second. Each number of C is summed over k in order, in
- * blocks of KC: how the rest is cut does not change a bit. */
+ * strides are constants, so that the kernel needs one pointer. B is copied into panels [k][NR]. A block of B (KC, NC) stays
+ * in the second-level cache while panel after panel of A passes, the next one asked for ahead. Each number of C is
+ * summed over k in order, in blocks of KC: how the rest is cut does not change a bit. */
 #pragma GCC optimize("O3")
 #include "autograd/kernels/gemm.h"
 
@@ -11,14 +11,14 @@
 #include "autograd/kernels/simd.h"
 
 #ifdef __AVX512F__
-enum { MR = 14 }; /* 28 sums, 2 of B, 1 of A in 32 registers */
+enum { MR = 14, NC = 512 }; /* 28 sums, 2 of B, 1 of A in 32 registers; processors with AVX-512 have 1 MB and more */
 #else
-enum { MR = 6 }; /* 12 sums, 2 of B, 1 of A in 16 registers */
+enum { MR = 6, NC = 256 }; /* 12 sums, 2 of B, 1 of A in 16 registers; 512 KB */
 #endif
-enum { NR = 2 * VL, KC = 256, PAD = 16, ROW = KC + PAD, MC = 252, NC = 256 };
+enum { NR = 2 * VL, KC = 256, PAD = 16, ROW = KC + PAD };
 
 struct room {
-    float a[(MC + MR - 1) / MR * MR * ROW], b[KC * NC], tile[MR * NR];
+    float a[MR * ROW + VL], b[KC * NC], tile[MR * NR];
 } __attribute__((aligned(64)));
 
 void gemm_enter_thread(void) {}
@@ -31,8 +31,8 @@ static int64_t min_of(int64_t a, int64_t b)
 /* ---- the kernel ----------------------------------------------------------------------------------------------------- */
 
 /* C (mr x nv vectors) = A B, or += where `add`. */
-SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, const float *b, float *c, int64_t ldc,
-                    bool add)
+SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, const float *b, int64_t ldb, float *c,
+                    int64_t ldc, bool add)
 {
     vf sum[MR][2];
 #pragma GCC unroll 16
@@ -41,7 +41,7 @@ SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, con
         for (int v = 0; v < nv; v++) sum[i][v] = (vf){0};
     for (int64_t k = 0; k < kc; k++) {
         vf b0 = vf_load(b), b1 = nv > 1 ? vf_load(b + VL) : b0;
-        b += nv * VL;
+        b += ldb;
 #pragma GCC unroll 16
         for (int i = 0; i < mr; i++) {
             vf x = vf_set(a[by_row ? i * ROW : i]);
@@ -59,14 +59,14 @@ SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, con
         }
 }
 
-typedef void (*kernel_fn)(int64_t kc, const float *a, const float *b, float *c, int64_t ldc, bool add);
+typedef void (*kernel_fn)(int64_t kc, const float *a, const float *b, int64_t ldb, float *c, int64_t ldc, bool add);
 
 /* clang-format off */
-#define KERNEL(mr, nv, by_row)                                                                                  \
-    static void kernel_##mr##_##nv##_##by_row(int64_t kc, const float *a, const float *b, float *c, int64_t ldc, \
-                                              bool add)                                                         \
-    {                                                                                                           \
-        kernel(mr, nv, by_row, kc, a, b, c, ldc, add);                                                          \
+#define KERNEL(mr, nv, by_row)                                                                                   \
+    static void kernel_##mr##_##nv##_##by_row(int64_t kc, const float *a, const float *b, int64_t ldb, float *c, \
+                                              int64_t ldc, bool add)                                             \
+    {                                                                                                            \
+        kernel(mr, nv, by_row, kc, a, b, ldb, c, ldc, add);                                                      \
     }
 #define EACH_OF(mr) KERNEL(mr, 1, 0) KERNEL(mr, 1, 1) KERNEL(mr, 2, 0) KERNEL(mr, 2, 1)
 #define ROW_OF(mr) {{kernel_##mr##_1_0, kernel_##mr##_1_1}, {kernel_##mr##_2_0, kernel_##mr##_2_1}},
@@ -143,8 +143,8 @@ static void pack_b(const struct gemm_args *g, int64_t j0, int64_t n, int64_t k, 
             }
             if (j == n) continue;
             float *end = to + j * KC + t * width_of(n, j);
-            memcpy(end, b + j, (size_t)(n - j) * sizeof *b);
-            memset(end + n - j, 0, (size_t)(width_of(n, j) - (n - j)) * sizeof *b);
+            vf_copy(end, b + j, n - j);
+            for (int64_t x = n - j; x < width_of(n, j); x++) end[x] = 0;
         }
         return;
     }
@@ -169,80 +169,97 @@ static struct heights heights_of(int64_t m)
     return h;
 }
 
-/* Rows i .. i+n-1, columns k .. k+kc-1 of A as one panel by rows; what lies behind them is not read. */
-static void pack_rows(const struct gemm_args *g, int64_t i, int64_t n, int64_t k, int64_t kc, float *to)
+/* Panel of A: rows i .. i+n-1, columns k .. k+kc-1. What lies behind row n is not read by the kernel of that height. */
+static void pack_a(const struct gemm_args *g, bool by_row, int64_t i, int64_t n, int64_t k, int64_t kc, float *to)
 {
     if (g->source) {
-        g->source->fill(g->source->ctx, i, n, k, kc, to, ROW, 1);
+        g->source->fill(g->source->ctx, i, n, k, kc, to, by_row ? ROW : 1, by_row ? 1 : MR);
         return;
     }
     const float *a = g->a + i * g->a_row + k * g->a_col;
-    for (int64_t r = 0; r < n; r++, a += g->a_row, to += ROW) memcpy(to, a, (size_t)kc * sizeof *to);
+    if (by_row) {
+        for (int64_t r = 0; r < n; r++, a += g->a_row, to += ROW) vf_copy(to, a, kc);
+        return;
+    }
+    int64_t t = 0;
+    if (i + 2 * VL <=
+        g->m) /* whole vectors: what is too much is overwritten by the next k, or is room behind the last */
+        for (; t < kc; t++, a += g->a_col, to += MR) vf_store(to, vf_load(a));
+    for (; t < kc; t++, a += g->a_col, to += MR)
+        for (int64_t r = 0; r < n; r++) to[r] = a[r * g->a_row];
 }
 
-/* All panels of a block by columns: panel p at p * MR * KC. */
-static void pack_columns(const struct gemm_args *g, struct heights h, int64_t i, int64_t k, int64_t kc, float *to)
+/* Asks for a part (of `parts`) of the panel behind row i into the second-level cache. */
+static void prefetch_a(const struct gemm_args *g, bool by_row, int64_t i, int64_t k, int64_t kc, int64_t part,
+                       int64_t parts)
 {
-    if (g->source) {
-        for (int64_t p = 0; p < h.panels; p++, to += MR * KC) {
-            int64_t mr = p < h.tall ? h.mr : h.mr - 1;
-            g->source->fill(g->source->ctx, i, mr, k, kc, to, 1, MR);
-            i += mr;
-        }
-        return;
-    }
+    if (g->source || i + MR > g->m) return;
     const float *a = g->a + i * g->a_row + k * g->a_col;
-    for (int64_t t = 0; t < kc; t++, a += g->a_col) {
-        const float *from = a;
-        float *at = to + t * MR;
-        for (int64_t p = 0; p < h.panels; p++, at += MR * KC) {
-            int64_t mr = p < h.tall ? h.mr : h.mr - 1;
-            if (p + 1 < h.panels) /* what is copied too much is not read */
-                memcpy(at, from, MR * sizeof *at);
-            else
-                memcpy(at, from, (size_t)mr * sizeof *at);
-            from += mr;
-        }
+    if (by_row) {
+        int64_t lines = (kc + 15) / 16, from = part * MR / parts, to = (part + 1) * MR / parts;
+        for (int64_t r = from; r < to; r++)
+            for (int64_t x = 0; x < lines; x++) __builtin_prefetch(a + r * g->a_row + x * 16, 0, 3);
+    } else {
+        for (int64_t t = part * kc / parts; t < (part + 1) * kc / parts; t++)
+            __builtin_prefetch(a + t * g->a_col + MR - 1, 0, 3);
     }
 }
 
 /* ---- a block -------------------------------------------------------------------------------------------------------- */
 
+/* A panel of B as the kernel reads it. */
+struct panel {
+    const float *b;
+    int64_t ldb, n, width;
+};
+
 /* One tile of C: rows i .., columns j .. j+n-1. */
-static void tile(const struct gemm_args *g, struct room *room, kernel_fn run, int mr, int64_t i, int64_t j, int64_t n,
-                 int64_t kc, int64_t width, const float *a, const float *b, bool add, bool last)
+static void tile(const struct gemm_args *g, struct room *room, kernel_fn run, int mr, int64_t i, int64_t j, int64_t kc,
+                 struct panel b, bool add)
 {
     float *c = g->c + i * g->c_row + j;
-    if (n == width) {
-        run(kc, a, b, c, g->c_row, add);
+    for (int r = 0; r < mr; r++) {
+        __builtin_prefetch(c + r * g->c_row, 1);
+        __builtin_prefetch(c + r * g->c_row + b.n - 1, 1);
+    }
+    if (b.n == b.width) {
+        run(kc, room->a, b.b, b.ldb, c, g->c_row, add);
     } else {
-        run(kc, a, b, room->tile, NR, false);
+        run(kc, room->a, b.b, b.ldb, room->tile, NR, false);
         for (int r = 0; r < mr; r++)
-            for (int64_t x = 0; x < n; x++)
+            for (int64_t x = 0; x < b.n; x++)
                 c[r * g->c_row + x] = add ? c[r * g->c_row + x] + room->tile[r * NR + x] : room->tile[r * NR + x];
     }
-    if (!last || (!g->bias && !g->residual && !g->act)) return;
-    for (int r = 0; r < mr; r++) gemm_epilogue_row(g, n, i + r, j);
 }
 
-/* Rows i0 .. i0+m-1 (at most MC), columns j0 .. j0+n-1 (at most NC), all of K. */
-static void block(const struct gemm_args *g, struct room *room, int64_t i0, int64_t m, int64_t j0, int64_t n)
+/* Few rows of A: B is read where it lies, but for the last columns, which do not fill a vector. */
+static bool reads_in_place(const struct gemm_args *g)
 {
-    struct heights h = heights_of(m);
-    bool by_row = g->source ? !g->source->by_column : g->a_col == 1 || g->k == 1;
+    return g->b_col == 1 && g->m <= 4 * MR;
+}
+
+/* All rows, columns j0 .. j0+n-1 (at most NC), all of K. */
+static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int64_t n)
+{
+    struct heights h = heights_of(g->m);
+    bool by_row = g->source ? !g->source->by_column : g->a_col == 1 || g->k == 1, in_place = reads_in_place(g);
+    bool ends = g->bias || g->residual || g->act;
+    int64_t panels = (n + NR - 1) / NR, first = in_place ? n / VL * VL : 0;
     for (int64_t k = 0; k < g->k; k += KC) {
         int64_t kc = min_of(KC, g->k - k);
-        pack_b(g, j0, n, k, kc, room->b);
-        if (!by_row) pack_columns(g, h, i0, k, kc, room->a);
+        if (first < n) pack_b(g, j0 + first, n - first, k, kc, room->b + first * KC);
         for (int64_t p = 0, i = 0; p < h.panels; p++) {
             int mr = (int)(p < h.tall ? h.mr : h.mr - 1);
-            if (by_row) pack_rows(g, i0 + i, mr, k, kc, room->a);
-            const float *a = by_row ? room->a : room->a + p * MR * KC;
-            for (int64_t j = 0; j < n; j += NR) {
-                int nv = width_of(n, j) / VL;
-                tile(g, room, kernels[mr - 1][nv - 1][by_row], mr, i0 + i, j0 + j, min_of(NR, n - j), kc, nv * VL, a,
-                     room->b + j * KC, g->add || k > 0, k + kc == g->k);
+            pack_a(g, by_row, i, mr, k, kc, room->a);
+            for (int64_t j = 0; j < n;) {
+                int64_t width = j < first ? min_of(NR, first - j) : width_of(n, j);
+                struct panel b = {room->b + j * KC, width, min_of(width, n - j), width};
+                if (j < first) b.b = g->b + k * g->b_row + j0 + j, b.ldb = g->b_row;
+                prefetch_a(g, by_row, i + mr, k, kc, j / NR, panels);
+                tile(g, room, kernels[mr - 1][width / VL - 1][by_row], mr, i, j0 + j, kc, b, g->add || k > 0);
+                j += width;
             }
+            for (int r = 0; r < mr && ends && k + kc == g->k; r++) gemm_epilogue_row(g, n, i + r, j0);
             i += mr;
         }
     }
@@ -251,7 +268,6 @@ static void block(const struct gemm_args *g, struct room *room, int64_t i0, int6
 void gemm_multiply(const struct gemm_args *g)
 {
     struct room room;
-    for (int64_t i = 0; i < g->m; i += MC)
-        for (int64_t j = 0; j < g->n; j += NC) block(g, &room, i, min_of(MC, g->m - i), j, min_of(NC, g->n - j));
+    for (int64_t j = 0; j < g->n; j += NC) strip(g, &room, j, min_of(NC, g->n - j));
 }
 #endif

@@ -1,68 +1,44 @@
-/* Normal numbers by the thousand: Philox in the lanes of a vector, then Box and Muller with polynomials. See start.h. */
+/* Normal start values, 32 at a time: see ad_start_normal in store.h. */
 #pragma GCC optimize("O3")
-#include "autograd/start.h"
+#include <math.h>
 
+#include "autograd/kernels/philox.h"
 #include "autograd/kernels/vfunc.h"
+#include "autograd/store.h"
+#include "base/isa.h"
 
-enum { LANES = 8 };
+ISA_DECLARE(void, ad_start_normal, (float *x, int64_t from, int64_t to, uint64_t key, double cut));
 
-/* rng_philox for the counters (0, lo + lane); word w of lane l is out[w][l]. Plain loops: the compiler finds the products of
- * 32 by 32 bits in them. */
-static inline void philox(uint64_t key, uint64_t lo, uint32_t out[4][LANES])
+/* Element 4 q + 2 h + s is the sine (s) or cosine of a pair from words 2 h and 2 h + 1 of counter q. */
+static void pairs(const uint32_t *word, float *out)
 {
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32), c0[LANES], c1[LANES], c2[LANES], c3[LANES];
-    for (int l = 0; l < LANES; l++) {
-        c0[l] = (uint32_t)(lo + (uint64_t)l);
-        c1[l] = (uint32_t)((lo + (uint64_t)l) >> 32);
-        c2[l] = c3[l] = 0;
+    v8 u, v;
+    for (int i = 0; i < 8; i++) {
+        u[i] = ((float)(word[2 * i] >> 8) + 1) * (1.0f / 16777216);
+        v[i] = (float)(word[2 * i + 1] >> 8) * (float)(2 * M_PI / 16777216);
     }
-    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
-        for (int l = 0; l < LANES; l++) {
-            uint64_t a = (uint64_t)0xD2511F53u * c0[l], b = (uint64_t)0xCD9E8D57u * c2[l];
-            uint32_t n0 = (uint32_t)(b >> 32) ^ c1[l] ^ k0, n2 = (uint32_t)(a >> 32) ^ c3[l] ^ k1;
-            c1[l] = (uint32_t)b;
-            c3[l] = (uint32_t)a;
-            c0[l] = n0;
-            c2[l] = n2;
+    v8 square = -2.0f * v8_log(u), r;
+    for (int i = 0; i < 8; i++) r[i] = sqrtf(square[i]);
+    struct v8_trig t = v8_sincos(v);
+    v8 c = r * t.cos, s = r * t.sin;
+    for (int i = 0; i < 8; i++) out[2 * i] = c[i], out[2 * i + 1] = s[i];
+}
+
+void ISA_FN(ad_start_normal)(float *x, int64_t from, int64_t to, uint64_t key, double cut)
+{
+    for (int64_t i = from / PHILOX_WORDS * PHILOX_WORDS; i < to; i += PHILOX_WORDS) {
+        uint32_t word[PHILOX_WORDS];
+        float value[PHILOX_WORDS];
+        philox_16(key, 0, (uint64_t)i / 4, word);
+        pairs(word, value);
+        for (int k = 0; k < PHILOX_WORDS; k++) {
+            for (uint64_t again = 1; cut > 0 && !(fabsf(value[k]) <= (float)cut); again++) {
+                float other[PHILOX_WORDS];
+                philox_16(key, again, (uint64_t)i / 4, word);
+                pairs(word, other);
+                value[k] = other[k];
+            }
+            if (i + k >= from && i + k < to) x[i + k - from] = value[k];
         }
-    memcpy(out[0], c0, sizeof c0);
-    memcpy(out[1], c1, sizeof c1);
-    memcpy(out[2], c2, sizeof c2);
-    memcpy(out[3], c3, sizeof c3);
-}
-
-/* The upper 24 bits as a number in 0 .. 2^24 - 1, exact in float. */
-VFUNC v8 upper(const uint32_t w[LANES])
-{
-    v8u x;
-    memcpy(&x, w, sizeof x);
-    return __builtin_convertvector((v8i)(x >> 8), v8);
-}
-
-VFUNC v8 v8_sqrt(v8 x)
-{
-    for (int l = 0; l < LANES; l++) x[l] = __builtin_sqrtf(x[l]);
-    return x;
-}
-
-static inline void pair(const uint32_t a[LANES], const uint32_t b[LANES], float *out)
-{
-    v8 r = v8_sqrt(-2.0f * v8_log((upper(a) + 1.0f) * (1.0f / 16777216.0f)));
-    struct v8_trig t = v8_sincos(upper(b) * (6.28318531f / 16777216.0f));
-    v8_store(out, r * t.cos);
-    v8_store(out + LANES, r * t.sin);
-}
-
-void ISA_FN(ad_start_normal)(uint64_t key, int64_t from, int64_t n, float *out)
-{
-    float z[AD_START_GROUP];
-    for (int64_t i = 0; i < n; i += AD_START_GROUP) {
-        uint32_t w[4][LANES];
-        bool whole = n - i >= AD_START_GROUP;
-        float *to = whole ? out + i : z;
-        philox(key, (uint64_t)(from + i) / AD_START_GROUP * LANES, w);
-        pair(w[0], w[1], to);
-        pair(w[2], w[3], to + 2 * LANES);
-        if (!whole) memcpy(out + i, z, (size_t)(n - i) * sizeof *out);
     }
 }

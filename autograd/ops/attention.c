@@ -173,13 +173,19 @@ static bool attention_takes(const struct ad_call *c, int i)
     return i < 3 && rows_ok(&c->in[i]) && c->in[i].dtype == AD_F32;
 }
 
-/* Bounded by the longest possible item; the packed layout is known only at run time. Counted as for equal items. */
+/* The two products, over the pairs that are seen; counted as for equal items, since the packed layout is known only at
+ * run time. Of nq queries and nk keys causal attention sees nk - (nq - 1) / 2 a query, or where there are fewer keys
+ * nk (nk + 1) / 2 pairs in all. */
 static double attention_flops(const struct ad_call *c)
 {
-    double items = (double)(c->in[3].shape.dim[0] - 1), q = (double)c->in[0].shape.dim[0],
-           k = (double)c->in[1].shape.dim[0];
-    return items > 0 ? 4 * q * k / items * (double)c->in[0].shape.dim[1] : 0;
+    const struct attention_attr *a = c->attr;
+    double items = (double)(c->in[3].shape.dim[0] - 1);
+    if (items < 1) return 0;
+    double q = (double)c->in[0].shape.dim[0] / items, k = (double)c->in[1].shape.dim[0] / items, pairs = q * k;
+    if (a->flags & AD_CAUSAL) pairs = k >= q ? q * (k - (q - 1) / 2) : k * (k + 1) / 2;
+    return 4 * items * pairs * (double)c->in[0].shape.dim[1];
 }
+/* Five products, one of which computes the probabilities again. */
 static double attention_grad_flops(const struct ad_call *c)
 {
     return 2.5 * attention_flops(c);

@@ -48,3 +48,8 @@ val ad_add_last(struct ad_graph *g, val x)
     s.dim[s.rank++] = 1;
     return ad_reshape(g, x, s);
 }
+
+double ad_flops_none(const struct ad_call *c)
+{
+    return 0;
+}

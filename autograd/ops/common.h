@@ -28,6 +28,9 @@ static inline val ad_number_like(struct ad_graph *g, val x, double c)
 /* x with an axis of size 1 at the end. */
 val ad_add_last(struct ad_graph *g, val x);
 
+/* For `flops` of ops that only move numbers. */
+double ad_flops_none(const struct ad_call *c);
+
 /* Walks all index tuples of a shape, the last axis fastest: at[] starts zeroed. */
 static inline void ad_next(struct ad_shape s, int64_t *at)
 {

@@ -68,12 +68,21 @@ static const struct ad_case cases_gather[] = {{.in = "5x3 i32:2x4<5", .build = b
                                               {.in = "4 i64:6<4", .build = build_gather},
                                               {.in = "3x2x2 i32:0<3", .build = build_gather}};
 
+/* The rows that are read, not the table. */
+static double bytes_gather(const struct ad_call *c)
+{
+    return 2 * (double)(ad_count(c->out[0].shape) * (int64_t)ad_dtype_size(c->out[0].dtype)) +
+           (double)(ad_count(c->in[1].shape) * (int64_t)ad_dtype_size(c->in[1].dtype));
+}
+
 const struct ad_op ad_op_gather = {.name = "gather",
                                    .min_in = 2,
                                    .max_in = 2,
                                    .infer = infer_gather,
                                    .eval = eval_gather,
                                    .vjp = vjp_gather,
+                                   .flops = ad_flops_none,
+                                   .bytes = bytes_gather,
                                    AD_CASES(cases_gather)};
 val ad_gather(struct ad_graph *g, val table, val index)
 {
@@ -190,6 +199,7 @@ const struct ad_op ad_op_one_hot = {.name = "one_hot",
                                     .max_in = 1,
                                     .infer = infer_one_hot,
                                     .eval = eval_one_hot,
+                                    .flops = ad_flops_none,
                                     .vjp = ad_vjp_none,
                                     AD_CASES(cases_one_hot)};
 val ad_one_hot(struct ad_graph *g, val index, int64_t classes, enum ad_dtype t)
@@ -267,12 +277,21 @@ static const struct ad_case cases_take[] = {{.in = "2x3x4 i32:2x3<4", .build = b
                                             {.in = "5 i64:<5", .build = build_take},
                                             {.in = "4x1 i32:4<1", .build = build_take}};
 
+/* One number of each row. */
+static double bytes_take(const struct ad_call *c)
+{
+    return (double)ad_count(c->out[0].shape) *
+           (double)(2 * ad_dtype_size(c->out[0].dtype) + ad_dtype_size(c->in[1].dtype));
+}
+
 const struct ad_op ad_op_take_last = {.name = "take_last",
                                       .min_in = 2,
                                       .max_in = 2,
                                       .infer = infer_take,
                                       .eval = eval_take,
                                       .vjp = vjp_take,
+                                      .flops = ad_flops_none,
+                                      .bytes = bytes_take,
                                       AD_CASES(cases_take)};
 val ad_take_last(struct ad_graph *g, val x, val index)
 {

@@ -82,6 +82,7 @@ const struct ad_op ad_op_concat = {.name = "concat",
                                    .infer = infer_concat,
                                    .eval = eval_concat,
                                    .vjp = vjp_concat,
+                                   .flops = ad_flops_none,
                                    AD_CASES(cases_concat)};
 
 val ad_concat(struct ad_graph *g, const val *x, int n, int axis)
@@ -137,6 +138,7 @@ const struct ad_op ad_op_pad = {.name = "pad",
                                 .infer = infer_pad,
                                 .eval = eval_pad,
                                 .vjp = vjp_pad,
+                                .flops = ad_flops_none,
                                 AD_CASES(cases_pad)};
 
 val ad_spread(struct ad_graph *g, val x, int axis, int64_t before, int64_t after, int64_t step, double value)

@@ -203,6 +203,21 @@ static const struct ad_case ctc_cases[] = {
     {.in = "6x4", .build = case_ctc_impossible, .no_second = no_second},
 };
 
+/* A cell of the table of frames and 2 labels + 1 states is a logarithm of a sum of three: some 20 operations; counted as
+ * for equal items. */
+static double ctc_flops(const struct ad_call *c)
+{
+    double items = (double)(c->in[1].shape.dim[0] - 1);
+    if (items < 1) return 0;
+    double states = 2 * (double)c->in[2].shape.dim[0] / items + 1;
+    return 20 * (double)c->in[0].shape.dim[0] * states;
+}
+/* The table forward and backward, and the sum of the two over states. */
+static double ctc_grad_flops(const struct ad_call *c)
+{
+    return 3 * ctc_flops(c);
+}
+
 const struct ad_op ad_op_ctc_loss = {
     .name = "ctc_loss",
     .attr_size = sizeof(struct ctc_attr),
@@ -212,6 +227,7 @@ const struct ad_op ad_op_ctc_loss = {
     .eval = ctc_eval,
     .vjp = ctc_vjp,
     .scratch = ctc_scratch,
+    .flops = ctc_flops,
     AD_CASES(ctc_cases),
 };
 
@@ -256,4 +272,5 @@ const struct ad_op ad_op_ctc_grad = {
     .infer = ctc_grad_infer,
     .eval = ctc_grad_eval,
     .scratch = ctc_grad_scratch,
+    .flops = ctc_grad_flops,
 };

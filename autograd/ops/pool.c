@@ -136,6 +136,16 @@ static int build_grad(struct ad_graph *g, const val *in, val *out)
 }
 static const struct ad_case cases_grad[] = {{.in = "1x5x3x2 1x3x4x2", .build = build_grad, .apart = 0.01}};
 
+static double flops(const struct ad_call *c)
+{
+    const struct pool_attr *a = c->attr;
+    return (double)ad_count(c->out[0].shape) * (double)a->kernel[0] * (double)a->kernel[1];
+}
+static double flops_grad(const struct ad_call *c)
+{
+    return (double)ad_count(c->in[0].shape);
+}
+
 const struct ad_op ad_op_max_pool = {.name = "max_pool",
                                      .attr_size = sizeof(struct pool_attr),
                                      .min_in = 1,
@@ -143,6 +153,7 @@ const struct ad_op ad_op_max_pool = {.name = "max_pool",
                                      .infer = infer,
                                      .eval = eval,
                                      .vjp = vjp,
+                                     .flops = flops,
                                      AD_CASES(cases)};
 const struct ad_op ad_op_max_pool_grad = {.name = "max_pool_grad",
                                           .attr_size = sizeof(struct pool_grad_attr),
@@ -151,6 +162,7 @@ const struct ad_op ad_op_max_pool_grad = {.name = "max_pool_grad",
                                           .infer = infer_grad,
                                           .eval = eval_grad,
                                           .vjp = vjp_grad,
+                                          .flops = flops_grad,
                                           AD_CASES(cases_grad)};
 
 val ad_max_pool(struct ad_graph *g, val x, struct ad_pool p)

@@ -76,3 +76,50 @@ def gradient_error(got, truth):
     norm = {n: t.double().norm().item() for n, t in truth.items()}
     return dict(gradient_relative=max([off[n] / norm[n] for n in off if norm[n] > 1e-6 * total]),
                 vanishing_gradient=max([off[n] / total for n in off if norm[n] <= 1e-6 * total], default=0.0))
+
+
+def write(out, seed, kind, model, forward, inputs, config):
+    """Folder out/kind of a model. forward(model, inputs) -> {"loss", outputs...}; run in f64 for the truth, in f32 to
+    see what that is off by."""
+    folder = os.path.join(out, kind)
+    os.makedirs(folder, exist_ok=True)
+    weights = {n: p.detach().clone() for n, p in model.named_parameters()}
+    buffers = {n: b.clone() for n, b in model.named_buffers() if "running" in n}
+    runs = {}
+    for dtype in (torch.float32, torch.float64):
+        model = model.to(dtype)
+        with torch.no_grad():
+            for n, t in list(model.named_parameters()) + list(model.named_buffers()):
+                if n in weights or n in buffers:
+                    t.copy_(weights[n] if n in weights else buffers[n])
+        model.zero_grad()
+        x = {k: v.to(dtype) if v.is_floating_point() else v.long() for k, v in inputs.items()}
+        y = forward(model, x)
+        y["loss"].backward()
+        trained = {n for n, p in model.named_parameters() if p.requires_grad}
+        runs[dtype] = y | {k: v for k, v in gradients(model).items() if k[5:] in trained}
+    f32, f64 = runs[torch.float32], runs[torch.float64]
+    grads = {k: v for k, v in f64.items() if k.startswith("grad.")}
+    outputs = [k for k in f64 if k != "loss" and k not in grads]
+    error = dict(loss_relative=abs(f32["loss"].item() / f64["loss"].item() - 1),
+                 output_relative=max(((f32[k] - f64[k]).norm() / f64[k].norm()).item() for k in outputs),
+                 **gradient_error(f32, grads))
+    save(folder, "weights.safetensors", weights | buffers)
+    save(folder, "inputs.safetensors", inputs)
+    save(folder, "expected.safetensors", {k: v if k == "loss" else v.float() for k, v in f64.items()})
+    save_json(folder, "config.json", {**dict(kind=kind, seed=seed), **config, **dict(torch_f32_error=error, versions=versions())})
+    print(f"{folder}: loss {f64['loss'].item():.6f}; PyTorch's f32 is off by {error}")
+
+
+def lengths(g, batch, longest):
+    """As many as the batch has: the longest, one, and others between."""
+    n = [longest, 1] + torch.randint(2, longest, (batch,), generator=g).tolist()
+    return n[:batch]
+
+
+def offsets(n):
+    return torch.tensor([sum(n[:i]) for i in range(len(n) + 1)], dtype=torch.int32)
+
+
+def spans(o):
+    return list(zip(o.tolist()[:-1], o.tolist()[1:]))

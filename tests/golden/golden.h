@@ -5,7 +5,7 @@
 #define TRIAD_TESTS_GOLDEN_H
 
 #include <jansson.h>
-#include "autograd/store.h"
+#include "layers/nn.h"
 
 /* ---- tensors.c: a safetensors file, every number as a double ----------------------------------------------------- */
 struct golden_tensor {
@@ -39,6 +39,20 @@ void *golden_as(const struct golden_tensor *x, enum ad_dtype t);
  * ERR_SHAPE. */
 int golden_translate(const char *kind, const struct golden_file *f, const char *prefix, const struct ad_entry *entry,
                      bool *used, struct golden_tensor *out, struct err *e) MUST_CHECK;
+
+/* ---- build_models.c ---------------------------------------------------------------------------------------------- */
+struct golden_model {
+    json_t *config;
+    const struct golden_file *inputs; /* their sizes are the batch's */
+};
+struct golden_kind {
+    const char *name;
+    /* Emits the model, its outputs under the reference's names, and returns the loss; what config.json lacks or has
+     * wrong is in *e or the graph's error. */
+    val (*build)(struct nn *m, const struct golden_model *c, struct err *e);
+    const char *input[3]; /* what the model calls pixel_values; mel, tokens or wave; offsets */
+};
+const struct golden_kind *golden_kind(const char *name); /* NULL: none of that name */
 
 /* ---- golden.c ---------------------------------------------------------------------------------------------------- */
 struct golden_report {

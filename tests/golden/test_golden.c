@@ -77,11 +77,35 @@ static void test_whisper(void **state)
 }
 static void test_resnet_basic(void **state)
 {
-    right("tests/golden/towers/resnet_basic");
+    right("tests/golden/models/resnet_basic");
 }
 static void test_resnet_bottleneck(void **state)
 {
-    right("tests/golden/towers/resnet_bottleneck");
+    right("tests/golden/models/resnet_bottleneck");
+}
+static void test_resnet_3x3(void **state)
+{
+    right("tests/golden/models/resnet_3x3");
+}
+static void test_efficientnet(void **state)
+{
+    right("tests/golden/models/efficientnet");
+}
+static void test_vit_timm(void **state)
+{
+    right("tests/golden/models/vit_timm");
+}
+static void test_open_clip(void **state)
+{
+    right("tests/golden/models/open_clip");
+}
+static void test_gpt2(void **state)
+{
+    right("tests/golden/models/gpt2");
+}
+static void test_wav2vec2(void **state)
+{
+    right("tests/golden/models/wav2vec2");
 }
 static void test_optim(void **state)
 {
@@ -173,6 +197,7 @@ static void test_wrong_numbers(void **state)
     refused("tests/golden/ops", "ops.safetensors", to_nan, 1, ", 2 wrong");
     refused("tests/golden/clip", "expected.safetensors", a_little, 1, ", 1 wrong"); /* the loss */
     refused("tests/golden/optim", "optim.safetensors", flip_sign, 1, ", 1 wrong");
+    refused("tests/golden/models/wav2vec2", "expected.safetensors", a_little, 1, ", 1 wrong"); /* CTC's loss */
 }
 
 static void test_broken_files(void **state)
@@ -204,6 +229,12 @@ int main(void)
         cmocka_unit_test(test_whisper),
         cmocka_unit_test(test_resnet_basic),
         cmocka_unit_test(test_resnet_bottleneck),
+        cmocka_unit_test(test_resnet_3x3),
+        cmocka_unit_test(test_efficientnet),
+        cmocka_unit_test(test_vit_timm),
+        cmocka_unit_test(test_open_clip),
+        cmocka_unit_test(test_gpt2),
+        cmocka_unit_test(test_wav2vec2),
         cmocka_unit_test(test_optim),
         cmocka_unit_test(test_logmel),
         cmocka_unit_test(test_wrong_numbers),

@@ -474,6 +474,76 @@ static void batch_norm_follows_the_batches(void **state)
 
 /* ---- errors ------------------------------------------------------------------------------------------------------ */
 
+/* Each slice along the axis has its gain's length and its direction's direction, whatever the direction's length. */
+static void weight_norm_parts_length_and_direction(void **state)
+{
+    enum { A = 2, K = 3, C = 5 };
+    struct net n = net_begin(false);
+    ad_output(n.m.g, "w", nn_weight_norm(&n.m, "w", SHAPE(A, K, C), 1, 0.25));
+    net_plan(&n, 0);
+    float *v = net_param(&n, "w.direction"), *gain = net_param(&n, "w.gain");
+    for (int k = 0; k < K; k++) assert_true(fabs(gain[k] - 0.25 * sqrt(A * C)) < 1e-6);
+    for (int k = 0; k < K; k++) gain[k] = (float)(k - 1.5); /* a negative one turns the direction round */
+    net_run(&n, 0, 0);
+    const float *w = net_out(&n, "w");
+    for (int k = 0; k < K; k++) {
+        double length = 0;
+        for (int i = 0; i < A * C; i++) length += pow(v[(i / C * K + k) * C + i % C], 2);
+        for (int i = 0; i < A * C; i++) {
+            int at = (i / C * K + k) * C + i % C;
+            assert_close(w + at, &(double){v[at] * gain[k] / sqrt(length)}, 1, 1e-6);
+        }
+    }
+    net_end(&n);
+}
+
+/* ---- convolutions of whole batches ------------------------------------------------------------------------------- */
+
+static void conv1d_is_the_loop(void **state)
+{
+    enum { B = 2, T = 7, C = 4, F = 6, K = 3, GROUPS = 2, STRIDE = 2, PAD = 1, TO = 4 };
+    struct net n = net_begin(false);
+    val x = ad_input(n.m.g, "x", AD_F32, SHAPE(B, T, C));
+    val y =
+        nn_conv1d(&n.m, "conv", x,
+                  (struct nn_conv){.out = F, .kernel = K, .stride = STRIDE, .pad = -1, .groups = GROUPS, .bias = true});
+    assert_true(ad_same_shape(ad_shape_of(n.m.g, y), SHAPE(B, TO, F)));
+    ad_output(n.m.g, "y", y);
+    net_plan(&n, 0);
+    net_fill(&n, 1);
+    float *in = numbers(B * T * C, "in"), *w = net_param(&n, "conv.weight"), *bias = net_param(&n, "conv.bias");
+    ad_bind(n.p, "x", in);
+    net_run(&n, 0, 0);
+    double want[B * TO * F];
+    for (int i = 0; i < B * TO * F; i++) {
+        int f = i % F, t = i / F % TO, b = i / F / TO;
+        want[i] = bias[f];
+        for (int k = 0; k < K; k++)
+            for (int c = 0; c < C / GROUPS; c++) {
+                int at = t * STRIDE + k - PAD, from = f / (F / GROUPS) * (C / GROUPS) + c;
+                if (at >= 0 && at < T) want[i] += (double)in[(b * T + at) * C + from] * w[(k * C / GROUPS + c) * F + f];
+            }
+    }
+    assert_close(net_out(&n, "y"), want, B * TO * F, F32_TOL);
+    free(in);
+    net_end(&n);
+}
+
+static void squeeze_excite(void **state)
+{
+    struct net n = net_begin(false);
+    val x = ad_input(n.m.g, "x", AD_F32, SHAPE(1, 1, 2, 2));
+    ad_output(n.m.g, "y", nn_squeeze_excite(&n.m, "se", x, 1, NN_RELU));
+    net_plan(&n, 0);
+    memcpy(net_param(&n, "se.squeeze.weight"), (float[]){1, 2}, 2 * sizeof(float));
+    memcpy(net_param(&n, "se.excite.weight"), (float[]){1, -1}, 2 * sizeof(float));
+    ad_bind(n.p, "x", (float[]){1, 0, 3, 1});
+    net_run(&n, 0, 0); /* means 2 and 1/2; 2 + 1 = 3 units; weights sigmoid(3) and sigmoid(-3) */
+    double a = 1 / (1 + exp(-3.0));
+    assert_close(net_out(&n, "y"), ((double[]){a, 0, 3 * a, 1 - a}), 4, 1e-6);
+    net_end(&n);
+}
+
 static void errors_name_the_layer(void **state)
 {
     struct err e = {0};
@@ -519,6 +589,9 @@ int main(void)
         cmocka_unit_test(conv1d_packed_rows_are_bounded),
         cmocka_unit_test(patches_are_a_strided_convolution),
         cmocka_unit_test(batch_norm_follows_the_batches),
+        cmocka_unit_test(weight_norm_parts_length_and_direction),
+        cmocka_unit_test(conv1d_is_the_loop),
+        cmocka_unit_test(squeeze_excite),
         cmocka_unit_test(errors_name_the_layer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

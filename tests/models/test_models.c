@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "models/model.h"
+#include "models/head.h"
 #include "tests/support/net.h"
 
 enum { EMBED = 6, SIZE = 16, BINS = 5, VOCAB = 11, LONGEST = 9 };
@@ -48,6 +48,27 @@ static struct model_tower resnet(bool bottleneck)
                                      .eps = 1e-5};
     return t;
 }
+static struct model_tower efficientnet(void)
+{
+    struct model_tower t = {.name = "pic", .kind = MODEL_EFFICIENTNET, .image_size = SIZE};
+    t.efficientnet = model_efficientnet_variant(0);
+    t.efficientnet.width = 0.25;
+    t.efficientnet.n_stages = 3;
+    return t;
+}
+static struct model_tower wave(bool post_norm)
+{
+    struct model_tower t = {.name = "sound", .kind = MODEL_WAVE};
+    t.wave = (struct model_wave){.trunk = small(NN_POOL_MEAN, NN_POS_NONE),
+                                 .channels = 4,
+                                 .kernel = {5, 3},
+                                 .stride = {3, 2},
+                                 .n_features = 2,
+                                 .position_kernel = post_norm ? 4 : 3, /* one is trimmed, the other not */
+                                 .position_groups = 2};
+    t.wave.trunk.post_norm = post_norm;
+    return t;
+}
 static struct model_tower text(enum nn_pool pool, enum nn_position_kind position, bool causal)
 {
     struct model_tower t = {.name = "words", .kind = MODEL_TEXT, .project_bias = true};
@@ -70,13 +91,14 @@ static struct model_tower audio(int n_stem)
 
 /* What the towers read: three items of 4, 9 and 2 rows, and two rows of padding filled with `junk`. */
 static const int32_t lengths[] = {4, 9, 2}, offsets[] = {0, 4, 13, 15};
-enum { ITEMS = 3, ROWS = 17 };
+enum { ITEMS = 3, ROWS = 17, SAMPLES = 40 };
 
 /* Embeds item `only`, or all of them (-1), into out (n, EMBED). */
 static void embed(const struct model_tower *t, int only, int junk, float *out)
 {
     struct net n = net_begin(false);
     int items = only < 0 ? ITEMS : 1, from = only < 0 ? 0 : offsets[only], rows = only < 0 ? ROWS : lengths[only];
+    if (t->kind == MODEL_WAVE) rows = items * SAMPLES;
     val y = model_embed(&n.m, t, (struct model_shape){items, rows}, EMBED);
     struct err e = {0};
     assert_int_equal(model_check(t, &e), 0);
@@ -85,6 +107,7 @@ static void embed(const struct model_tower *t, int only, int junk, float *out)
     net_plan(&n, 0);
     net_fill(&n, 0.3);
     float *image = numbers(ITEMS * SIZE * SIZE * 3, "image"), *frames = numbers(ROWS * BINS, "frames");
+    float *sound = numbers(ITEMS * SAMPLES, "sound");
     int32_t tokens[ROWS];
     for (int i = 0; i < ROWS; i++) tokens[i] = i * 7 % VOCAB;
     for (int i = offsets[ITEMS]; i < ROWS; i++) {
@@ -92,6 +115,7 @@ static void embed(const struct model_tower *t, int only, int junk, float *out)
         for (int k = 0; k < BINS; k++) frames[i * BINS + k] = (float)junk;
     }
     ad_bind(n.p, "pic.image", image + (only < 0 ? 0 : only) * SIZE * SIZE * 3);
+    ad_bind(n.p, "sound.wave", sound + (only < 0 ? 0 : only) * SAMPLES);
     ad_bind(n.p, "words.tokens", tokens + from);
     ad_bind(n.p, "voice.frames", frames + from * BINS);
     ad_bind(n.p, "words.offsets", only < 0 ? offsets : (int32_t[]){0, rows});
@@ -100,6 +124,7 @@ static void embed(const struct model_tower *t, int only, int junk, float *out)
     memcpy(out, net_out(&n, "y"), sizeof(float) * (size_t)(items * EMBED));
     free(image);
     free(frames);
+    free(sound);
     net_end(&n);
 }
 
@@ -110,6 +135,9 @@ static void towers_embed_each_item_for_itself(void **state)
                                          vit(NN_POOL_ATTENTION),
                                          resnet(false),
                                          resnet(true),
+                                         efficientnet(),
+                                         wave(false),
+                                         wave(true),
                                          text(NN_POOL_LAST, NN_POS_LEARNED, true),
                                          text(NN_POOL_FIRST, NN_POS_ROTARY, false),
                                          text(NN_POOL_ATTENTION, NN_POS_RELATIVE, false),
@@ -191,13 +219,14 @@ static void parameters_are_named_by_place(void **state)
 /* The sizes of a batch and the mode change the graph, never the parameters. */
 static void parameters_do_not_depend_on_the_batch(void **state)
 {
-    struct model_tower towers[] = {vit(NN_POOL_MEAN), resnet(true), text(NN_POOL_LAST, NN_POS_LEARNED, true), audio(2)};
-    for (int i = 0; i < 4; i++) {
+    struct model_tower towers[] = {vit(NN_POOL_MEAN), resnet(true), text(NN_POOL_LAST, NN_POS_LEARNED, true),
+                                   audio(2),          wave(true),   efficientnet()};
+    for (size_t i = 0; i < sizeof towers / sizeof *towers; i++) {
         struct net n = net_begin(true);
-        model_embed(&n.m, &towers[i], (struct model_shape){2, 20}, EMBED);
+        model_embed(&n.m, &towers[i], (struct model_shape){2, 40}, EMBED);
         int count = ad_store_count(n.m.store);
         struct nn other = {.g = ad_graph_new(), .store = n.m.store};
-        model_embed(&other, &towers[i], (struct model_shape){7, 64}, EMBED);
+        model_embed(&other, &towers[i], (struct model_shape){7, 7 * 64}, EMBED);
         struct err e = {0};
         assert_int_equal(nn_status(&other, &e), 0);
         assert_int_equal(ad_store_count(n.m.store), count);
@@ -248,14 +277,79 @@ static void what_does_not_fit_is_refused(void **state)
     t.resnet.n_stages = 6;
     assert_int_equal(model_check(&t, &e), ERR_CONFIG);
     assert_non_null(strstr(e.msg, "too small"));
+    err_clear(&e);
+    t = efficientnet();
+    t.efficientnet.stage[1].kernel = 4;
+    assert_int_equal(model_check(&t, &e), ERR_CONFIG);
+    assert_string_equal(e.msg, "pic: stage 1: a depthwise kernel must be odd, not 4");
+    err_clear(&e);
+    t = wave(true);
+    t.wave.position_groups = 3;
+    assert_int_equal(model_check(&t, &e), ERR_CONFIG);
+    assert_string_equal(e.msg, "sound: width 8 must be a multiple of position_groups 3");
+    err_clear(&e);
+    t = wave(true);
+    t.wave.n_features = 0;
+    assert_int_equal(model_check(&t, &e), ERR_CONFIG);
+    err_clear(&e);
+    t = wave(true);
+    struct net n = net_begin(false);
+    model_features(&n.m, &t, (struct model_shape){3, 100});
+    assert_int_equal(nn_status(&n.m, &e), ERR_SHAPE);
+    assert_non_null(strstr(e.msg, "100 samples are not 3 clips of one length"));
+    net_end(&n);
+}
+
+/* Channels and layers of the published models, as counted in table 1 and torchvision: the numbers of parameters that the
+ * papers give, with a head of 1000 classes. */
+static void efficientnets_have_their_published_sizes(void **state)
+{
+    static const int64_t want[] = {5288548, 7794184, 9109994, 12233232};
+    for (int b = 0; b < 4; b++) {
+        struct model_tower t = {.name = "pic", .kind = MODEL_EFFICIENTNET, .image_size = 224};
+        t.efficientnet = model_efficientnet_variant(b);
+        struct net n = net_begin(false);
+        model_classes(&n.m, &t, (struct model_shape){.items = 1}, 1000, 0);
+        int64_t count = 0;
+        for (int i = 0; i < ad_store_count(n.m.store); i++) {
+            const struct ad_entry *p = ad_store_at(n.m.store, i);
+            if (!(p->flags & AD_STATE)) count += ad_count(p->shape);
+        }
+        assert_int_equal(count, want[b]);
+        net_end(&n);
+    }
+}
+
+/* One drop for each residual block but the very first, and none outside of training (B0's first three stages have five
+ * blocks, two of them residual). */
+static void drop_path_is_on_residual_branches(void **state)
+{
+    for (int training = 0; training < 2; training++)
+        for (int drop = 0; drop < 2; drop++) {
+            struct model_tower t = efficientnet();
+            t.efficientnet.drop_path = drop ? 0.2 : 0;
+            struct net n = net_begin(training);
+            model_features(&n.m, &t, (struct model_shape){.items = 2});
+            char *graph = ad_graph_text(n.m.g);
+            int count = 0;
+            for (const char *at = graph; (at = strstr(at, " = dropout ")); at++) count++;
+            assert_int_equal(count, training && drop ? 2 : 0);
+            free(graph);
+            net_end(&n);
+        }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(towers_embed_each_item_for_itself), cmocka_unit_test(causal_towers_do_not_look_ahead),
-        cmocka_unit_test(parameters_are_named_by_place),     cmocka_unit_test(parameters_do_not_depend_on_the_batch),
-        cmocka_unit_test(patch_stems_are_not_padded),        cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(towers_embed_each_item_for_itself),
+        cmocka_unit_test(causal_towers_do_not_look_ahead),
+        cmocka_unit_test(parameters_are_named_by_place),
+        cmocka_unit_test(parameters_do_not_depend_on_the_batch),
+        cmocka_unit_test(patch_stems_are_not_padded),
+        cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(efficientnets_have_their_published_sizes),
+        cmocka_unit_test(drop_path_is_on_residual_branches),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

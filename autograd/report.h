@@ -1,0 +1,40 @@
+/* Where a plan's time goes: its calls with their times and what they do, and tables of them. */
+#ifndef TRIAD_AUTOGRAD_REPORT_H
+#define TRIAD_AUTOGRAD_REPORT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct ad_plan;
+struct buf;
+
+/* One call of a plan, summed over the runs since ad_plan_profile(p, true). */
+struct ad_timing {
+    const char *op, *kernel, *path; /* path: the layer's; the strings live as long as the plan */
+    int64_t calls;
+    double seconds; /* of all the calls together */
+    /* Of one call: floating-point operations, as the op counts them; and bytes: each input once where several are the
+     * same memory, each output once, whatever a kernel reads twice or keeps in a cache. */
+    double flops, bytes;
+};
+
+/* Writes the plan's timings, in the order of the calls, and returns how many there are; with `out` NULL only that. */
+size_t ad_plan_timings(const struct ad_plan *p, struct ad_timing *out);
+
+/* What a machine can do, a second; 0: not known. */
+struct ad_limits {
+    double flops, bytes;
+};
+
+/* Seconds that no program could do without: flops at the rate of `l` or bytes at its bandwidth, whichever is longer
+ * (Williams et al. 2009, the roofline), summed over the calls. */
+double ad_roofline(const struct ad_timing *t, size_t n, const struct ad_limits *l);
+
+enum ad_report_by { AD_BY_OP, AD_BY_LAYER };
+
+/* A text table, the longest times first: calls, ms, share of the time, GF/s, GB/s, and with limits (NULL: none) the per
+ * cent of the roofline. By op: a line an op and kernel. By layer: a line for the first four parts of a path, where
+ * numbers read '*', so that the blocks of a stack share their lines ("image.block.*.mlp"). */
+void ad_report(const struct ad_timing *t, size_t n, enum ad_report_by by, const struct ad_limits *l, struct buf *out);
+
+#endif

@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""Runs triad's bench, alone or beside its peers, and keeps the results as JSON.
+
+    bench/compare.py alone                    every row by triad -> build/bench/triad.json, and a table
+    bench/compare.py peers                    triad and PyTorch, taking turns -> build/bench/peers.json, and a table
+        --rows vit_s16,gpt  --rounds 3  --steps 7  --threads 2  --modes eager,compile  --python build/venv/bin/python
+
+In each round every program runs each row once, in a process of its own, pinned to the same cores with the same number of
+threads. A ratio is PyTorch's median step over triad's of the same round; the figure of a row is the median over rounds, of
+the mode that is PyTorch's fastest. Needs no package.
+"""
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+ROWS = "clip_small clip_b32 vit_s16 gpt resnet50 efficientnet_b0 wav2vec2 infonce8192 adamw logmel".split()
+EAGER_ONLY = {"adamw", "logmel"}  # nothing to compile: one fused call; complex numbers
+PADDED = {"clip_small", "clip_b32"}
+
+
+def run(words, threads):
+    """The last line of the program's output, as JSON; None where it fails, with its last words shown."""
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    pin = ["taskset", "-c", ",".join(map(str, cores))] if shutil.which("taskset") else []
+    done = subprocess.run(pin + words, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
+    if done.returncode == 0:
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
+    print(f"    {' '.join(words)} failed ({done.returncode}): {' | '.join(last)}", file=sys.stderr)
+    return None
+
+
+def triad(options, row, threads=None):
+    threads = threads or options.threads
+    steps = ["--steps", str(options.steps), "--threads", str(threads)]
+    return run([options.triad, "bench", row, *steps], threads)
+
+
+def torch_variants(options, row):
+    for mode in options.modes.split(","):
+        if mode == "compile" and row in EAGER_ONLY:
+            continue
+        for pad in ("77", "longest") if row in PADDED else (None,):
+            words = [options.python, "bench/peers/torch_peer.py", row, "--mode", mode]
+            yield (f"{mode}, {pad}" if pad else mode), words + (["--pad", pad] if pad else [])
+
+
+def peak(options):
+    return {n: run([options.triad, "bench", "peak", "--threads", str(n)], n) for n in sorted({1, options.threads})}
+
+
+def write(options, name, data):
+    os.makedirs(options.out, exist_ok=True)
+    path = os.path.join(options.out, name)
+    with open(path + ".part", "w") as f:
+        json.dump(data, f, indent=1)
+        f.write("\n")
+    os.replace(path + ".part", path)
+    print(f"{path} written", file=sys.stderr)
+
+
+def header(options):
+    with open("/proc/cpuinfo") as f:
+        cpu = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "unknown")
+    return dict(date=time.strftime("%Y-%m-%d"), cpu=cpu, threads=options.threads, machine=peak(options))
+
+
+def alone(options):
+    result = dict(header(options), rows={})
+    print(f"{'row':16} {'s a step':>9} {'GFLOP':>7} {'GF/s':>6} {'% peak':>7} {'% roof':>7} {'MB':>6} {'start s':>8} {'1 -> ' + str(options.threads):>7}")
+    for row in options.rows.split(","):
+        r = triad(options, row)
+        if not r:
+            continue
+        if options.threads > 1 and options.scaling:
+            r["one_thread"] = triad(options, row, 1)
+        result["rows"][row] = r
+        one = r.get("one_thread")
+        gain = f"{one['median'] / r['median']:.2f}" if one else "-"
+        print(
+            f"{row:16} {r['median']:9.4f} {r['gflop']:7.1f} {r['gflops']:6.1f} {100 * r['share']:7.1f} "
+            f"{100 * r['of_limit']:7.1f} {r['peak_mb']:6.0f} {r['first_step_s']:8.2f} {gain:>7}",
+            flush=True,
+        )
+    write(options, "triad.json", result)
+
+
+def summary(row, runs, variants):
+    """Ratios by variant over rounds, and the variant whose own median is the least."""
+    ours = [r for r in runs if r["program"] == "triad"]
+    by_round = {r["round"]: r for r in ours}
+    out = dict(triad=statistics.median(r["median"] for r in ours), triad_mb=min(r["peak_mb"] for r in ours),
+               triad_total_mb=min(r["peak_total_mb"] for r in ours),
+               triad_first_s=statistics.median(r["first_step_s"] for r in ours), variants={})  # fmt: skip
+    for name in variants:
+        theirs = [r for r in runs if r["program"] != "triad" and r["variant"] == name and r["round"] in by_round]
+        if not theirs:
+            continue
+        out["variants"][name] = dict(
+            median=statistics.median(r["median"] for r in theirs),
+            ratio=statistics.median(r["median"] / by_round[r["round"]]["median"] for r in theirs),
+            mb=min(r["peak_mb"] for r in theirs),
+            total_mb=min(r["peak_total_mb"] for r in theirs),
+            first_s=statistics.median(r["first_step_s"] for r in theirs),
+        )
+    if out["variants"]:
+        out["best"] = min(out["variants"], key=lambda v: out["variants"][v]["median"])
+    return out
+
+
+def show(row, s):
+    for name, v in s["variants"].items():
+        mark = "*" if name == s["best"] else " "
+        print(
+            f"{row:16} {name + mark:18} {s['triad']:9.4f} {v['median']:9.4f} {v['ratio']:6.2f} {s['triad_mb']:6.0f} "
+            f"{v['mb']:6.0f} {s['triad_mb'] / v['mb']:5.2f} {s['triad_first_s']:7.2f} {v['first_s']:7.2f}",
+            flush=True,
+        )
+
+
+def peers(options):
+    result = dict(header(options), rows={})
+    print(f"{'row':16} {'mode':18} {'triad s':>9} {'torch s':>9} {'ratio':>6} {'MB':>6} {'torch':>6} {'share':>5} {'first':>7} {'torch':>7}")
+    for row in options.rows.split(","):
+        runs, variants = [], list(torch_variants(options, row))
+        for round_ in range(options.rounds):
+            ours = triad(options, row)
+            if ours:
+                runs.append(dict(ours, program="triad", round=round_))
+            more = ["--steps", str(options.steps), "--threads", str(options.threads)]
+            for name, words in variants:
+                theirs = run(words + more, options.threads)
+                if theirs:
+                    runs.append(dict(theirs, variant=name, round=round_))
+        if not any(r["program"] == "triad" for r in runs):
+            continue
+        s = summary(row, runs, [name for name, _ in variants])
+        result["rows"][row] = dict(s, runs=runs)
+        show(row, s)
+        write(options, "peers.json", result)  # after each row: a long run that is ended keeps what it has
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("what", choices=["alone", "peers"])
+    p.add_argument("--rows", default=",".join(ROWS))
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--steps", type=int, default=7)
+    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    p.add_argument("--modes", default="eager,compile")
+    p.add_argument("--no-scaling", dest="scaling", action="store_false", help="alone: not on one thread as well")
+    p.add_argument("--python", default="build/venv/bin/python")
+    p.add_argument("--triad", default="build/triad")
+    p.add_argument("--out", default="build/bench")
+    options = p.parse_args()
+    unknown = [r for r in options.rows.split(",") if r not in ROWS]
+    if unknown:
+        p.error(f"unknown row '{unknown[0]}'; there are {', '.join(ROWS)}")
+    alone(options) if options.what == "alone" else peers(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+/* `triad bench` as a person uses it: tiny rows of every kind run and print one line of JSON with all its fields; slips
+ * on the command line and in a row's file say what is wrong. The program is run as a child, so that its figures of
+ * memory and time are its own. */
+#include <jansson.h>
+#include <setjmp.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <fcntl.h>
+#include <cmocka.h>
+
+#include "base/file.h"
+#include "tests/support/temp_dir.h"
+
+extern char **environ;
+static struct temp_dir dir;
+static char *out, *said; /* what the last run wrote to standard output and to standard error */
+
+static void put(const char *name, const char *text)
+{
+    struct err e = {0};
+    if (file_write(temp_path(&dir, name), text, strlen(text), &e)) fail_msg("%s", e.msg);
+}
+
+static char *get(const char *name)
+{
+    struct err e = {0};
+    char *data;
+    size_t n;
+    if (file_read(temp_path(&dir, name), 1 << 20, &data, &n, &e)) fail_msg("%s", e.msg);
+    return data;
+}
+
+/* Runs $TRIAD_BIN bench with the words (ended by NULL); returns the exit status. */
+static int run(const char *const *words)
+{
+    const char *bin = getenv("TRIAD_BIN");
+    assert_non_null(bin);
+    char *argv[16] = {(char *)(uintptr_t)bin, "bench"};
+    for (int i = 0; words[i]; i++) argv[i + 2] = (char *)(uintptr_t)words[i];
+    posix_spawn_file_actions_t fa;
+    posix_spawn_file_actions_init(&fa);
+    posix_spawn_file_actions_addopen(&fa, 1, temp_path(&dir, "out"), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    posix_spawn_file_actions_addopen(&fa, 2, temp_path(&dir, "err"), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    pid_t pid;
+    int status;
+    assert_int_equal(posix_spawn(&pid, bin, &fa, NULL, argv, environ), 0);
+    posix_spawn_file_actions_destroy(&fa);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    free(out);
+    free(said);
+    out = get("out");
+    said = get("err");
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+#define RUN(...) run((const char *const[]){__VA_ARGS__, NULL})
+
+static void assert_says(const char *text)
+{
+    if (!strstr(said, text)) fail_msg("\"%s\" lacks \"%s\"", said, text);
+}
+
+static json_t *line_of(void)
+{
+    json_error_t why;
+    json_t *j = json_loads(out, 0, &why);
+    if (!j) fail_msg("%s: \"%s\"", why.text, out);
+    assert_ptr_equal(strchr(out, '\n'), out + strlen(out) - 1); /* one line, and its end */
+    return j;
+}
+
+static double number(const json_t *j, const char *name)
+{
+    json_t *x = json_object_get(j, name);
+    if (!json_is_number(x)) fail_msg("no number '%s' in \"%s\"", name, out);
+    return json_number_value(x);
+}
+
+static const char tiny_vit[] = "name: tiny\n"
+                               "batch: 2\n"
+                               "towers:\n"
+                               "  image:\n"
+                               "    kind: image\n"
+                               "    size: 16\n"
+                               "    tower:\n"
+                               "      vit: {patch: 8, layers: 1, width: 32, heads: 2}\n"
+                               "work:\n"
+                               "  classify: {classes: 10}\n";
+
+static void a_row_gives_every_figure(void **state)
+{
+    put("tiny.yaml", tiny_vit);
+    if (RUN(temp_path(&dir, "tiny.yaml"), "--steps", "3", "--threads", "1")) fail_msg("%s", said);
+    json_t *j = line_of();
+    assert_string_equal(json_string_value(json_object_get(j, "row")), "tiny");
+    assert_true(number(j, "threads") == 1 && number(j, "steps") == 3 && number(j, "samples") == 2);
+    /* patch 192 x 32 + 32, places 4 x 32, a block 12 x 32^2 + 13 x 32, the last norm 64, classes 330 */
+    assert_true(number(j, "parameters") == 192 * 32 + 32 + 4 * 32 + 12 * 1024 + 13 * 32 + 64 + 330);
+    double median = number(j, "median"), least = number(j, "min"), gflop = number(j, "gflop");
+    assert_true(least > 0 && least <= median && median < 1);
+    /* The products of 8 tokens alone: forward, and twice that backward but for the patches' own input. */
+    double tokens = 8, products = 2 * tokens * (2.0 * 192 * 32 + 3 * 12 * 1024) + 2 * 2 * 3 * 32.0 * 10;
+    assert_true(gflop * 1e9 > products && gflop * 1e9 < 1.5 * products);
+    assert_true(number(j, "gflops") > 0.9 * gflop / median && number(j, "gflops") < 1.1 * gflop / median);
+    double share = number(j, "share") * number(j, "peak_gflops");
+    assert_true(share > 0.8 * number(j, "gflops") && share < 1.2 * number(j, "gflops"));
+    assert_true(number(j, "limit_s") > 0 && number(j, "of_limit") > 0 && number(j, "bandwidth_gb_s") > 0.1);
+    assert_true(number(j, "peak_mb") > 0 && number(j, "peak_mb") < number(j, "peak_total_mb"));
+    assert_true(number(j, "peak_total_mb") < 190); /* measuring the memory's speed is not the row's */
+    assert_true(number(j, "first_step_s") >= 0 && number(j, "first_step_s") < 60);
+    assert_true(number(j, "gbytes") > 0);
+    assert_true(number(j, "state_mb") >= 4 * number(j, "params_mb") - 0.3);
+    number(j, "plan_mb");
+    number(j, "input_mb");
+    json_decref(j);
+}
+
+static void threads_and_keys_are_taken(void **state)
+{
+    put("tiny.yaml", tiny_vit);
+    if (RUN(temp_path(&dir, "tiny.yaml"), "batch=6", "--threads=2", "--steps=1", "--warmup=0")) fail_msg("%s", said);
+    json_t *j = line_of();
+    assert_true(number(j, "threads") == 2 && number(j, "samples") == 6 && number(j, "steps") == 1);
+    assert_true(number(j, "min") == number(j, "median"));
+    json_decref(j);
+}
+
+static void every_kind_of_work_runs(void **state)
+{
+    static const char *const works[] = {
+        "name: pairs\nbatch: 3\n"
+        "towers:\n"
+        "  image: {kind: image, size: 16, tower: {resnet: {widths: [8], depths: [1]}}}\n"
+        "  text: {kind: text, vocab: 300, length: 9, tower: {transformer: {layers: 1, width: 16, heads: 2}}}\n"
+        "lengths: {mean: 5, deviation: 2, least: 2, most: 9}\n"
+        "work: {contrastive: {embed: 8}}\n",
+        "name: lm\nbatch: 2\n"
+        "towers:\n"
+        "  text: {kind: text, vocab: 300, length: 8, tower: {transformer: {causal: true, layers: 1, width: 16, heads: "
+        "2}}}\n"
+        "lengths: {mean: 8, deviation: 0, least: 8, most: 8}\n"
+        "work: {lm: {}}\n",
+        "name: infonce\nbatch: 33\nwork: {infonce: {width: 16}}\n",
+        "name: adamw\nwork: {adamw: {matrices: 2, side: 30}}\n",
+        "name: logmel\nwork: {logmel: {seconds: 0.5}}\n",
+    };
+    for (size_t i = 0; i < sizeof works / sizeof *works; i++) {
+        put("work.yaml", works[i]);
+        if (RUN(temp_path(&dir, "work.yaml"), "--steps", "2", "--threads", "2")) fail_msg("%s", said);
+        json_t *j = line_of();
+        assert_true(number(j, "median") > 0 && number(j, "gflop") > 0);
+        json_decref(j);
+    }
+}
+
+static void profiles_go_to_standard_error(void **state)
+{
+    put("tiny.yaml", tiny_vit);
+    if (RUN(temp_path(&dir, "tiny.yaml"), "--steps", "2", "--profile")) fail_msg("%s", said);
+    json_decref(line_of());
+    assert_says("% limit");
+    assert_says("\nadamw ");
+    assert_says("\nmatmul ");
+    assert_says("\nall ");
+    if (RUN("--profile=layers", temp_path(&dir, "tiny.yaml"), "--steps", "2")) fail_msg("%s", said);
+    assert_says("\nimage.block.*.mlp ");
+    assert_says("\noptimizer ");
+}
+
+static void slips_are_told(void **state)
+{
+    assert_int_equal(RUN("vit_s61"), 2);
+    assert_says("unknown row 'vit_s61'; did you mean 'vit_s16'? There are adamw, ");
+    assert_int_equal(RUN("nothing-like-it"), 2);
+    assert_says("unknown row 'nothing-like-it'; there are adamw, ");
+    assert_int_equal(RUN(temp_path(&dir, "missing.yaml")), 4);
+    assert_says("missing.yaml");
+    put("bad.yaml", "name: bad\nbatsch: 3\nwork: {lm: {}}\n");
+    assert_int_equal(RUN(temp_path(&dir, "bad.yaml")), 3);
+    assert_says("bad.yaml:2:1: unknown key 'batsch'; did you mean 'batch'?");
+    put("bad.yaml", "name: bad\nwork: {lm: {}}\n");
+    assert_int_equal(RUN(temp_path(&dir, "bad.yaml")), 3);
+    assert_says("lm takes one tower, of kind text, not 0");
+    put("bad.yaml", tiny_vit);
+    assert_int_equal(RUN(temp_path(&dir, "bad.yaml"), "towers.image.size=17"), 3);
+    assert_says("image size 17 must be a multiple of patch 8");
+    assert_int_equal(RUN("adamw", "--profile=ob"), 2);
+    assert_says("--profile: expected ops or layers, got 'ob'");
+    assert_int_equal(RUN("adamw", "--steps", "0"), 2);
+    assert_says("--steps: expected from 1 to");
+    assert_int_equal(RUN("peak", "batch=3"), 2);
+    assert_says("'peak' takes no keys, got 'batch=3'");
+}
+
+static void the_machine_is_measured(void **state)
+{
+    if (RUN("peak", "--threads", "2")) fail_msg("%s", said);
+    json_t *j = line_of();
+    assert_true(number(j, "threads") == 2);
+    assert_true(number(j, "gflops_1") > 1 && number(j, "gflops") > 0.5 * number(j, "gflops_1"));
+    assert_true(number(j, "copy_gb_s") > 0.1 && number(j, "triad_gb_s") > 0.1 && number(j, "update_gb_s") > 0.1);
+    json_decref(j);
+}
+
+/* Each line is a product; that both programs agree on its numbers is checked by the command itself, which would fail. */
+static void products_are_compared(void **state)
+{
+    if (RUN("gemm", "--seconds", "0", "--threads", "2")) fail_msg("%s", said);
+    int lines = 0;
+    for (char *p = out, *end; *p; p = end + 1, lines++) {
+        end = strchr(p, '\n');
+        assert_non_null(end);
+        json_t *j = json_loadb(p, (size_t)(end - p), 0, NULL);
+        assert_non_null(j);
+        assert_true(number(j, "m") >= 1 && number(j, "gflops") > 0 && number(j, "blas_gflops") > 0);
+        assert_true(number(j, "ratio") > 0 && number(j, "share") > 0);
+        json_decref(j);
+    }
+    assert_true(lines >= 40);
+}
+
+int main(void)
+{
+    temp_dir_begin(&dir);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_row_gives_every_figure), cmocka_unit_test(threads_and_keys_are_taken),
+        cmocka_unit_test(every_kind_of_work_runs),  cmocka_unit_test(profiles_go_to_standard_error),
+        cmocka_unit_test(slips_are_told),           cmocka_unit_test(the_machine_is_measured),
+        cmocka_unit_test(products_are_compared),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    free(out);
+    free(said);
+    temp_dir_end(&dir);
+    return failed;
+}
