@@ -343,15 +343,15 @@ static void start_values_do_not_depend_on_order(void **state)
     for (int i = 0; i < 50; i++) assert_true(fabsf(kept[1][i]) <= 1 && fabsf(kept[2][i]) <= 0.5f);
 }
 
-/* Number i of `key` by the definition in autograd/start.h, in double. */
+/* Number i of `key` by its definition (autograd/kernels/start.c), in double: even ones take the cosine. */
 static double normal_at(uint64_t key, int64_t i)
 {
     uint32_t w[4];
-    rng_philox(key, 0, (uint64_t)(i / 32 * 8 + i % 8), w);
-    int k = (int)(i % 32 / 8);
-    double r = sqrt(-2 * log((double)((w[k / 2 * 2] >> 8) + 1) / 16777216));
-    double turn = 2 * acos(-1) * (double)(w[k / 2 * 2 + 1] >> 8) / 16777216;
-    return r * (k % 2 ? sin(turn) : cos(turn));
+    rng_philox(key, 0, (uint64_t)i / 4, w);
+    int h = (int)(i % 4 / 2);
+    double r = sqrt(-2 * log((double)((w[2 * h] >> 8) + 1) / 16777216));
+    double turn = 2 * acos(-1) * (double)(w[2 * h + 1] >> 8) / 16777216;
+    return r * (i % 2 ? sin(turn) : cos(turn));
 }
 
 /* Float polynomials: the angle's rounding, 4e-7 at most, times r, 5.8 at most, and two ulp of the rest. */
