@@ -10,6 +10,24 @@
 #include "base/threads.h"
 #include "train/setup.h"
 
+/* Entries of a modality that measuring decodes: one of each item of the splits of data.valid, and in "a/b" one more clip,
+ * where pictures and texts are the same as in "a". */
+static double measured(const struct train_setup *s, const struct data_modality *d)
+{
+    const struct run_data *c = &s->m->config.data;
+    double entries = 0;
+    for (int64_t v = 0; v < c->valid.n; v++) {
+        size_t n = strcspn(c->valid.v[v], "/");
+        if (c->valid.v[v][n] && d->kind != DATA_AUDIO) continue;
+        for (int64_t k = 0; k < s->data.n; k++) {
+            const struct manifest_item *item = &s->data.item[k];
+            entries +=
+                strlen(item->split) == n && !memcmp(item->split, c->valid.v[v], n) && manifest_field(item, d->field);
+        }
+    }
+    return entries;
+}
+
 /* Bytes that the cache will come to hold in `epochs`: the decoded data of every entry that was drawn, up to the budget.
  * Of the k entries that an item has (its clips, its captions) an epoch draws one. */
 static double forecast_cache(const struct train_setup *s, const struct data_batch *b, double epochs)
@@ -26,6 +44,7 @@ static double forecast_cache(const struct train_setup *s, const struct data_batc
             double n = f->n <= 256 ? manifest_use(&s->data, f, s->m->config.data.train, used) : f->n;
             if (n > 0) entries += n * (1 - pow(1 - 1 / n, epochs));
         }
+        entries += measured(s, d);
         if (d->kind == DATA_IMAGE) bytes += entries * (double)(d->h * d->w * 3);
         if (d->kind == DATA_TEXT) bytes += entries * (double)p->offsets[p->n] / items * 4;
         if (d->kind == DATA_AUDIO) bytes += entries * (double)p->offsets[p->n] / items * (double)d->logmel.bins * 2;
