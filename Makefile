@@ -8,10 +8,13 @@ endif
 VERSION := 0.1.0
 
 ROOMS := base autograd layers models optim data run bench eval train cli
-PKGS := hdf5 kissfft-float soxr sndfile libfyaml jansson libpcre2-8 libutf8proc freetype2 harfbuzz libpng libjpeg expat
+PKGS := kissfft-float soxr sndfile libfyaml jansson libpcre2-8 libutf8proc freetype2 harfbuzz libpng libjpeg expat
 # The OpenMP build of OpenBLAS, whichever build Debian's alternatives point at.
 BLAS_DIR := $(firstword $(wildcard /usr/lib/*/openblas-openmp))
-PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+# HDF5 is not linked to: data/hdf5_lazy.c loads it by this name when a pack is used.
+HDF5_SONAME := $(shell for d in $$(pkg-config --libs-only-L hdf5 2>/dev/null | sed 's/-L//g') /usr/lib; do \
+	readelf -d $$d/libhdf5.so 2>/dev/null; done | sed -n 's/.*(SONAME).*\[\(.*\)\]/\1/p' | head -n 1)
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) hdf5 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 
 # V=1 prints whole commands.
@@ -44,6 +47,8 @@ TEST_BIN := $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
 EXAMPLE_BIN := $(patsubst %.c,$(BUILD)/%,$(EXAMPLE_SRC))
 
 all: $(BUILD)/triad $(BUILD)/libtriad.a ## the program build/triad and the library build/libtriad.a
+
+$(BUILD)/data/hdf5_lazy.o: CPPFLAGS += -DHDF5_SONAME='"$(or $(HDF5_SONAME),libhdf5.so)"'
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)

@@ -37,6 +37,11 @@ int threads_count(void)
     return omp_get_max_threads();
 }
 
+void threads_alone(void)
+{
+    omp_set_num_threads(1);
+}
+
 double time_now(void)
 {
     struct timespec t;

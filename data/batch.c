@@ -131,6 +131,7 @@ int data_slot_make(struct data_maker *k, struct data_slot *s, struct err *e)
         s->b.part[i].offsets[0] = 0;
     }
     for (int64_t i = 0; i < s->b.size; i++) {
+        if (k->plan->stop) return err_set(e, ERR_INTERRUPTED, "the loader was closed");
         int rc = add_sample(k, s, i, e);
         if (rc) return rc;
     }

@@ -109,6 +109,7 @@ static void *run_worker(void *arg)
 {
     struct worker *w = arg;
     struct data_loader *l = w->l;
+    threads_alone();
     pthread_mutex_lock(&l->lock);
     for (;;) {
         while (!l->stop && !can_claim(l)) pthread_cond_wait(&l->work, &l->lock);
@@ -329,7 +330,7 @@ void data_loader_free(struct data_loader *l)
 {
     if (!l) return;
     pthread_mutex_lock(&l->lock);
-    l->stop = true;
+    l->stop = l->plan.stop = true;
     pthread_cond_broadcast(&l->work);
     pthread_mutex_unlock(&l->lock);
     for (int i = 0; i < l->n_threads; i++) pthread_join(l->worker[i].thread, NULL);

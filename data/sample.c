@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/half.h"
 #include "data/audio.h"
+#include "data/kernels.h"
 
 #define MAX_ROWS ((int64_t)1 << 30) /* offsets are int32 */
 
@@ -145,13 +145,9 @@ static int add_image(struct job *j)
     rc = change_pixels(j, &im, &px);
     if (!rc) {
         float *out = j->part->image + j->part->n * n * 3;
-#pragma omp simd
-        for (int64_t i = 0; i < 3 * n; i++) out[i] = (float)px[i] * (1 / 255.0f);
+        ISA_PICK(pixels_floats)(px, 3 * n, out);
         data_augment_colour(&j->rng, &m->image, out, n);
-        float scale[3];
-        for (int c = 0; c < 3; c++) scale[c] = 1 / m->std[c];
-        for (int64_t i = 0; i < n; i++)
-            for (int c = 0; c < 3; c++) out[3 * i + c] = (out[3 * i + c] - m->mean[c]) * scale[c];
+        ISA_PICK(pixels_normalise)(out, n, m->mean, m->std);
     }
     if (own) data_image_free(&im);
     return rc;
@@ -221,19 +217,13 @@ static int decode_audio(const struct job *j, double seconds, struct data_audio *
     return rc;
 }
 
-static void from_half(const uint16_t *h, int64_t n, float *out)
-{
-    for (int64_t i = 0; i < n; i++) out[i] = half_to_float(h[i]);
-}
-
 /* Rounds n values to half floats, which stay in k->half: half the memory, and 11 bits are more than a spectrogram needs
  * or a microphone gives. */
 static int halve(const struct job *j, float *x, int64_t n)
 {
     int rc = data_room_need(&j->k->half, (size_t)n * 2, 0, j->e);
     if (rc) return rc;
-    uint16_t *h = j->k->half.p;
-    for (int64_t i = 0; i < n; i++) x[i] = half_to_float(h[i] = half_from_float(x[i]));
+    ISA_PICK(halves_round)(x, n, j->k->half.p);
     return 0;
 }
 
@@ -267,7 +257,7 @@ static int frames_without_waves(const struct job *j, float **out, int64_t *frame
         *frames = v.h;
         if ((rc = rows_need(j, v.h, (size_t)bins * sizeof(float))) != 0) return rc;
         *out = (float *)j->room->p + j->part->rows * bins;
-        from_half(v.data, v.h * bins, *out);
+        ISA_PICK(halves_to_floats)(v.data, v.h * bins, *out);
         return 0;
     }
     struct data_audio a;
@@ -291,7 +281,7 @@ static int get_waves(struct job *j, struct data_audio *a)
         a->n = v.h;
         a->x = mem_try((size_t)a->n * sizeof *a->x, "sound", j->e);
         if (!a->x) return ERR_MEMORY;
-        from_half(v.data, v.h, a->x);
+        ISA_PICK(halves_to_floats)(v.data, v.h, a->x);
     } else {
         rc = decode_audio(j, seconds, a);
         if (!rc) rc = keep_halves(j, key, a->x, a->n, a->n);

@@ -19,7 +19,7 @@ for t in "$build"/tests/*/test_*; do
         [ $hit = 1 ] || continue
     fi
     # Kernels are compiled for several instruction sets: what tests them runs on each (base/isa.h).
-    case "$t" in "$build"/tests/autograd/*) isas=${TEST_ISAS:-avx512 avx2 plain} ;; *) isas=avx512 ;; esac
+    case "$t" in "$build"/tests/autograd/* | "$build"/tests/data/test_logmel) isas=${TEST_ISAS:-avx512 avx2 plain} ;; *) isas=avx512 ;; esac
     for isa in $isas; do
         start=$(date +%s.%N)
         TRIAD_ISA=$isa timeout "${TEST_TIMEOUT:-600}" ${TEST_RUNNER:-} "$t" >"$log" 2>&1
