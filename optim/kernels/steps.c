@@ -2,8 +2,8 @@
  * What an element becomes does not depend on where a piece begins. */
 #include "optim/steps.h"
 
-#include "autograd/kernels/simd.h"
-#include "base/rng_vector.h"
+#include "base/simd.h"
+#include "base/philox.h"
 
 enum { AHEAD = 512 }; /* bytes: four to seven streams are more than some prefetchers follow */
 
@@ -101,13 +101,13 @@ SIMD_FN void adamw16_vector(float *w, const float *g, uint16_t *m, uint16_t *v, 
 
 void ISA_FN(opt_adamw16)(const struct opt_piece *p, const struct opt_factors *f)
 {
-    enum { GROUP = 2 * RNG_WORDS }; /* elements whose bits are drawn at once */
+    enum { GROUP = 2 * PHILOX_WORDS }; /* elements whose bits are drawn at once */
     const struct opt_piece q = *p;
     const struct opt_factors k = *f;
     uint16_t *m = q.m, *v = q.v, random[GROUP], part[2][VL];
     for (int64_t i = 0; i < q.n; i += GROUP) {
-        uint32_t word[RNG_WORDS];
-        rng_philox_many(k.key, k.step, (uint64_t)(q.first + i) / 8, word);
+        uint32_t word[PHILOX_WORDS];
+        philox_words(k.key, k.step, (uint64_t)(q.first + i) / 8, word);
         memcpy(random, word, sizeof random);
         int64_t stop = q.n - i < GROUP ? q.n - i : GROUP, j = 0;
         for (; j + VL <= stop; j += VL) {
