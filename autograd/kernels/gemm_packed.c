@@ -1,8 +1,8 @@
 /* One block of a product on this thread, by register-blocked kernels on packed panels (Goto & van de Geijn 2008).
  *
- * A is copied into panels of MR rows: [row][KC + PAD] where its rows are contiguous, [k][MR] where its columns are; the
- * strides are constants, so that the kernel needs one pointer. B is copied into panels [k][NR]. A block of B (KC, NC) stays
- * in the second-level cache while panel after panel of A passes, the next one asked for ahead. Each number of C is
+ * A is copied into panels of MR rows: [row][ROW] where its rows are contiguous, [k][MR] where its columns are; the
+ * strides are constants, so that the kernel needs one pointer. B is copied into panels [k][NR]. A block of B (KC, NC), as
+ * large as the second-level cache, stands while panel after panel of A passes, the next one asked for ahead. Each number of C is
  * summed over k in order, in blocks of KC: how the rest is cut does not change a bit. */
 #pragma GCC optimize("O3")
 #include "autograd/kernels/gemm.h"
@@ -11,14 +11,15 @@
 #include "autograd/kernels/simd.h"
 
 #ifdef __AVX512F__
-enum { MR = 14, NC = 512 }; /* 28 sums, 2 of B, 1 of A in 32 registers; processors with AVX-512 have 1 MB and more */
+enum { MR = 14, NC = 1024 }; /* 28 sums, 2 of B, 1 of A in 32 registers */
 #else
-enum { MR = 6, NC = 256 }; /* 12 sums, 2 of B, 1 of A in 16 registers; 512 KB */
+enum { MR = 6, NC = 512 }; /* 12 sums, 2 of B, 1 of A in 16 registers */
 #endif
-enum { NR = 2 * VL, KC = 256, PAD = 16, ROW = KC + PAD };
+/* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
+enum { NR = 2 * VL, KC = 256, ROW = KC + 16, PANEL = KC * NR + 2 * 16 };
 
 struct room {
-    float a[MR * ROW + VL], b[KC * NC], tile[MR * NR];
+    float a[MR * ROW + VL], b[NC / NR * PANEL], tile[MR * NR];
 } __attribute__((aligned(64)));
 
 void gemm_enter_thread(void) {}
@@ -123,7 +124,7 @@ static void transpose_lines(const float *from, int64_t ld, int64_t n, int64_t kc
         for (int64_t k = 0; k < kc; k++) to[k * step + j] = from[j * ld + k];
 }
 
-/* The panel of column j of a block lies at j * KC: panels are NR wide, the last VL where that is enough. */
+/* Panels of a block are NR wide, the last VL where that is enough. */
 static int64_t width_of(int64_t n, int64_t j)
 {
     return n - j > VL ? NR : VL;
@@ -138,11 +139,11 @@ static void pack_b(const struct gemm_args *g, int64_t j0, int64_t n, int64_t k, 
         for (int64_t t = 0; t < kc; t++, b += g->b_row) {
             int64_t j = 0;
             for (; j < whole; j += NR) {
-                vf_store(to + j * KC + t * NR, vf_load(b + j));
-                vf_store(to + j * KC + t * NR + VL, vf_load(b + j + VL));
+                vf_store(to + j / NR * PANEL + t * NR, vf_load(b + j));
+                vf_store(to + j / NR * PANEL + t * NR + VL, vf_load(b + j + VL));
             }
             if (j == n) continue;
-            float *end = to + j * KC + t * width_of(n, j);
+            float *end = to + j / NR * PANEL + t * width_of(n, j);
             vf_copy(end, b + j, n - j);
             for (int64_t x = n - j; x < width_of(n, j); x++) end[x] = 0;
         }
@@ -150,7 +151,7 @@ static void pack_b(const struct gemm_args *g, int64_t j0, int64_t n, int64_t k, 
     }
     for (int64_t j = 0; j < n; j += NR) {
         int64_t width = width_of(n, j), here = min_of(n - j, width);
-        float *panel = to + j * KC;
+        float *panel = to + j / NR * PANEL;
         transpose_lines(b + j * g->b_col, g->b_col, here, kc, panel, width);
         for (int64_t t = 0; t < kc && here < width; t++)
             memset(panel + t * width + here, 0, (size_t)(width - here) * sizeof *panel);
@@ -247,13 +248,13 @@ static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int6
     int64_t panels = (n + NR - 1) / NR, first = in_place ? n / VL * VL : 0;
     for (int64_t k = 0; k < g->k; k += KC) {
         int64_t kc = min_of(KC, g->k - k);
-        if (first < n) pack_b(g, j0 + first, n - first, k, kc, room->b + first * KC);
+        if (first < n) pack_b(g, j0 + first, n - first, k, kc, room->b + first / NR * PANEL);
         for (int64_t p = 0, i = 0; p < h.panels; p++) {
             int mr = (int)(p < h.tall ? h.mr : h.mr - 1);
             pack_a(g, by_row, i, mr, k, kc, room->a);
             for (int64_t j = 0; j < n;) {
                 int64_t width = j < first ? min_of(NR, first - j) : width_of(n, j);
-                struct panel b = {room->b + j * KC, width, min_of(width, n - j), width};
+                struct panel b = {room->b + j / NR * PANEL, width, min_of(width, n - j), width};
                 if (j < first) b.b = g->b + k * g->b_row + j0 + j, b.ldb = g->b_row;
                 prefetch_a(g, by_row, i + mr, k, kc, j / NR, panels);
                 tile(g, room, kernels[mr - 1][width / VL - 1][by_row], mr, i, j0 + j, kc, b, g->add || k > 0);
