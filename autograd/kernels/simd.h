@@ -4,6 +4,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 #define VL 16
@@ -31,6 +34,46 @@ SIMD_FN void vf_store(float *p, vf x)
 SIMD_FN vf vf_set(float x)
 {
     return x - (vf){0}; /* a broadcast that keeps -0 and NaN */
+}
+SIMD_FN vf vf_pick(vi mask, vf a, vf b)
+{
+    return (vf)((mask & (vi)a) | (~mask & (vi)b));
+}
+/* The larger (smaller) of each two; b where one of them is NaN. */
+SIMD_FN vf vf_max(vf a, vf b)
+{
+#if defined(__AVX512F__)
+    return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+    return _mm256_max_ps(a, b);
+#elif defined(__SSE2__)
+    return _mm_max_ps(a, b);
+#else
+    return vf_pick(a > b, a, b);
+#endif
+}
+SIMD_FN vf vf_min(vf a, vf b)
+{
+#if defined(__AVX512F__)
+    return _mm512_min_ps(a, b);
+#elif defined(__AVX2__)
+    return _mm256_min_ps(a, b);
+#elif defined(__SSE2__)
+    return _mm_min_ps(a, b);
+#else
+    return vf_pick(a < b, a, b);
+#endif
+}
+/* Halves are added to halves. */
+SIMD_FN float vf_sum(vf x)
+{
+    float part[VL];
+    memcpy(part, &x, sizeof part);
+#pragma GCC unroll 4
+    for (int half = VL / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    return part[0];
 }
 
 /* n floats; better than memcpy where n is a few vectors. */
