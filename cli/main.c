@@ -1,5 +1,6 @@
 /* triad: finds the subcommand, and answers --help and --version. A subcommand is one row here, one file beside this
  * one. */
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,6 +103,7 @@ static void start_with_short_spin(int argc, char **argv)
 int main(int argc, char **argv)
 {
     start_with_short_spin(argc, argv);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow any more (ulimit -f) is an error of its write, not a death */
     int status = run(argc, argv);
     if (fflush(stdout) == 0 || status) return status;
     perror("triad: cannot write to standard output"); /* a full disk must not look like success */

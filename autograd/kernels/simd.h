@@ -1,44 +1,25 @@
-/* Vectors of the width that the instruction set has, through GCC's vector extensions: vf holds VL floats. */
+/* The vectors of base/simd.h, and what several kernels do with them. */
 #ifndef TRIAD_AUTOGRAD_KERNELS_SIMD_H
 #define TRIAD_AUTOGRAD_KERNELS_SIMD_H
 
-#include <stdint.h>
-#include <string.h>
+#include "base/simd.h"
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512F__)
-#define VL 16
-#elif defined(__AVX2__)
-#define VL 8
-#else
-#define VL 4
-#endif
+/* n floats; better than memcpy where n is a few vectors. */
+SIMD_FN void vf_copy(float *to, const float *from, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + 4 * VL <= n; i += 4 * VL) {
+        vf a = vf_load(from + i), b = vf_load(from + i + VL), c = vf_load(from + i + 2 * VL),
+           d = vf_load(from + i + 3 * VL);
+        vf_store(to + i, a), vf_store(to + i + VL, b), vf_store(to + i + 2 * VL, c), vf_store(to + i + 3 * VL, d);
+    }
+    for (; i + VL <= n; i += VL) vf_store(to + i, vf_load(from + i));
+    for (; i < n; i++) to[i] = from[i];
+}
 
-typedef float vf __attribute__((vector_size(VL * 4)));
-typedef int32_t vi __attribute__((vector_size(VL * 4)));
-
-#define SIMD_FN static inline __attribute__((always_inline))
-
-SIMD_FN vf vf_load(const float *p)
-{
-    vf x;
-    memcpy(&x, p, sizeof x);
-    return x;
-}
-SIMD_FN void vf_store(float *p, vf x)
-{
-    memcpy(p, &x, sizeof x);
-}
-SIMD_FN vf vf_set(float x)
-{
-    return x - (vf){0}; /* a broadcast that keeps -0 and NaN */
-}
-SIMD_FN vf vf_pick(vi mask, vf a, vf b)
-{
-    return (vf)((mask & (vi)a) | (~mask & (vi)b));
-}
 /* The larger (smaller) of each two; b where one of them is NaN. */
 SIMD_FN vf vf_max(vf a, vf b)
 {
@@ -74,19 +55,6 @@ SIMD_FN float vf_sum(vf x)
 #pragma GCC unroll 8
         for (int i = 0; i < half; i++) part[i] += part[i + half];
     return part[0];
-}
-
-/* n floats; better than memcpy where n is a few vectors. */
-SIMD_FN void vf_copy(float *to, const float *from, int64_t n)
-{
-    int64_t i = 0;
-    for (; i + 4 * VL <= n; i += 4 * VL) {
-        vf a = vf_load(from + i), b = vf_load(from + i + VL), c = vf_load(from + i + 2 * VL),
-           d = vf_load(from + i + 3 * VL);
-        vf_store(to + i, a), vf_store(to + i + VL, b), vf_store(to + i + 2 * VL, c), vf_store(to + i + 3 * VL, d);
-    }
-    for (; i + VL <= n; i += VL) vf_store(to + i, vf_load(from + i));
-    for (; i < n; i++) to[i] = from[i];
 }
 
 #endif

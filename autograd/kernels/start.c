@@ -2,7 +2,7 @@
 #pragma GCC optimize("O3")
 #include <math.h>
 
-#include "autograd/kernels/philox.h"
+#include "base/philox.h"
 #include "autograd/kernels/vfunc.h"
 #include "autograd/store.h"
 #include "base/isa.h"

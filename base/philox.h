@@ -1,6 +1,6 @@
 /* Philox 4x32-10 (base/rng.h), several counters side by side. */
-#ifndef TRIAD_AUTOGRAD_KERNELS_PHILOX_H
-#define TRIAD_AUTOGRAD_KERNELS_PHILOX_H
+#ifndef TRIAD_BASE_PHILOX_H
+#define TRIAD_BASE_PHILOX_H
 
 #include <stdint.h>
 #include <string.h>
