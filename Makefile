@@ -8,10 +8,13 @@ endif
 VERSION := 0.1.0
 
 ROOMS := base autograd layers models optim data run bench eval train cli
-PKGS := hdf5 kissfft-float soxr sndfile libfyaml jansson libpcre2-8 libutf8proc freetype2 harfbuzz libpng libjpeg expat
+PKGS := kissfft-float soxr sndfile libfyaml jansson libpcre2-8 libutf8proc freetype2 harfbuzz libpng libjpeg expat
 # The OpenMP build of OpenBLAS, whichever build Debian's alternatives point at.
 BLAS_DIR := $(firstword $(wildcard /usr/lib/*/openblas-openmp))
-PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+# HDF5 is not linked to: data/hdf5_lazy.c loads it by this name when a pack is used.
+HDF5_SONAME := $(shell for d in $$(pkg-config --libs-only-L hdf5 2>/dev/null | sed 's/-L//g') /usr/lib; do \
+	readelf -d $$d/libhdf5.so 2>/dev/null; done | sed -n 's/.*(SONAME).*\[\(.*\)\]/\1/p' | head -n 1)
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) hdf5 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 
 # V=1 prints whole commands.
@@ -44,6 +47,8 @@ TEST_BIN := $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
 EXAMPLE_BIN := $(patsubst %.c,$(BUILD)/%,$(EXAMPLE_SRC))
 
 all: $(BUILD)/triad $(BUILD)/libtriad.a ## the program build/triad and the library build/libtriad.a
+
+$(BUILD)/data/hdf5_lazy.o: CPPFLAGS += -DHDF5_SONAME='"$(or $(HDF5_SONAME),libhdf5.so)"'
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
@@ -80,7 +85,8 @@ $(BUILD)/golden: $(call obj,$(filter-out $(TEST_SRC),$(wildcard tests/golden/*.c
 	$(call say,link $@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-tests: $(TEST_BIN) $(BUILD)/golden
+test-bins: $(TEST_BIN)
+tests: test-bins $(BUILD)/golden
 examples: $(EXAMPLE_BIN) ## the example programs
 
 test: all tests examples ## unit, gradient and golden tests; TEST="a b" runs those whose path holds a word
@@ -122,6 +128,9 @@ bench-peers: all $(VENV)/bin/python ## triad beside PyTorch, taking turns -> bui
 bench-page: ## docs/performance.md and its pictures from the results in build/bench
 	@python3 bench/page.py $(BUILD)/bench
 
+neon: ## the engine's tests cross-compiled for 64-bit Arm, under qemu-user; TEST="a b" as above
+	@tools/neon.sh $(TEST)
+
 style: ## formatting, include rules, banned calls
 	@tools/style.sh
 
@@ -152,7 +161,7 @@ clean: ## removes the build
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
--include $(shell find $(BUILD) -name '*.d' -not -path '$(BUILD)/asan/*' -not -path '$(BUILD)/fuzz/*' 2>/dev/null)
+-include $(shell find $(BUILD) -name '*.d' -not -path '$(BUILD)/asan/*' -not -path '$(BUILD)/fuzz/*' -not -path '$(BUILD)/neon/*' 2>/dev/null)
 
-.PHONY: all tests examples test quickstart bench bench-peers bench-page asan fuzz fuzz-bins style format deps check install clean help
+.PHONY: all tests test-bins examples test neon quickstart bench bench-peers bench-page asan fuzz fuzz-bins style format deps check install clean help
 .SECONDARY:

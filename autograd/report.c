@@ -12,12 +12,6 @@
 
 enum { PARTS = 4 };
 
-struct line {
-    char name[96], kernel[32];
-    int64_t calls;
-    double seconds, flops, bytes, limit; /* of all calls; limit: seconds at the roofline */
-};
-
 static double least_seconds(const struct ad_timing *t, const struct ad_limits *l)
 {
     double a = l && l->flops > 0 ? t->flops / l->flops : 0, b = l && l->bytes > 0 ? t->bytes / l->bytes : 0;
@@ -45,7 +39,7 @@ static void layer_name(char *out, size_t size, const char *path)
     if (n == 0) snprintf(out, size, "(no layer)");
 }
 
-static void name_line(struct line *l, const struct ad_timing *t, enum ad_report_by by)
+static void name_line(struct ad_report_line *l, const struct ad_timing *t, enum ad_report_by by)
 {
     memset(l, 0, sizeof *l);
     if (by == AD_BY_LAYER) {
@@ -58,11 +52,11 @@ static void name_line(struct line *l, const struct ad_timing *t, enum ad_report_
 
 static int by_time(const void *a, const void *b)
 {
-    const struct line *x = a, *y = b;
+    const struct ad_report_line *x = a, *y = b;
     return x->seconds < y->seconds ? 1 : x->seconds > y->seconds ? -1 : strcmp(x->name, y->name);
 }
 
-static void print_line(const struct line *l, double total, bool kernels, bool limits, struct buf *out)
+static void print_line(const struct ad_report_line *l, double total, bool kernels, bool limits, struct buf *out)
 {
     double s = l->seconds;
     buf_printf(out, kernels ? "%-24s %-18s" : "%-43s", l->name, l->kernel);
@@ -72,26 +66,36 @@ static void print_line(const struct line *l, double total, bool kernels, bool li
     buf_str(out, "\n");
 }
 
-void ad_report(const struct ad_timing *t, size_t n, enum ad_report_by by, const struct ad_limits *l, struct buf *out)
+static void add(struct ad_report_line *line, const struct ad_timing *t, const struct ad_limits *l)
 {
-    struct line *line = mem_zero(n + 1, sizeof *line), sum = {.name = "all"};
+    line->calls += t->calls;
+    line->seconds += t->seconds;
+    line->flops += t->flops * (double)t->calls;
+    line->bytes += t->bytes * (double)t->calls;
+    line->limit += least_seconds(t, l) * (double)t->calls;
+}
+
+size_t ad_report_lines(const struct ad_timing *t, size_t n, enum ad_report_by by, const struct ad_limits *l,
+                       struct ad_report_line *out)
+{
     size_t lines = 0;
     for (size_t i = 0; i < n; i++) {
-        struct line x;
+        struct ad_report_line x;
         size_t k = 0;
         name_line(&x, &t[i], by);
-        while (k < lines && (strcmp(line[k].name, x.name) || strcmp(line[k].kernel, x.kernel))) k++;
-        if (k == lines) line[lines++] = x;
-        struct line *both[] = {&line[k], &sum};
-        for (int j = 0; j < 2; j++) {
-            both[j]->calls += t[i].calls;
-            both[j]->seconds += t[i].seconds;
-            both[j]->flops += t[i].flops * (double)t[i].calls;
-            both[j]->bytes += t[i].bytes * (double)t[i].calls;
-            both[j]->limit += least_seconds(&t[i], l) * (double)t[i].calls;
-        }
+        while (k < lines && (strcmp(out[k].name, x.name) || strcmp(out[k].kernel, x.kernel))) k++;
+        if (k == lines) out[lines++] = x;
+        add(&out[k], &t[i], l);
     }
-    qsort(line, lines, sizeof *line, by_time);
+    qsort(out, lines, sizeof *out, by_time);
+    return lines;
+}
+
+void ad_report(const struct ad_timing *t, size_t n, enum ad_report_by by, const struct ad_limits *l, struct buf *out)
+{
+    struct ad_report_line *line = mem_zero(n + 1, sizeof *line), sum = {.name = "all"};
+    size_t lines = ad_report_lines(t, n, by, l, line);
+    for (size_t i = 0; i < n; i++) add(&sum, &t[i], l);
     buf_printf(out, by == AD_BY_OP ? "%-24s %-18s" : "%-43s", by == AD_BY_OP ? "op" : "layer", "kernel");
     buf_printf(out, " %8s %9s %6s %8s %7s%s\n", "calls", "ms", "%", "GF/s", "GB/s", l ? "  % limit" : "");
     for (size_t i = 0; i < lines; i++) print_line(&line[i], sum.seconds, by == AD_BY_OP, l, out);

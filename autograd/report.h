@@ -32,9 +32,21 @@ double ad_roofline(const struct ad_timing *t, size_t n, const struct ad_limits *
 
 enum ad_report_by { AD_BY_OP, AD_BY_LAYER };
 
-/* A text table, the longest times first: calls, ms, share of the time, GF/s, GB/s, and with limits (NULL: none) the per
- * cent of the roofline. By op: a line an op and kernel. By layer: a line for the first four parts of a path, where
- * numbers read '*', so that the blocks of a stack share their lines ("image.block.*.mlp"). */
+/* Calls of one kind, summed. */
+struct ad_report_line {
+    char name[96], kernel[32]; /* the op and its kernel; or the layer and "" */
+    int64_t calls;
+    double seconds, flops, bytes; /* of all the calls */
+    double limit;                 /* seconds that they would take at the roofline */
+};
+
+/* Sums calls into lines, the longest times first, and returns how many; out[n] is enough. By op: a line an op and kernel.
+ * By layer: a line for the first four parts of a path, where numbers read '*', so that the blocks of a stack share their
+ * lines ("image.block.*.mlp"). `l` may be NULL: then `limit` is 0. */
+size_t ad_report_lines(const struct ad_timing *t, size_t n, enum ad_report_by by, const struct ad_limits *l,
+                       struct ad_report_line *out);
+
+/* The lines as a text table: calls, ms, share of the time, GF/s, GB/s, and with limits the per cent of the roofline. */
 void ad_report(const struct ad_timing *t, size_t n, enum ad_report_by by, const struct ad_limits *l, struct buf *out);
 
 #endif

@@ -37,6 +37,11 @@ int threads_count(void)
     return omp_get_max_threads();
 }
 
+void threads_alone(void)
+{
+    omp_set_num_threads(1);
+}
+
 double time_now(void)
 {
     struct timespec t;
@@ -56,6 +61,13 @@ double process_age(void)
     if (!p || clock_gettime(CLOCK_BOOTTIME, &t)) return 0;
     double age = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec - strtod(p, NULL) / (double)sysconf(_SC_CLK_TCK);
     return age > 0 ? age : 0;
+}
+
+double process_cpu(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 int64_t process_peak_rss(void)

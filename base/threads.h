@@ -13,9 +13,11 @@ enum { PAR_MIN = 32768 }; /* scalar operations below which a fork-join (1-2 us) 
  * OpenBLAS single-threaded, since parallelism is outside its calls. Call once at start; later calls may change it. */
 void threads_init(int n);
 int threads_count(void);
+void threads_alone(void); /* what the calling thread computes from now on, it computes by itself */
 
 double time_now(void);                 /* seconds, monotonic */
 double process_age(void);              /* seconds since the system started this process, in its ticks of 10 ms */
+double process_cpu(void);              /* seconds that all threads together have run so far */
 int64_t process_peak_rss(void);        /* bytes, the high-water mark of this process */
 int64_t process_page_faults(void);     /* minor + major faults so far */
 int64_t process_threads_created(void); /* threads alive now */

@@ -23,11 +23,15 @@ EAGER_ONLY = {"adamw", "logmel"}  # nothing to compile: one fused call; complex 
 PADDED = {"clip_small", "clip_b32"}
 
 
+def pinned(threads):
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    return ["taskset", "-c", ",".join(map(str, cores))] if shutil.which("taskset") else []
+
+
 def run(words, threads):
     """The last line of the program's output, as JSON; None where it fails, with its last words shown."""
-    cores = sorted(os.sched_getaffinity(0))[:threads]
-    pin = ["taskset", "-c", ",".join(map(str, cores))] if shutil.which("taskset") else []
-    done = subprocess.run(pin + words, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
+    env = dict(os.environ, OMP_NUM_THREADS=str(threads))
+    done = subprocess.run(pinned(threads) + words, capture_output=True, text=True, env=env)
     if done.returncode == 0:
         return json.loads(done.stdout.strip().splitlines()[-1])
     last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
@@ -35,10 +39,19 @@ def run(words, threads):
     return None
 
 
-def triad(options, row, threads=None):
+def triad(options, row, threads=None, profile=False):
     threads = threads or options.threads
-    steps = ["--steps", str(options.steps), "--threads", str(threads)]
+    steps = ["--steps", str(options.steps), "--threads", str(threads)] + ["--profile"] * profile
     return run([options.triad, "bench", row, *steps], threads)
+
+
+def products(options):
+    """The table of matrix products: a list of JSON objects."""
+    words = [options.triad, "bench", "gemm", "--threads", str(options.threads)]
+    done = subprocess.run(pinned(options.threads) + words, capture_output=True, text=True)
+    if done.returncode:
+        print(f"    {' '.join(words)} failed: {done.stderr.strip()}", file=sys.stderr)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def torch_variants(options, row):
@@ -72,21 +85,28 @@ def header(options):
 
 def alone(options):
     result = dict(header(options), rows={})
-    print(f"{'row':16} {'s a step':>9} {'GFLOP':>7} {'GF/s':>6} {'% peak':>7} {'% roof':>7} {'MB':>6} {'start s':>8} {'1 -> ' + str(options.threads):>7}")
+    heads = f"{'s a step':>9} {'GFLOP':>7} {'GF/s':>6} {'% peak':>7} {'% roof':>7} {'MB':>6} {'start s':>8} {'x of 1':>7}"
+    print(f"{'row':16} {heads}")
     for row in options.rows.split(","):
-        r = triad(options, row)
+        r = triad(options, row, profile=True)
         if not r:
             continue
         if options.threads > 1 and options.scaling:
             r["one_thread"] = triad(options, row, 1)
         result["rows"][row] = r
         one = r.get("one_thread")
+        if r["cpu"] < 0.9:
+            print(f"{row}: other programs took {100 - 100 * r['cpu']:.0f} % of the cores meanwhile", file=sys.stderr)
         gain = f"{one['median'] / r['median']:.2f}" if one else "-"
         print(
             f"{row:16} {r['median']:9.4f} {r['gflop']:7.1f} {r['gflops']:6.1f} {100 * r['share']:7.1f} "
             f"{100 * r['of_limit']:7.1f} {r['peak_mb']:6.0f} {r['first_step_s']:8.2f} {gain:>7}",
             flush=True,
         )
+    if options.gemm:
+        result["gemm"] = products(options)
+        for g in result["gemm"]:
+            print(f"{g['name']:22} {g['m']:6} {g['n']:6} {g['k']:6} {g['gflops']:7.1f} GF/s {100 * g['share']:4.0f} % {g['ratio']:5.2f}")
     write(options, "triad.json", result)
 
 
@@ -125,7 +145,8 @@ def show(row, s):
 
 def peers(options):
     result = dict(header(options), rows={})
-    print(f"{'row':16} {'mode':18} {'triad s':>9} {'torch s':>9} {'ratio':>6} {'MB':>6} {'torch':>6} {'share':>5} {'first':>7} {'torch':>7}")
+    heads = f"{'triad s':>9} {'torch s':>9} {'ratio':>6} {'MB':>6} {'torch':>6} {'share':>5} {'first':>7} {'torch':>7}"
+    print(f"{'row':16} {'mode':18} {heads}")
     for row in options.rows.split(","):
         runs, variants = [], list(torch_variants(options, row))
         for round_ in range(options.rounds):
@@ -154,6 +175,7 @@ def main():
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--modes", default="eager,compile")
     p.add_argument("--no-scaling", dest="scaling", action="store_false", help="alone: not on one thread as well")
+    p.add_argument("--no-gemm", dest="gemm", action="store_false", help="alone: without the table of products")
     p.add_argument("--python", default="build/venv/bin/python")
     p.add_argument("--triad", default="build/triad")
     p.add_argument("--out", default="build/bench")

@@ -47,8 +47,10 @@ static void *add_input(struct bench_job *j, const char *name, size_t bytes, stru
 
 static void fill_normal(float *x, int64_t n, const char *stream)
 {
-    struct rng r = rng_make(1, hash_str(stream), 0);
-    for (int64_t i = 0; i < n; i++) x[i] = (float)rng_normal(&r);
+    enum { BLOCK = 16384 };
+    uint64_t key = rng_make(1, hash_str(stream), 0).key;
+#pragma omp parallel for schedule(static) if (n > BLOCK)
+    for (int64_t i = 0; i < n; i += BLOCK) ad_start_normal(x + i, i, i + BLOCK < n ? i + BLOCK : n, key, 0);
 }
 
 static int normal_input(struct bench_job *j, const char *tower, const char *what, int64_t n, struct err *e)
@@ -101,7 +103,7 @@ static int tower_inputs(struct bench_job *j, const struct model_tower *t, struct
     case MODEL_RESNET:
     case MODEL_EFFICIENTNET: return normal_input(j, t->name, "image", s->items * t->image_size * t->image_size * 3, e);
     case MODEL_TEXT: return text_inputs(j, t, s, e);
-    case MODEL_WAVE: s->rows = s->items * j->row->samples; return normal_input(j, t->name, "wave", s->rows, e);
+    case MODEL_WAVE: s->rows = s->items * t->wave.length; return normal_input(j, t->name, "wave", s->rows, e);
     case MODEL_AUDIO: break;
     }
     return err_set(e, ERR_CONFIG, "%s: a row has no sound for a tower of log-mel frames", t->name);
@@ -165,11 +167,9 @@ static val infonce(struct bench_job *j, struct nn *m)
 static val emit_loss(struct bench_job *j, struct nn *m, struct err *e)
 {
     const struct bench_row *r = j->row;
-    struct model_tower t[2];
-    struct model_shape s[2];
-    for (int64_t i = 0; i < r->towers.n; i++) {
-        const struct run_modality *k = &r->towers.v[i];
-        t[i] = run_tower(k, k->kind == RUN_TEXT ? k->text.vocab : 0);
+    struct model_tower t[BENCH_TOWERS];
+    struct model_shape s[BENCH_TOWERS];
+    for (int i = 0, n = bench_row_towers(r, t); i < n; i++) {
         s[i] = (struct model_shape){.items = r->batch};
         if (tower_inputs(j, &t[i], &s[i], e)) return 0;
     }
@@ -252,8 +252,7 @@ static int make_adamw(struct bench_job *j, struct err *e)
     }
     int rc = make_gradient(j, e);
     if (rc) return rc;
-    struct rng r = rng_make(1, hash_str("gradient"), 0);
-    for (int64_t i = 0; i < j->n_grad; i++) j->grad[i] = (float)rng_range(&r, -1, 1);
+    fill_normal(j->grad, j->n_grad, "gradient");
     return make_optimizer(j, e);
 }
 

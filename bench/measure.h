@@ -14,7 +14,10 @@ struct bench_options {
 
 struct bench_result {
     const char *row;
-    double median, min;      /* seconds a step */
+    double median, min; /* seconds a step */
+    double
+        cpu; /* the share of its threads' time that the program ran in while steps were timed: well below 1, other work
+                 * took the cores, or threads waited asleep */
     double first_step;       /* seconds from the start of the process to the end of the first step */
     double peak, peak_total; /* bytes: the process's peak above `base`, and all of it */
     double flops, bytes;     /* a step: operations; memory traffic as autograd/report.h counts it */
@@ -23,7 +26,7 @@ struct bench_result {
     struct bench_peak machine;
     int64_t steps;
     int threads;
-    struct ad_timing *timing; /* with options.profile: the calls, n_timing of them; else the same without times */
+    struct ad_timing *timing; /* the calls of a step, n_timing of them; with options.profile their times too */
     size_t n_timing;
 };
 
@@ -32,14 +35,15 @@ struct bench_result {
 int bench_measure(const struct bench_row *row, const struct bench_options *o, struct bench_job **job,
                   struct bench_result *r, struct err *e) MUST_CHECK;
 
-/* One line of JSON: the fields that docs/performance.md explains. */
+/* One line of JSON: the fields that docs/performance.md explains. With a profile, "ops" has its lines. */
 void bench_json(const struct bench_result *r, struct buf *out);
 
 /* Sorts x[n] and returns the value in the middle. */
 double bench_median(double *x, int64_t n);
 
 /* A table of products: triad's gemm() against the BLAS it is linked with, on the same threads, taking turns; a line of
- * JSON each on standard output. `seconds` a shape. */
-int bench_gemm(double seconds, struct err *e) MUST_CHECK;
+ * JSON each on standard output. `seconds` a product (0: once each); `part`: only those with this in their name (NULL:
+ * all). ERR_USAGE where none has; ERR_STATE where the two disagree on the numbers. */
+int bench_gemm(const char *part, double seconds, struct err *e) MUST_CHECK;
 
 #endif

@@ -108,7 +108,7 @@ double bench_peak_again(const struct bench_peak *p, double seconds)
     return best_rate(&u[top], p->threads, seconds);
 }
 
-enum { COUNT = 16 << 20 }; /* floats an array: 64 MB */
+enum { COUNT = 12 << 20 }; /* floats an array: 48 MB */
 
 static void copy_all(float *to, const float *from, int threads)
 {
@@ -138,7 +138,7 @@ int bench_peak_memory(struct bench_peak *p, struct err *e)
     if (!block) return ERR_MEMORY;
     float *a = block, *b = block + COUNT, *c = b + COUNT;
     double copy = INFINITY, triad = INFINITY, update = INFINITY;
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 6; i++) {
         double t0 = time_now();
         copy_all(b, a, p->threads);
         double t1 = time_now();

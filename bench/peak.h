@@ -17,7 +17,7 @@ struct bench_peak {
 
 /* The multiply-adds alone: about 0.2 s, no memory. Fills flops_1, flops, isa, threads; the rest is zero. */
 struct bench_peak bench_peak_flops(void);
-/* Adds copy, triad and update: about 0.3 s and 192 MB. ERR_MEMORY leaves them zero. */
+/* Adds copy, triad and update: about 0.2 s and 144 MB. ERR_MEMORY leaves them zero. */
 int bench_peak_memory(struct bench_peak *p, struct err *e) MUST_CHECK;
 /* `flops` once more, the best within `seconds` (0: one run of some milliseconds): for work that takes turns with it. */
 double bench_peak_again(const struct bench_peak *p, double seconds);

@@ -101,6 +101,17 @@ static const struct conf_field work_fields[] = {
 };
 static const struct conf_table work_table = {sizeof(struct bench_work), work_fields};
 
+static int check_tower(const struct bench_row *r, const struct model_tower *t, struct err *e)
+{
+    if (t->kind == MODEL_AUDIO)
+        return err_set(e, ERR_CONFIG, "%s: a row has raw sound (wav2vec2), none for a tower of log-mel frames",
+                       t->name);
+    if (t->kind == MODEL_TEXT && r->lengths.most > t->text.length)
+        return err_set(e, ERR_CONFIG, "%s: length %lld is less than lengths.most %lld", t->name,
+                       (long long)t->text.length, (long long)r->lengths.most);
+    return model_check(t, e);
+}
+
 static int check_row(const void *s, struct err *e)
 {
     static const struct {
@@ -108,28 +119,19 @@ static int check_row(const void *s, struct err *e)
         const char *what;
     } wants[] = {[BENCH_CONTRASTIVE] = {2, -1, "contrastive takes two towers"},
                  [BENCH_CLASSIFY] = {1, -1, "classify takes one tower"},
-                 [BENCH_LM] = {1, RUN_TEXT, "lm takes one tower, of kind text"},
-                 [BENCH_CTC] = {1, RUN_AUDIO, "ctc takes one tower, of kind audio"},
+                 [BENCH_LM] = {1, MODEL_TEXT, "lm takes one tower, of kind text"},
+                 [BENCH_CTC] = {1, MODEL_WAVE, "ctc takes one tower, a wav2vec2"},
                  [BENCH_INFONCE] = {0, -1, "infonce takes no towers"},
                  [BENCH_ADAMW] = {0, -1, "adamw takes no towers"},
                  [BENCH_LOGMEL] = {0, -1, "logmel takes no towers"}};
     const struct bench_row *r = s;
-    int kind = wants[r->work.kind].kind;
-    if (r->towers.n != wants[r->work.kind].towers || (kind >= 0 && r->towers.v[0].kind != kind))
-        return err_set(e, ERR_CONFIG, "work: %s, not %lld%s%s", wants[r->work.kind].what, (long long)r->towers.n,
-                       kind >= 0 && r->towers.n == 1 ? " of kind " : "",
-                       kind >= 0 && r->towers.n == 1 ? run_kind_names[r->towers.v[0].kind] : "");
-    for (int64_t i = 0; i < r->towers.n; i++) {
-        const struct run_modality *m = &r->towers.v[i];
-        if (m->kind == RUN_TEXT && r->lengths.most > m->text.length)
-            return err_set(e, ERR_CONFIG, "towers.%s: length %lld is less than lengths.most %lld", m->name,
-                           (long long)m->text.length, (long long)r->lengths.most);
-        struct model_tower t = run_tower(m, m->kind == RUN_TEXT ? m->text.vocab : 0);
-        if (t.kind == MODEL_AUDIO)
-            return err_set(e, ERR_CONFIG, "towers.%s: a row has raw sound, none for a tower of log-mel frames",
-                           m->name);
-        if (model_check(&t, e)) return err_prefix(e, "towers");
-    }
+    struct model_tower t[BENCH_TOWERS];
+    int n = bench_row_towers(r, t), kind = wants[r->work.kind].kind;
+    if (n != wants[r->work.kind].towers) return err_set(e, ERR_CONFIG, "work: %s, not %d", wants[r->work.kind].what, n);
+    if (kind >= 0 && t[0].kind != (enum model_kind)kind)
+        return err_set(e, ERR_CONFIG, "work: %s, not '%s'", wants[r->work.kind].what, t[0].name);
+    for (int i = 0; i < n; i++)
+        if (check_tower(r, &t[i], e)) return err_prefix(e, "towers");
     return 0;
 }
 
@@ -139,7 +141,6 @@ static const struct conf_field row_fields[] = {
     {"batch", CONF_INT, AT(batch), "1", 1, 1e6, .help = "samples a step"},
     {"towers", CONF_MAP, AT(towers), "{}", .sub = &run_modality_table, .most = 2, .help = "as the modalities of a run"},
     {"lengths", CONF_STRUCT, AT(lengths), "{}", .sub = &length_table, .help = "of a text tower's items"},
-    {"samples", CONF_INT, AT(samples), "64000", 1, 1e9, .help = "of a clip, for towers over raw sound"},
     {"lr", CONF_DOUBLE, AT(lr), "1e-4", CONF_ABOVE_0, 100, .help = "of AdamW"},
     {"weight_decay", CONF_DOUBLE, AT(weight_decay), "0.1", 0, 10, .help = "of AdamW"},
     {"work", CONF_STRUCT, AT(work), NULL, .sub = &work_table, .help = "what a step does"},
@@ -247,6 +248,16 @@ int bench_row_read(struct conf *mem, const char *word, const char *const *overri
     int rc = conf_read(mem, path, overrides, n, &row_table, row, e);
     free(path);
     return rc;
+}
+
+int bench_row_towers(const struct bench_row *row, struct model_tower *t)
+{
+    int n = 0;
+    for (; n < row->towers.n && n < BENCH_TOWERS; n++) {
+        const struct run_modality *m = &row->towers.v[n];
+        t[n] = run_tower(m, m->kind == RUN_TEXT ? m->text.vocab : 0);
+    }
+    return n;
 }
 
 /* ---- lengths ----------------------------------------------------------------------------------------------------- */

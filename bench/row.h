@@ -57,7 +57,6 @@ struct bench_row {
         int64_t n;
     } towers;
     struct bench_lengths lengths;
-    int64_t samples;         /* of a clip, for towers over raw sound */
     double lr, weight_decay; /* of AdamW */
     struct bench_work work;
 };
@@ -69,6 +68,10 @@ int bench_row_read(struct conf *mem, const char *word, const char *const *overri
                    struct err *e) MUST_CHECK;
 /* The names of the rows in those folders, sorted, without repeats. The caller frees with file_list_free. */
 void bench_row_names(char ***names, int *n);
+
+/* The row's towers into t[BENCH_TOWERS]; returns how many. */
+enum { BENCH_TOWERS = 2 };
+int bench_row_towers(const struct bench_row *row, struct model_tower *t);
 
 /* lengths[n], as struct bench_lengths says, in a mixed order that is always the same. Returns their sum. */
 int64_t bench_row_lengths(const struct bench_lengths *l, int64_t n, int64_t *lengths);

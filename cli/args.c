@@ -153,7 +153,11 @@ void args_help(const struct args *a, FILE *out)
             buf_str(&b, "\n");
             width = 0;
         }
-        buf_printf(&b, "%*s%s", (int)(HELP_COLUMN - width), "", f->name ? f->help : "this text");
+        buf_printf(&b, "%*s", (int)(HELP_COLUMN - width), "");
+        for (const char *p = f->name ? f->help : "this text"; *p; p++) { /* further lines begin in the same column */
+            buf_add(&b, p, 1);
+            if (*p == '\n') buf_printf(&b, "%*s", HELP_COLUMN, "");
+        }
         if (f->name) add_default(f, &b);
         buf_str(&b, "\n");
         if (!f->name) break;

@@ -12,8 +12,8 @@
 static const char summary[] =
     "Times training steps of a row (a name in configs/bench, or a path to a YAML file) on fixed input and prints one\n"
     "line of JSON; docs/performance.md explains its fields. ROW may also be `peak`, for the machine's rates of\n"
-    "multiply-adds and memory, or `gemm`, for a table of matrix products beside the BLAS. Keys of the row may be set\n"
-    "behind it: batch=64.";
+    "multiply-adds and memory, or `gemm [PART]`, for a table of matrix products beside the BLAS (those with PART in\n"
+    "their name). Keys of the row may be set behind it: batch=64.";
 
 static int print(struct buf *b, FILE *to, struct err *e)
 {
@@ -92,11 +92,11 @@ int cli_bench(int argc, char **argv)
     if (!rc) {
         threads_init((int)threads);
         bool peak = !strcmp(argv[1], "peak"), gemm = !strcmp(argv[1], "gemm");
-        if ((peak || gemm) && n > 1)
-            rc = err_set(&e, ERR_USAGE, "triad bench: '%s' takes no keys, got '%s'", argv[1], argv[2]);
+        if (n > 1 + gemm && (peak || gemm))
+            rc = err_set(&e, ERR_USAGE, "triad bench: one word too many: '%s'", argv[2 + gemm]);
         else
             rc = peak   ? show_peak(&e)
-                 : gemm ? bench_gemm(seconds, &e)
+                 : gemm ? bench_gemm(n > 1 ? argv[2] : NULL, seconds, &e)
                         : show_row(argv[1], (const char *const *)(argv + 2), n - 1, &o, profile, &e);
     }
     if (rc) log_error("%s", e.msg);

@@ -141,10 +141,22 @@ static int make_index(struct search *s, struct err *e)
     return rc;
 }
 
+/* An index is named so, or begins as safetensors do: eight bytes of a length, then "{". No manifest and no pack does. */
+static bool is_index(const char *path)
+{
+    static const char end[] = ".safetensors";
+    size_t n = strlen(path), k = strlen(end);
+    if (n >= k && !strcmp(path + n - k, end)) return true;
+    unsigned char head[9];
+    FILE *f = fopen(path, "re");
+    bool whole = f && fread(head, 1, sizeof head, f) == sizeof head;
+    if (f) fclose(f);
+    return whole && head[7] == 0 && head[6] == 0 && head[8] == '{';
+}
+
 static int open_index(struct search *s, struct err *e)
 {
-    size_t n = strlen(s->index), k = strlen(".safetensors");
-    if (n < k || strcmp(s->index + n - k, ".safetensors")) return make_index(s, e);
+    if (!is_index(s->index)) return make_index(s, e);
     int rc = eval_index_read(s->index, &s->x, e);
     if (!rc && (s->x.width != s->m->config.embed || s->x.weights != eval_weights(s->m)))
         rc = err_set(e, ERR_STATE,

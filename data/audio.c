@@ -87,43 +87,53 @@ static int grow(struct data_audio *a, int64_t *cap, int64_t need, const char *na
     return 0;
 }
 
+static int check_level(const float *x, int64_t n, int channels, int64_t before, const char *name, struct err *e)
+{
+    int bad = 0;
+#pragma omp simd reduction(| : bad)
+    for (int64_t i = 0; i < n * channels; i++) bad |= !(fabsf(x[i]) <= DATA_AUDIO_MAX_LEVEL);
+    if (!bad) return 0;
+    int64_t i = 0;
+    while (fabsf(x[i]) <= DATA_AUDIO_MAX_LEVEL) i++;
+    return err_set(e, ERR_FORMAT, "%s: sample %lld is %g, but sound lies within -1..1: the file is damaged", name,
+                   (long long)(before + i / channels), (double)x[i]);
+}
+
 /* Appends n frames of `channels` interleaved samples as their mean. */
-static int mix(struct data_audio *a, const float *in, int64_t n, int channels, const char *name, struct err *e)
+static void mix(struct data_audio *a, const float *in, int64_t n, int channels)
 {
     float *out = a->x + a->n;
     for (int64_t i = 0; i < n; i++) {
-        float sum = 0, worst = 0;
-        for (int c = 0; c < channels; c++) {
-            sum += in[i * channels + c];
-            worst = fabsf(in[i * channels + c]) <= DATA_AUDIO_MAX_LEVEL ? worst : in[i * channels + c];
-        }
-        if (worst != 0)
-            return err_set(e, ERR_FORMAT, "%s: sample %lld is %g, but sound lies within -1..1: the file is damaged",
-                           name, (long long)(a->n + i), (double)worst);
-        out[i] = channels == 1 ? sum : sum / (float)channels;
+        float sum = 0;
+        for (int c = 0; c < channels; c++) sum += in[i * channels + c];
+        out[i] = sum / (float)channels;
     }
-    a->n += n;
-    return 0;
 }
 
 /* Reads at most `want` frames. */
 static int read_frames(const char *name, SNDFILE *f, const SF_INFO *info, int64_t want, struct data_audio *a,
                        struct err *e)
 {
-    int64_t cap = 0, piece = PIECE / info->channels;
-    float *in = mem_try((size_t)(piece * info->channels) * sizeof *in, name, e);
-    if (!in) return ERR_MEMORY;
-    int rc = grow(a, &cap, 1, name, e);
-    while (!rc && a->n < want) {
-        int64_t n = sf_readf_float(f, in, want - a->n < piece ? want - a->n : piece);
+    int channels = info->channels;
+    int64_t cap = 0, piece = PIECE / channels;
+    float *several = channels > 1 ? mem_try((size_t)(piece * channels) * sizeof *several, name, e) : NULL;
+    if (channels > 1 && !several) return ERR_MEMORY;
+    int rc = 0;
+    do {
+        int64_t n = want - a->n < piece ? want - a->n : piece, left = info->frames - a->n;
+        n = left > 0 && left < n ? left : n;
+        if ((rc = grow(a, &cap, a->n + (n > 0 ? n : 1), name, e)) != 0) break;
+        float *in = several ? several : a->x + a->n; /* one channel needs no mixing */
+        n = sf_readf_float(f, in, n);
         if (n <= 0) break;
-        if ((a->n + n) * info->channels > DATA_AUDIO_MAX_SAMPLES)
+        if ((a->n + n) * channels > DATA_AUDIO_MAX_SAMPLES)
             rc = err_set(e, ERR_FORMAT, "%s: more than %lld samples; cut it into shorter clips", name,
                          (long long)DATA_AUDIO_MAX_SAMPLES);
-        if (!rc) rc = grow(a, &cap, a->n + n, name, e);
-        if (!rc) rc = mix(a, in, n, info->channels, name, e);
-    }
-    free(in);
+        if (!rc) rc = check_level(in, n, channels, a->n, name, e);
+        if (!rc && several) mix(a, in, n, channels);
+        a->n += rc ? 0 : n;
+    } while (!rc && a->n < want);
+    free(several);
     if (!rc && sf_error(f) != SF_ERR_NO_ERROR)
         rc = err_set(e, ERR_FORMAT, "%s: corrupt sound after %lld samples: %s", name, (long long)a->n, sf_strerror(f));
     int64_t promised = info->frames < want ? info->frames : want;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "data/audio.h"
+#include "data/kernels.h"
 
 struct data_box data_random_crop(struct rng *r, int64_t h, int64_t w, const struct data_image_augment *a)
 {
@@ -78,58 +79,39 @@ void data_augment_pixels(struct rng *r, const struct data_image_augment *a, uint
     data_shift(in, out, h, w, down, right, a->shift_fill);
 }
 
-static inline float unit(float v)
-{
-    return v < 0 ? 0 : v > 1 ? 1 : v;
-}
-
-static inline float gray(const float *p)
-{
-    return 0.299f * p[0] + 0.587f * p[1] + 0.114f * p[2];
-}
-
 void data_brightness(float *px, int64_t n, float factor)
 {
-#pragma omp simd
-    for (int64_t i = 0; i < 3 * n; i++) px[i] = unit(px[i] * factor);
+    ISA_PICK(pixels_scale)(px, 3 * n, factor, 0);
 }
 
 void data_contrast(float *px, int64_t n, float factor)
 {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += gray(px + 3 * i);
-    float base = (float)(n ? sum / (double)n : 0) * (1 - factor);
-#pragma omp simd
-    for (int64_t i = 0; i < 3 * n; i++) px[i] = unit(px[i] * factor + base);
+    float mean = n ? (float)(ISA_PICK(pixels_gray)(px, n) / (double)n) : 0;
+    ISA_PICK(pixels_scale)(px, 3 * n, factor, mean * (1 - factor));
 }
 
 void data_saturation(float *px, int64_t n, float factor)
 {
-    for (int64_t i = 0; i < n; i++) {
-        float base = gray(px + 3 * i) * (1 - factor);
-        for (int c = 0; c < 3; c++) px[3 * i + c] = unit(px[3 * i + c] * factor + base);
-    }
+    ISA_PICK(pixels_saturation)(px, n, factor);
 }
 
 void data_hue(float *px, int64_t n, float turns)
 {
-    for (int64_t i = 0; i < n; i++) {
-        float *p = px + 3 * i, r = p[0], g = p[1], b = p[2];
-        float v = fmaxf(r, fmaxf(g, b)), d = v - fminf(r, fminf(g, b));
-        if (d <= 0) continue;                                                          /* gray has no hue */
-        float hue = v == r ? (g - b) / d : v == g ? 2 + (b - r) / d : 4 + (r - g) / d; /* sixths of a turn from red */
-        hue += 6 * turns;
-        for (int c = 0; c < 3; c++) { /* channel c is v - d * clamp(...) of its distance from the pure colour */
-            float k = hue + (float)(5 - 2 * c);
-            k -= 6 * floorf(k / 6);
-            p[c] = unit(v - d * unit(fminf(k, 4 - k)));
-        }
-    }
+    ISA_PICK(pixels_hue)(px, n, turns);
+}
+
+/* The generator stands where n calls of rng_normal would have left it. */
+static void add_noise(struct rng *r, float *x, int64_t n, float std)
+{
+    ISA_PICK(noise_add)(r->key, r->step, r->count, std, x, n);
+    r->count += 2 * (uint64_t)n;
+    if (r->count % 4) rng_philox(r->key, r->step, r->count / 4, r->word);
 }
 
 void data_pixel_noise(struct rng *r, float *px, int64_t n, float std)
 {
-    for (int64_t i = 0; i < 3 * n; i++) px[i] = unit(px[i] + std * (float)rng_normal(r));
+    add_noise(r, px, 3 * n, std);
+    ISA_PICK(pixels_scale)(px, 3 * n, 1, 0);
 }
 
 void data_augment_colour(struct rng *r, const struct data_image_augment *a, float *px, int64_t n)
@@ -158,7 +140,7 @@ void data_wave_noise(struct rng *r, float *x, int64_t n, double snr_db)
     for (int64_t i = 0; i < n; i++) power += (double)x[i] * x[i];
     if (power <= 0) return;
     float std = (float)sqrt(power / (double)n * pow(10, -snr_db / 10));
-    for (int64_t i = 0; i < n; i++) x[i] += std * (float)rng_normal(r);
+    add_noise(r, x, n, std);
 }
 
 void data_wave_shift(float *x, int64_t n, int64_t by)

@@ -111,8 +111,8 @@ static int finish(const struct data_plan *p, struct data_slot *s, struct err *e)
             memset(part->image + part->n * one, 0, (size_t)((part->cap - part->n) * one) * sizeof(float));
             continue;
         }
-        size_t row = m->kind == DATA_TEXT ? sizeof(int32_t) : (size_t)m->logmel.bins * sizeof(float);
-        part->rows = data_round_rows(used, m->round_rows);
+        size_t row = m->kind == DATA_TEXT ? sizeof(int32_t) : (size_t)data_row_width(m) * sizeof(float);
+        part->rows = m->samples > 0 ? part->cap * m->samples : data_round_rows(used, m->round_rows);
         int rc = data_room_need(&s->room[i], (size_t)part->rows * row, (size_t)used * row, e);
         if (rc) return rc;
         memset((char *)s->room[i].p + (size_t)used * row, 0, (size_t)(part->rows - used) * row);
@@ -131,6 +131,7 @@ int data_slot_make(struct data_maker *k, struct data_slot *s, struct err *e)
         s->b.part[i].offsets[0] = 0;
     }
     for (int64_t i = 0; i < s->b.size; i++) {
+        if (k->plan->stop) return err_set(e, ERR_INTERRUPTED, "the loader was closed");
         int rc = add_sample(k, s, i, e);
         if (rc) return rc;
     }

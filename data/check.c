@@ -1,4 +1,4 @@
-/* Checks a data set. Files are decoded in parallel, each into its own slot; findings are then sorted by line, so that
+/* Checks a data set. Bad is what training could not read; odd is what it reads, but a person should look at. Files are decoded in parallel, each into its own slot; findings are then sorted by line, so that
  * the report does not depend on the threads. */
 #include "data/check.h"
 
@@ -37,6 +37,7 @@ struct probe { /* one file entry */
     uint64_t hash; /* of the bytes */
     size_t len;
     char *why; /* NULL where all is well */
+    bool odd;  /* it could be read all the same */
 };
 
 static void add(struct report *r, int64_t line, bool odd, const char *fmt, ...) PRINTF_LIKE(4, 5);
@@ -71,12 +72,13 @@ static void bad_line(void *ctx, int64_t line, const char *message)
     add(r, line, false, "%s", s + strspn(s, " "));
 }
 
-static char *probe_image(const struct probe *p, const char *data, struct err *e)
+static char *probe_image(struct probe *p, const char *data, struct err *e)
 {
     struct data_image im = {0};
     if (data_image_decode(p->entry->value, data, p->len, &im, e)) return mem_strdup(after(e->msg, p->entry->value));
     int64_t h = im.h, w = im.w, big = h > w ? h : w, small = h > w ? w : h;
     data_image_free(&im);
+    p->odd = true;
     if (big == 1) return mem_strdup("a picture of 1x1 pixels");
     if (big > MAX_SIDE)
         return mem_printf("a picture of %" PRId64 "x%" PRId64 " pixels: no side should exceed %d", w, h, MAX_SIDE);
@@ -86,7 +88,7 @@ static char *probe_image(const struct probe *p, const char *data, struct err *e)
     return NULL;
 }
 
-static char *probe_audio(const struct probe *p, const char *data, struct err *e)
+static char *probe_audio(struct probe *p, const char *data, struct err *e)
 {
     struct data_audio a = {0};
     if (data_audio_decode(p->entry->value, data, p->len, 0, 0, &a, e))
@@ -95,6 +97,7 @@ static char *probe_audio(const struct probe *p, const char *data, struct err *e)
     for (int64_t i = 0; i < a.n; i++) peak = fmaxf(peak, fabsf(a.x[i]));
     int64_t n = a.n, rate = a.rate;
     data_audio_free(&a);
+    p->odd = true;
     if (n == 0) return mem_strdup("sound without a single sample");
     if (n * 100 < rate) return mem_printf("sound of only %" PRId64 " sample%s (less than 10 ms)", n, n == 1 ? "" : "s");
     if (peak < 1e-4f) return mem_printf("silence: the loudest of %" PRId64 " samples is %.1g", n, (double)peak);
@@ -147,7 +150,7 @@ static int64_t check_texts(const struct manifest *m, struct report *r)
         const struct manifest_field *f = manifest_field(&m->item[i], "text");
         for (int k = 0; f && k < f->n; k++, n++) {
             const char *s = f->entry[k].value, *why = *s ? bad_text(s) : "nothing: it is empty";
-            if (why) add(r, m->item[i].line, false, "text %d of item '%s' holds %s", k + 1, m->item[i].id, why);
+            if (why) add(r, m->item[i].line, true, "text %d of item '%s' holds %s", k + 1, m->item[i].id, why);
             for (int j = 0; j < k && !why; j++)
                 if (!strcmp(f->entry[j].value, s)) {
                     add(r, m->item[i].line, true, "texts %d and %d of item '%s' are the same: '%.60s'", j + 1, k + 1,
@@ -214,7 +217,7 @@ static void check_files(const struct manifest *m, struct report *r, int64_t *n_f
     }
     progress_end(bar, NULL);
     for (int64_t i = 0; i < n; i++)
-        if (p[i].why) add(r, p[i].item->line, false, "%s: %s", p[i].entry->value, p[i].why);
+        if (p[i].why) add(r, p[i].item->line, p[i].odd, "%s: %s", p[i].entry->value, p[i].why);
     find_twins(p, n, r);
     for (int64_t i = 0; i < n; i++) free(p[i].why);
     free(p);

@@ -109,6 +109,7 @@ static void *run_worker(void *arg)
 {
     struct worker *w = arg;
     struct data_loader *l = w->l;
+    threads_alone();
     pthread_mutex_lock(&l->lock);
     for (;;) {
         while (!l->stop && !can_claim(l)) pthread_cond_wait(&l->work, &l->lock);
@@ -182,7 +183,7 @@ struct data_loader_stats data_loader_stats(struct data_loader *l)
 
 /* Checks and defaults */
 
-static int check_ranges(const struct data_modality *m, struct err *e)
+static int check_ranges(const struct data_modality *m, int64_t batch, struct err *e)
 {
     const struct data_image_augment *i = &m->image;
     const struct data_audio_augment *a = &m->audio;
@@ -209,6 +210,7 @@ static int check_ranges(const struct data_modality *m, struct err *e)
         {DATA_TEXT, "tokens", (double)m->max_tokens, 1, 1 << 20},
         {DATA_TEXT, "first", m->first, 0, 1},
         {DATA_AUDIO, "seconds", m->max_seconds, 0, max},
+        {DATA_AUDIO, "samples", (double)m->samples, 0, (double)(INT32_MAX / (batch + 8))}, /* offsets are int32 */
         {DATA_AUDIO, "gain", a->gain_db, 0, 60},
         {DATA_AUDIO, "noise", a->noise, 0, 1},
         {DATA_AUDIO, "noise's highest SNR", a->snr_max_db, -60, 120},
@@ -241,7 +243,7 @@ static int take_modality(struct data_loader *l, int i, const struct data_modalit
         m->audio = (struct data_audio_augment){0};
     }
     CHECK(m->kind != DATA_TEXT || m->tokenizer);
-    int rc = check_ranges(m, e);
+    int rc = check_ranges(m, c->batch, e);
     if (rc) return rc;
     int64_t with = 0;
     for (int64_t k = 0; k < c->n_items; k++) {
@@ -328,7 +330,7 @@ void data_loader_free(struct data_loader *l)
 {
     if (!l) return;
     pthread_mutex_lock(&l->lock);
-    l->stop = true;
+    l->stop = l->plan.stop = true;
     pthread_cond_broadcast(&l->work);
     pthread_mutex_unlock(&l->lock);
     for (int i = 0; i < l->n_threads; i++) pthread_join(l->worker[i].thread, NULL);

@@ -34,10 +34,18 @@ struct data_modality {
 
     struct data_logmel_config logmel; /* audio */
     double max_seconds;               /* longer clips are cut; 0: none */
+    int64_t samples;                  /* > 0: not frames but raw sound at logmel.rate, this much of every clip: longer
+                                         ones are cut, shorter ones end in silence; masks do not touch it */
     struct data_audio_augment audio;
 
     int64_t round_rows; /* packed rows are rounded up to a multiple of this; 0: 256 for text, 512 for audio */
 };
+
+/* Floats of one row of part->frames. */
+static inline int64_t data_row_width(const struct data_modality *m)
+{
+    return m->samples > 0 ? 1 : m->logmel.bins;
+}
 
 struct data_loader_config {
     const struct manifest *manifest;
@@ -57,12 +65,13 @@ struct data_loader_config {
 
 /* One modality of a batch. n of the B samples have it; they are items 0..n-1 in the samples' order. */
 struct data_part {
-    int64_t n;    /* items present */
-    int64_t cap;  /* items there is room for: B where every item of the loader has it, else n rounded up to 8, >= 8 */
-    int64_t rows; /* packed tokens or frames, rounded up: see data_round_rows. 0 for images */
-    float *image; /* (cap, H, W, 3), (x - mean) / std */
+    int64_t n;   /* items present */
+    int64_t cap; /* items there is room for: B where every item of the loader has it, else n rounded up to 8, >= 8 */
+    int64_t
+        rows; /* packed tokens or frames, rounded up: see data_round_rows; cap * samples of raw sound; 0 for images */
+    float *image;     /* (cap, H, W, 3), (x - mean) / std */
     int32_t *tokens;  /* (rows) */
-    float *frames;    /* (rows, bins) */
+    float *frames;    /* (rows, bins); raw sound: (cap, samples) */
     int32_t *offsets; /* (cap + 1): item i is rows offsets[i] .. offsets[i + 1] - 1; items from n on are empty */
     int32_t *row;     /* (B): the item of sample i, -1 where it has none */
     int32_t *choice;  /* (B): the entry of the manifest's field that was taken, -1 where none */

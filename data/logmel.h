@@ -3,7 +3,10 @@
  *   frame t is the power spectrum |FFT|^2 of x[t*hop - fft/2 ... ) under a periodic Hann window of `window` samples in
  * the middle of `fft`, the clip continued beyond its ends by reflection (torch.stft with center=True). A clip of fft/2
  *   samples or fewer is too short to be reflected: it is continued by zeros. There are 1 + n / hop frames.
- *   mel bin b is a triangle over the powers, its corners evenly spaced in mel from `low` to `high`. */
+ *   mel bin b is a triangle over the powers, its corners evenly spaced in mel from `low` to `high`.
+ *
+ * Powers are computed in float: a bin's is within 2e-6 of itself plus 1e-6 of the frame's largest power. A sample that is not
+ * finite makes the frames that hold it so, in style CLIP the whole clip. An fft without prime factors above 5 is fast. */
 #ifndef TRIAD_DATA_LOGMEL_H
 #define TRIAD_DATA_LOGMEL_H
 
@@ -32,7 +35,7 @@ struct data_logmel_config {
 /* 16 kHz, 25 ms, 10 ms, 512, 80 bins, 20..8000 Hz, DATA_LOGMEL_CLIP. */
 struct data_logmel_config data_logmel_default(void);
 
-/* Tables and scratch for one thread at a time. */
+/* Tables, and scratch for as many threads as there are when it is made. One caller at a time. */
 struct data_logmel;
 
 /* ERR_CONFIG says which value is out of range. On error *m is NULL. Free with data_logmel_free. */
@@ -42,7 +45,8 @@ void data_logmel_free(struct data_logmel *m); /* NULL is fine */
 int64_t data_logmel_frames(const struct data_logmel_config *c, int64_t samples); /* at least 1, also for 0 samples */
 
 /* n samples at the configured rate -> out (data_logmel_frames, bins). Does not allocate. A silent clip gives finite
- * values (zeros in style CLIP). The result depends on nothing but the samples. */
+ * values (zeros in style CLIP). Frames are shared by the
+ * threads; the result depends on nothing but the samples. */
 void data_logmel_run(struct data_logmel *m, const float *x, int64_t n, float *out);
 
 #endif

@@ -328,7 +328,12 @@ int manifest_load_lenient(const char *path, struct manifest *m, manifest_bad_fn 
     char *text = NULL, *dir = file_dirname(path);
     size_t len = 0;
     struct pack pack = {.fd = -1};
-    bool packed = is_pack(path);
+    bool packed = is_pack(path), named = strlen(path) > 3 && !strcmp(path + strlen(path) - 3, ".h5");
+    if (named && !packed && file_exists(path)) {
+        free(dir);
+        return err_set(e, ERR_FORMAT,
+                       "%s: not a pack: it does not begin as HDF5 files do; make it with 'triad data pack'", path);
+    }
     int rc = packed ? pack_open(path, &pack, &text, &len, e) : file_read(path, MAX_MANIFEST, &text, &len, e);
     if (rc)
         err_append(e,

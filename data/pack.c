@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <hdf5.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,33 +13,41 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "data/hdf5_lazy.h"
 
 enum { MAX_NAME = 4096 };
 static const int64_t MAX_BLOB = (int64_t)1 << 46;
 
-static pthread_mutex_t hdf5 = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-static void hdf5_enter(void)
+/* Loads the library with the first call. hdf5_leave follows in any case. */
+static int hdf5_enter(struct err *e)
 {
-    pthread_mutex_lock(&hdf5);
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    pthread_mutex_lock(&lock);
+    int rc = hdf5_load(e);
+    if (!rc) hdf5.H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    return rc;
 }
 
 static void hdf5_leave(void)
 {
-    pthread_mutex_unlock(&hdf5);
+    pthread_mutex_unlock(&lock);
 }
 
+/* Where the system refused, HDF5 tells it among addresses and clock times: only the system's words are taken. */
 static herr_t first_reason(unsigned n, const H5E_error2_t *err, void *out)
 {
-    if (n == 0 && err->desc) snprintf(out, 200, ": %s", err->desc);
+    static const char key[] = "error message = '";
+    if (n || !err->desc) return 0;
+    const char *said = strstr(err->desc, key), *from = said ? said + strlen(key) : err->desc;
+    snprintf(out, 200, ": %.*s", (int)(said ? strcspn(from, "'") : strlen(from)), from);
     return 0;
 }
 
 static int hdf5_failed(int code, struct err *e, const char *path, const char *what)
 {
     char why[200] = "";
-    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, first_reason, why);
+    hdf5.H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, first_reason, why);
     return err_set(e, code, "%s: %s%s", path, what, why);
 }
 
@@ -55,20 +62,20 @@ struct reading {
 /* Opens a one-dimensional dataset of the wanted class and says its length; -1 where it is not that. */
 static hid_t open_set(const struct reading *r, const char *name, H5T_class_t want, hsize_t *n, size_t *size)
 {
-    hid_t d = H5Dopen2(r->file, name, H5P_DEFAULT);
-    hid_t space = d < 0 ? -1 : H5Dget_space(d), type = d < 0 ? -1 : H5Dget_type(d);
-    bool good = space >= 0 && type >= 0 && H5Sget_simple_extent_ndims(space) == 1 && H5Tget_class(type) == want &&
-                H5Tis_variable_str(type) <= 0;
-    good = good && H5Sget_simple_extent_dims(space, n, NULL) == 1;
-    if (good) *size = H5Tget_size(type);
-    if (space >= 0) H5Sclose(space);
-    if (type >= 0) H5Tclose(type);
+    hid_t d = hdf5.H5Dopen2(r->file, name, H5P_DEFAULT);
+    hid_t space = d < 0 ? -1 : hdf5.H5Dget_space(d), type = d < 0 ? -1 : hdf5.H5Dget_type(d);
+    bool good = space >= 0 && type >= 0 && hdf5.H5Sget_simple_extent_ndims(space) == 1 &&
+                hdf5.H5Tget_class(type) == want && hdf5.H5Tis_variable_str(type) <= 0;
+    good = good && hdf5.H5Sget_simple_extent_dims(space, n, NULL) == 1;
+    if (good) *size = hdf5.H5Tget_size(type);
+    if (space >= 0) hdf5.H5Sclose(space);
+    if (type >= 0) hdf5.H5Tclose(type);
     if (good && *n <= (hsize_t)MAX_BLOB) return d;
     char what[120];
     snprintf(what, sizeof what, "no pack of triad's, or a damaged one: dataset '%s' is missing or not as expected",
              name);
     hdf5_failed(ERR_FORMAT, r->e, r->path, what);
-    if (d >= 0) H5Dclose(d);
+    if (d >= 0) hdf5.H5Dclose(d);
     return -1;
 }
 
@@ -79,21 +86,21 @@ static void *read_set(const struct reading *r, const char *name, H5T_class_t wan
     if (d < 0) return NULL;
     char *p = NULL;
     size_t bytes = (size_t)*n * *size;
-    hid_t mem = want == H5T_STRING ? H5Dget_type(d) : type;
-    if (want != H5T_STRING && *size != H5Tget_size(type))
+    hid_t mem = want == H5T_STRING ? hdf5.H5Dget_type(d) : type;
+    if (want != H5T_STRING && *size != hdf5.H5Tget_size(type))
         hdf5_failed(ERR_FORMAT, r->e, r->path, "no pack of triad's: a dataset is of the wrong type");
     else if (*size > MAX_NAME || bytes > (size_t)file_size(r->path))
         err_set(r->e, ERR_FORMAT, "%s: damaged pack: '%s' claims more bytes than the file has", r->path, name);
     else if ((p = mem_try(bytes + 1, "a pack's tables", r->e)) != NULL) {
         p[bytes] = 0;
-        if (*n > 0 && H5Dread(d, mem, H5S_ALL, H5S_ALL, H5P_DEFAULT, p) < 0) {
+        if (*n > 0 && hdf5.H5Dread(d, mem, H5S_ALL, H5S_ALL, H5P_DEFAULT, p) < 0) {
             hdf5_failed(ERR_FORMAT, r->e, r->path, "damaged pack: a table cannot be read");
             free(p);
             p = NULL;
         }
     }
-    if (want == H5T_STRING) H5Tclose(mem);
-    H5Dclose(d);
+    if (want == H5T_STRING) hdf5.H5Tclose(mem);
+    hdf5.H5Dclose(d);
     return p;
 }
 
@@ -103,8 +110,8 @@ static int find_blob(const struct reading *r, struct pack *p)
     size_t size;
     hid_t d = open_set(r, "blob", H5T_INTEGER, &n, &size);
     if (d < 0) return r->e->code;
-    haddr_t at = n ? H5Dget_offset(d) : 0;
-    H5Dclose(d);
+    haddr_t at = n ? hdf5.H5Dget_offset(d) : 0;
+    hdf5.H5Dclose(d);
     int64_t file = file_size(r->path);
     if (size != 1 || at == HADDR_UNDEF || (int64_t)at > file || (int64_t)n > file - (int64_t)at)
         return err_set(r->e, ERR_FORMAT, "%s: damaged pack: its blob is not one run of bytes inside the file", r->path);
@@ -117,13 +124,13 @@ static int read_tables(const struct reading *r, struct pack *p, char **text, siz
 {
     hsize_t n_text, n, n_offset, n_length;
     size_t size;
-    *text = read_set(r, "manifest", H5T_INTEGER, H5T_NATIVE_UINT8, &n_text, &size);
+    *text = read_set(r, "manifest", H5T_INTEGER, *hdf5.H5T_NATIVE_UINT8_g, &n_text, &size);
     if (!*text) return r->e->code;
     *len = (size_t)n_text;
     if (!(p->names = read_set(r, "file", H5T_STRING, -1, &n, &p->name_len))) return r->e->code;
-    p->offset = read_set(r, "offset", H5T_INTEGER, H5T_NATIVE_INT64, &n_offset, &size);
+    p->offset = read_set(r, "offset", H5T_INTEGER, *hdf5.H5T_NATIVE_INT64_g, &n_offset, &size);
     if (!p->offset) return r->e->code;
-    p->length = read_set(r, "length", H5T_INTEGER, H5T_NATIVE_INT64, &n_length, &size);
+    p->length = read_set(r, "length", H5T_INTEGER, *hdf5.H5T_NATIVE_INT64_g, &n_length, &size);
     if (!p->length) return r->e->code;
     if (n_offset != n || n_length != n)
         return err_set(r->e, ERR_FORMAT, "%s: damaged pack: %lld files, but %lld offsets and %lld lengths", r->path,
@@ -138,11 +145,15 @@ int pack_open(const char *path, struct pack *p, char **text, size_t *len, struct
     struct reading r = {.path = path, .e = e ? e : &own};
     *p = (struct pack){.fd = -1};
     *text = NULL;
-    hdf5_enter();
-    r.file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
-    int rc = r.file < 0 ? hdf5_failed(ERR_FORMAT, r.e, path, "a truncated or damaged HDF5 file; make the pack again")
+    int rc = hdf5_enter(r.e);
+    if (rc)
+        err_prefix(r.e, "%s", path);
+    else {
+        r.file = hdf5.H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+        rc = r.file < 0 ? hdf5_failed(ERR_FORMAT, r.e, path, "a truncated or damaged HDF5 file; make the pack again")
                         : read_tables(&r, p, text, len);
-    if (r.file >= 0) H5Fclose(r.file);
+        if (r.file >= 0) hdf5.H5Fclose(r.file);
+    }
     hdf5_leave();
     for (int64_t i = 0; !rc && i < p->n; i++)
         if (p->offset[i] < 0 || p->length[i] < 0 || p->length[i] > p->blob_len ||
@@ -317,18 +328,18 @@ static void plan_free(struct plan *p)
  * NULL. */
 static hid_t make_set(hid_t file, const char *name, hid_t type, hsize_t n, const void *data)
 {
-    hid_t space = H5Screate_simple(1, &n, NULL), how = H5Pcreate(H5P_DATASET_CREATE);
-    H5Pset_obj_track_times(how, false);
-    H5Pset_layout(how, H5D_CONTIGUOUS);
-    H5Pset_alloc_time(how, H5D_ALLOC_TIME_EARLY);
-    H5Pset_fill_time(how, H5D_FILL_TIME_NEVER);
-    hid_t d = H5Dcreate2(file, name, type, space, H5P_DEFAULT, how, H5P_DEFAULT);
-    if (d >= 0 && data && n > 0 && H5Dwrite(d, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0) {
-        H5Dclose(d);
+    hid_t space = hdf5.H5Screate_simple(1, &n, NULL), how = hdf5.H5Pcreate(*hdf5.H5P_CLS_DATASET_CREATE_ID_g);
+    hdf5.H5Pset_obj_track_times(how, false);
+    hdf5.H5Pset_layout(how, H5D_CONTIGUOUS);
+    hdf5.H5Pset_alloc_time(how, H5D_ALLOC_TIME_EARLY);
+    hdf5.H5Pset_fill_time(how, H5D_FILL_TIME_NEVER);
+    hid_t d = hdf5.H5Dcreate2(file, name, type, space, H5P_DEFAULT, how, H5P_DEFAULT);
+    if (d >= 0 && data && n > 0 && hdf5.H5Dwrite(d, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0) {
+        hdf5.H5Dclose(d);
         d = -1;
     }
-    H5Pclose(how);
-    H5Sclose(space);
+    hdf5.H5Pclose(how);
+    hdf5.H5Sclose(space);
     return d;
 }
 
@@ -337,7 +348,7 @@ static int write_set(hid_t file, const char *path, const char *name, hid_t type,
 {
     hid_t d = make_set(file, name, type, (hsize_t)n, data);
     if (d < 0) return hdf5_failed(ERR_IO, e, path, "cannot write");
-    return H5Dclose(d) < 0 ? hdf5_failed(ERR_IO, e, path, "cannot write") : 0;
+    return hdf5.H5Dclose(d) < 0 ? hdf5_failed(ERR_IO, e, path, "cannot write") : 0;
 }
 
 static int write_names(hid_t file, const char *path, const struct plan *p, struct err *e)
@@ -345,12 +356,12 @@ static int write_names(hid_t file, const char *path, const struct plan *p, struc
     char *names = mem_zero((size_t)p->n, p->name_len);
     for (int64_t i = 0; i < p->n; i++)
         memcpy(names + (size_t)i * p->name_len, p->entry[i]->value, strlen(p->entry[i]->value));
-    hid_t type = H5Tcopy(H5T_C_S1);
-    H5Tset_size(type, p->name_len);
-    H5Tset_strpad(type, H5T_STR_NULLPAD);
-    H5Tset_cset(type, H5T_CSET_UTF8);
+    hid_t type = hdf5.H5Tcopy(*hdf5.H5T_C_S1_g);
+    hdf5.H5Tset_size(type, p->name_len);
+    hdf5.H5Tset_strpad(type, H5T_STR_NULLPAD);
+    hdf5.H5Tset_cset(type, H5T_CSET_UTF8);
     int rc = write_set(file, path, "file", type, p->n, names, e);
-    H5Tclose(type);
+    hdf5.H5Tclose(type);
     free(names);
     return rc;
 }
@@ -366,11 +377,11 @@ static int write_file(hid_t blob, hid_t space, const struct manifest *m, const s
     if ((int64_t)len != p->length[i])
         rc = err_set(e, ERR_IO, "%s: '%s' changed while it was packed; try again", m->path, p->entry[i]->value);
     else if (len > 0) {
-        hid_t mem = H5Screate_simple(1, &count, NULL);
-        if (H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, NULL, &count, NULL) < 0 ||
-            H5Dwrite(blob, H5T_NATIVE_UINT8, mem, space, H5P_DEFAULT, data) < 0)
+        hid_t mem = hdf5.H5Screate_simple(1, &count, NULL);
+        if (hdf5.H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, NULL, &count, NULL) < 0 ||
+            hdf5.H5Dwrite(blob, *hdf5.H5T_NATIVE_UINT8_g, mem, space, H5P_DEFAULT, data) < 0)
             rc = hdf5_failed(ERR_IO, e, path, "cannot write (is the disk full?)");
-        H5Sclose(mem);
+        hdf5.H5Sclose(mem);
     }
     free(data);
     return rc;
@@ -378,9 +389,9 @@ static int write_file(hid_t blob, hid_t space, const struct manifest *m, const s
 
 static int write_blob(hid_t file, const struct manifest *m, const struct plan *p, const char *path, struct err *e)
 {
-    hid_t blob = make_set(file, "blob", H5T_STD_U8LE, (hsize_t)p->bytes, NULL);
+    hid_t blob = make_set(file, "blob", *hdf5.H5T_STD_U8LE_g, (hsize_t)p->bytes, NULL);
     if (blob < 0) return hdf5_failed(ERR_IO, e, path, "cannot make the blob");
-    hid_t space = H5Dget_space(blob);
+    hid_t space = hdf5.H5Dget_space(blob);
     struct progress *bar = progress_new("packing", p->n, "files", 5);
     int rc = 0;
     for (int64_t i = 0; i < p->n && !rc; i++) {
@@ -388,22 +399,22 @@ static int write_blob(hid_t file, const struct manifest *m, const struct plan *p
         progress_update(bar, i + 1, NULL);
     }
     progress_end(bar, NULL);
-    H5Sclose(space);
-    if (H5Dclose(blob) < 0 && !rc) rc = hdf5_failed(ERR_IO, e, path, "cannot write");
+    hdf5.H5Sclose(space);
+    if (hdf5.H5Dclose(blob) < 0 && !rc) rc = hdf5_failed(ERR_IO, e, path, "cannot write");
     return rc;
 }
 
 static int write_pack(const char *path, const struct manifest *m, const struct plan *p, const char *text, size_t len,
                       struct err *e)
 {
-    hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t file = hdf5.H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
     if (file < 0) return hdf5_failed(ERR_IO, e, path, "cannot create");
-    int rc = write_set(file, path, "manifest", H5T_STD_U8LE, (int64_t)len, text, e);
+    int rc = write_set(file, path, "manifest", *hdf5.H5T_STD_U8LE_g, (int64_t)len, text, e);
     if (!rc) rc = write_names(file, path, p, e);
-    if (!rc) rc = write_set(file, path, "offset", H5T_STD_I64LE, p->n, p->offset, e);
-    if (!rc) rc = write_set(file, path, "length", H5T_STD_I64LE, p->n, p->length, e);
+    if (!rc) rc = write_set(file, path, "offset", *hdf5.H5T_STD_I64LE_g, p->n, p->offset, e);
+    if (!rc) rc = write_set(file, path, "length", *hdf5.H5T_STD_I64LE_g, p->n, p->length, e);
     if (!rc) rc = write_blob(file, m, p, path, e);
-    if (H5Fclose(file) < 0 && !rc) rc = hdf5_failed(ERR_IO, e, path, "cannot write (is the disk full?)");
+    if (hdf5.H5Fclose(file) < 0 && !rc) rc = hdf5_failed(ERR_IO, e, path, "cannot write (is the disk full?)");
     return rc;
 }
 
@@ -432,8 +443,8 @@ int data_pack(const char *manifest, const char *out, struct err *e)
     if (!rc) rc = plan_files(&m, &p, e);
     if (!rc) rc = file_mkdirs(dir, e);
     if (!rc) {
-        hdf5_enter();
-        rc = write_pack(aside, &m, &p, text, len, e);
+        rc = hdf5_enter(e);
+        if (!rc) rc = write_pack(aside, &m, &p, text, len, e);
         hdf5_leave();
         if (!rc) rc = sync_file(aside, e);
         if (!rc && rename(aside, out) < 0) rc = err_errno(e, "%s: cannot be put in place", out);

@@ -1,9 +1,14 @@
 /* A data set in one HDF5 file: the manifest's lines and the encoded bytes of every file they name. One open file
- * instead of many thousands, and one thing to copy. Datasets at the root: manifest  uint8 (bytes)              the
- * JSONL text as it was file      fixed-length string (n)    each named file once, as the manifest writes it offset
- * int64 (n)                  bytes from the start of blob length    int64 (n)                  bytes blob      uint8
- * (bytes), contiguous  the files' bytes one after another, still encoded (PNG, FLAC ...) HDF5 itself is only called
- * here, one caller at a time; bytes are read with pread at the blob's place in the file. */
+ * instead of many thousands, and one thing to copy. Datasets at the root:
+ *
+ *   manifest  uint8 (bytes)              the JSONL text as it was
+ *   file      fixed-length string (n)    each named file once, as the manifest writes it
+ *   offset    int64 (n)                  bytes from the start of blob
+ *   length    int64 (n)                  bytes
+ *   blob      uint8 (bytes), contiguous  the files' bytes one after another, still encoded (PNG, FLAC ...)
+ *
+ * HDF5 itself is only called here, one caller at a time; bytes are read with pread at the blob's place in the file.
+ */
 #ifndef TRIAD_DATA_PACK_H
 #define TRIAD_DATA_PACK_H
 

@@ -1,5 +1,5 @@
 /* Antialiased separable resizing of 8-bit pictures, after Pillow's Resample.c, so that a model trained elsewhere sees
- * the same pixels: the same weights, fixed point and order of the two directions. */
+ * the same pixels: the same weights, fixed point and order of the two directions. The sums are in data/kernels/resize.c. */
 #include "data/image.h"
 
 #include <math.h>
@@ -7,8 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-
-enum { BITS = 32 - 8 - 2 }; /* of a weight: 8 are the pixel's, 2 are spare for weights below 0 and sums above 1 */
+#include "data/kernels.h"
 
 static double bicubic(double x)
 {
@@ -25,15 +24,8 @@ static double triangle(double x)
     return x < 1 ? 1 - x : 0;
 }
 
-/* One direction: output pixel i is the weighted sum of n[i] input pixels from first[i]. */
-struct taps {
-    int64_t out, size;  /* output pixels, taps reserved for each */
-    int32_t *k;         /* (out, size) */
-    int32_t *first, *n; /* (out) */
-    double *w;          /* (size) */
-};
-
-static void taps_fill(struct taps *t, int64_t in, double b0, double b1, enum data_filter filter)
+/* w (t->size): scratch. */
+static void taps_fill(struct resize_taps *t, double *w, int64_t in, double b0, double b1, enum data_filter filter)
 {
     double scale = (b1 - b0) / (double)t->out, wide = scale < 1 ? 1 : scale;
     double support = (filter == DATA_BICUBIC ? 2.0 : 1.0) * wide;
@@ -44,54 +36,32 @@ static void taps_fill(struct taps *t, int64_t in, double b0, double b1, enum dat
         hi = hi > in ? in : hi;
         for (int64_t x = 0; x < hi - lo; x++) {
             double at = ((double)(x + lo) - center + 0.5) / wide;
-            t->w[x] = filter == DATA_BICUBIC ? bicubic(at) : triangle(at);
-            sum += t->w[x];
+            w[x] = filter == DATA_BICUBIC ? bicubic(at) : triangle(at);
+            sum += w[x];
         }
         for (int64_t x = 0; x < hi - lo; x++) {
-            double w = (sum != 0 ? t->w[x] / sum : t->w[x]) * (1 << BITS);
-            t->k[i * t->size + x] = (int32_t)(w < 0 ? w - 0.5 : w + 0.5);
+            double v = (sum != 0 ? w[x] / sum : w[x]) * (1 << RESIZE_BITS);
+            t->k[i * t->size + x] = (int32_t)(v < 0 ? v - 0.5 : v + 0.5);
         }
         t->first[i] = (int32_t)lo;
         t->n[i] = (int32_t)(hi - lo);
     }
 }
 
-static inline uint8_t clip8(int32_t v)
+/* Rows top..end of the picture -> rows of t->out pixels at `out`. */
+static void across(const struct resize_taps *t, const struct data_image *in, int64_t top, int64_t end, uint8_t *out,
+                   uint8_t *side)
 {
-    v >>= BITS;
-    return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
-}
-
-static void across(const struct taps *t, const uint8_t *in, uint8_t *out)
-{
-    for (int64_t i = 0; i < t->out; i++) {
-        const uint8_t *p = in + (int64_t)t->first[i] * 3;
-        const int32_t *k = t->k + i * t->size;
-        int32_t r = 1 << (BITS - 1), g = r, b = r;
-        for (int32_t x = 0; x < t->n[i]; x++) {
-            r += p[3 * x] * k[x];
-            g += p[3 * x + 1] * k[x];
-            b += p[3 * x + 2] * k[x];
+    for (int64_t y = top; y < end; y += RESIZE_ROWS) {
+        const uint8_t *row[RESIZE_ROWS];
+        uint8_t *to[RESIZE_ROWS];
+        for (int64_t i = 0; i < RESIZE_ROWS; i++) { /* beyond the last row: it again, to the same place */
+            int64_t at = y + i < end ? y + i : end - 1;
+            row[i] = in->px + at * in->w * 3;
+            to[i] = out + (at - top) * t->out * 3;
         }
-        out[3 * i] = clip8(r);
-        out[3 * i + 1] = clip8(g);
-        out[3 * i + 2] = clip8(b);
+        ISA_PICK(resize_across)(t, row, to, side);
     }
-}
-
-/* Row i of the result from rows of `in`, whose first row is row `top` of the picture. `sum` holds a row. */
-static void down(const struct taps *t, int64_t i, const uint8_t *in, int64_t top, int64_t bytes, int32_t *sum,
-                 uint8_t *out)
-{
-    for (int64_t x = 0; x < bytes; x++) sum[x] = 1 << (BITS - 1);
-    for (int32_t j = 0; j < t->n[i]; j++) {
-        const uint8_t *p = in + (t->first[i] + j - top) * bytes;
-        int32_t k = t->k[i * t->size + j];
-#pragma omp simd
-        for (int64_t x = 0; x < bytes; x++) sum[x] += p[x] * k;
-    }
-#pragma omp simd
-    for (int64_t x = 0; x < bytes; x++) out[x] = clip8(sum[x]);
 }
 
 void data_scratch_free(struct data_scratch *s)
@@ -109,26 +79,24 @@ static void *scratch_need(struct data_scratch *s, size_t bytes, struct err *e)
     return s->p;
 }
 
-static struct taps taps_size(int64_t out, double span, enum data_filter filter)
+static struct resize_taps taps_size(int64_t out, double span, enum data_filter filter)
 {
     double scale = span / (double)out;
     double support = (filter == DATA_BICUBIC ? 2.0 : 1.0) * (scale < 1 ? 1 : scale);
-    return (struct taps){.out = out, .size = (int64_t)ceil(support) * 2 + 1};
+    return (struct resize_taps){.out = out, .size = (int64_t)ceil(support) * 2 + 1};
 }
 
-static char *taps_place(struct taps *t, char *p)
+static char *taps_place(struct resize_taps *t, char *p)
 {
-    t->w = (double *)p;
-    t->k = (int32_t *)(t->w + t->size);
+    t->k = (int32_t *)p;
     t->first = t->k + t->out * t->size;
     t->n = t->first + t->out;
-    p = (char *)(t->n + t->out);
-    return p + (8 - (uintptr_t)p % 8) % 8;
+    return (char *)(t->n + t->out);
 }
 
-static size_t taps_bytes(const struct taps *t)
+static size_t taps_bytes(const struct resize_taps *t)
 {
-    return (size_t)t->size * 8 + (size_t)t->out * (size_t)(t->size + 2) * 4 + 8;
+    return (size_t)t->out * (size_t)(t->size + 2) * 4;
 }
 
 /* As data_image_resize into h x w pixels at `out`, whose rows are `stride` bytes apart. */
@@ -146,29 +114,31 @@ static int resize(const struct data_image *in, const struct data_box *box, enum 
         for (int64_t y = 0; y < h; y++) memcpy(out + y * stride, in->px + y * w * 3, (size_t)w * 3);
         return 0;
     }
-    struct taps tx = taps_size(w, b.x1 - b.x0, filter), ty = taps_size(h, b.y1 - b.y0, filter);
+    struct resize_taps tx = taps_size(w, b.x1 - b.x0, filter), ty = taps_size(h, b.y1 - b.y0, filter);
     int64_t bytes = w * 3, reach = ty.size / 2 + 1;
     int64_t top = (int64_t)b.y0 - reach, end = (int64_t)ceil(b.y1) + reach; /* rows that the vertical pass may read */
     top = top < 0 ? 0 : top;
     end = end > in->h ? in->h : end;
-    char *p =
-        scratch_need(scratch, taps_bytes(&tx) + taps_bytes(&ty) + (size_t)bytes * 4 + (size_t)((end - top) * bytes), e);
+    size_t side = x_same ? 0 : (size_t)((in->w + w) * 3 * RESIZE_ROWS),
+           mid = x_same ? 0 : (size_t)((end - top) * bytes);
+    size_t weights = (size_t)(tx.size > ty.size ? tx.size : ty.size) * sizeof(double);
+    char *p = scratch_need(scratch, weights + taps_bytes(&tx) + taps_bytes(&ty) + side + mid, e);
     if (!p) return ERR_MEMORY;
-    p = taps_place(&ty, taps_place(&tx, p));
-    int32_t *sum = (int32_t *)p;
-    uint8_t *mid = (uint8_t *)(sum + bytes);
+    double *weight = (double *)p;
+    uint8_t *at = (uint8_t *)taps_place(&ty, taps_place(&tx, p + weights));
     const uint8_t *rows = in->px + top * in->w * 3;
     if (!x_same) {
-        taps_fill(&tx, in->w, b.x0, b.x1, filter);
-        for (int64_t y = top; y < end; y++) across(&tx, in->px + y * in->w * 3, mid + (y - top) * bytes);
-        rows = mid;
+        taps_fill(&tx, weight, in->w, b.x0, b.x1, filter);
+        across(&tx, in, top, end, at, at + mid);
+        rows = at;
     }
     if (y_same) {
         for (int64_t y = 0; y < h; y++) memcpy(out + y * stride, rows + y * bytes, (size_t)bytes);
         return 0;
     }
-    taps_fill(&ty, in->h, b.y0, b.y1, filter);
-    for (int64_t y = 0; y < h; y++) down(&ty, y, rows, top, bytes, sum, out + y * stride);
+    taps_fill(&ty, weight, in->h, b.y0, b.y1, filter);
+    for (int64_t y = 0; y < h; y++)
+        ISA_PICK(resize_down)(ty.k + y * ty.size, ty.n[y], rows + (ty.first[y] - top) * bytes, bytes, out + y * stride);
     return 0;
 }
 

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/half.h"
 #include "data/audio.h"
+#include "data/kernels.h"
 
 #define MAX_ROWS ((int64_t)1 << 30) /* offsets are int32 */
 
@@ -145,13 +145,9 @@ static int add_image(struct job *j)
     rc = change_pixels(j, &im, &px);
     if (!rc) {
         float *out = j->part->image + j->part->n * n * 3;
-#pragma omp simd
-        for (int64_t i = 0; i < 3 * n; i++) out[i] = (float)px[i] * (1 / 255.0f);
+        ISA_PICK(pixels_floats)(px, 3 * n, out);
         data_augment_colour(&j->rng, &m->image, out, n);
-        float scale[3];
-        for (int c = 0; c < 3; c++) scale[c] = 1 / m->std[c];
-        for (int64_t i = 0; i < n; i++)
-            for (int c = 0; c < 3; c++) out[3 * i + c] = (out[3 * i + c] - m->mean[c]) * scale[c];
+        ISA_PICK(pixels_normalise)(out, n, m->mean, m->std);
     }
     if (own) data_image_free(&im);
     return rc;
@@ -196,7 +192,7 @@ static int add_text(struct job *j)
     return 0;
 }
 
-/* Sound. What is cached: the frames, or where augmentation changes samples, the samples. */
+/* Sound. What is cached: the frames, or where augmentation changes samples or those are asked for, the samples. */
 
 static struct data_key audio_key(const struct job *j, bool waves, double seconds)
 {
@@ -221,19 +217,13 @@ static int decode_audio(const struct job *j, double seconds, struct data_audio *
     return rc;
 }
 
-static void from_half(const uint16_t *h, int64_t n, float *out)
-{
-    for (int64_t i = 0; i < n; i++) out[i] = half_to_float(h[i]);
-}
-
 /* Rounds n values to half floats, which stay in k->half: half the memory, and 11 bits are more than a spectrogram needs
  * or a microphone gives. */
 static int halve(const struct job *j, float *x, int64_t n)
 {
     int rc = data_room_need(&j->k->half, (size_t)n * 2, 0, j->e);
     if (rc) return rc;
-    uint16_t *h = j->k->half.p;
-    for (int64_t i = 0; i < n; i++) x[i] = half_to_float(h[i] = half_from_float(x[i]));
+    ISA_PICK(halves_round)(x, n, j->k->half.p);
     return 0;
 }
 
@@ -267,7 +257,7 @@ static int frames_without_waves(const struct job *j, float **out, int64_t *frame
         *frames = v.h;
         if ((rc = rows_need(j, v.h, (size_t)bins * sizeof(float))) != 0) return rc;
         *out = (float *)j->room->p + j->part->rows * bins;
-        from_half(v.data, v.h * bins, *out);
+        ISA_PICK(halves_to_floats)(v.data, v.h * bins, *out);
         return 0;
     }
     struct data_audio a;
@@ -278,33 +268,59 @@ static int frames_without_waves(const struct job *j, float **out, int64_t *frame
     return rc;
 }
 
-static int frames_with_waves(struct job *j, float **out, int64_t *frames)
+/* Samples, augmented and cut. */
+static int get_waves(struct job *j, struct data_audio *a)
 {
     const struct data_modality *m = j->m;
     double seconds = m->max_seconds * (1 + m->audio.speed); /* what a faster clip needs to fill its time */
     struct data_key key = audio_key(j, true, seconds);
     struct data_cache_value v;
-    struct data_audio a = {0};
     int rc = 0;
+    *a = (struct data_audio){0};
     if (cached(j, key, &v)) {
-        a.n = v.h;
-        a.x = mem_try((size_t)a.n * sizeof *a.x, "sound", j->e);
-        if (!a.x) return ERR_MEMORY;
-        from_half(v.data, v.h, a.x);
+        a->n = v.h;
+        a->x = mem_try((size_t)a->n * sizeof *a->x, "sound", j->e);
+        if (!a->x) return ERR_MEMORY;
+        ISA_PICK(halves_to_floats)(v.data, v.h, a->x);
     } else {
-        rc = decode_audio(j, seconds, &a);
-        if (!rc) rc = keep_halves(j, key, a.x, a.n, a.n);
+        rc = decode_audio(j, seconds, a);
+        if (!rc) rc = keep_halves(j, key, a->x, a->n, a->n);
     }
-    if (!rc) rc = data_augment_wave(&j->rng, &m->audio, m->logmel.rate, &a.x, &a.n, j->e);
+    if (!rc) rc = data_augment_wave(&j->rng, &m->audio, m->logmel.rate, &a->x, &a->n, j->e);
     double most = m->max_seconds * (double)m->logmel.rate;
-    if (m->max_seconds > 0 && (double)a.n > most) a.n = (int64_t)most;
+    if (m->max_seconds > 0 && (double)a->n > most) a->n = (int64_t)most;
+    return rc;
+}
+
+static int frames_with_waves(struct job *j, float **out, int64_t *frames)
+{
+    struct data_audio a;
+    int rc = get_waves(j, &a);
     if (!rc) rc = add_frames(j, a.x, a.n, out, frames);
+    data_audio_free(&a);
+    return rc;
+}
+
+static int add_raw(struct job *j)
+{
+    struct data_audio a;
+    int64_t samples = j->m->samples;
+    int rc = get_waves(j, &a);
+    if (!rc) rc = rows_need(j, samples, sizeof(float));
+    if (!rc) {
+        float *to = (float *)j->room->p + j->part->rows;
+        int64_t n = a.n < samples ? a.n : samples;
+        memcpy(to, a.x, (size_t)n * sizeof *to);
+        memset(to + n, 0, (size_t)(samples - n) * sizeof *to);
+        j->part->rows += samples;
+    }
     data_audio_free(&a);
     return rc;
 }
 
 static int add_audio(struct job *j)
 {
+    if (j->m->samples > 0) return add_raw(j);
     float *x = NULL;
     int64_t n = 0;
     bool waves = data_audio_augment_waves(&j->m->audio);

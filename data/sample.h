@@ -21,13 +21,14 @@ struct data_slot {
     struct err err;
 };
 
-/* What all threads share and none changes. */
+/* What all threads share and, but for `stop`, none changes. */
 struct data_plan {
     struct data_loader_config c;
     struct data_modality *m; /* (c.n_modalities), defaults filled in, without augmentation in evaluation */
     bool *always;            /* (c.n_modalities) every item has it */
     void (*warn)(void *ctx, int64_t item, const char *why); /* `skip`: called for each bad item met, from any thread */
     void *warn_ctx;
+    _Atomic bool stop; /* batches in the making are not wanted any more: who makes one returns ERR_INTERRUPTED */
 };
 
 /* One thread's tools. */

@@ -78,6 +78,14 @@ static int check_wave(const char *name, const struct model_wave *c, struct err *
     if (c->position_groups < 1 || c->trunk.width % c->position_groups)
         return err_set(e, ERR_CONFIG, "%s: width %lld must be a multiple of position_groups %lld", name,
                        (long long)c->trunk.width, (long long)c->position_groups);
+    if (c->trunk.position == NN_POS_LEARNED || c->trunk.position == NN_POS_SINUSOIDAL)
+        return err_set(e, ERR_CONFIG,
+                       "%s: positions come from a convolution: position must be none, rotary or relative", name);
+    int64_t n = c->length;
+    for (int i = 0; i < c->n_features; i++) n = n < c->kernel[i] ? 0 : (n - c->kernel[i]) / c->stride[i] + 1;
+    if (c->length > 0 && n < 1)
+        return err_set(e, ERR_CONFIG, "%s: a clip of %lld samples is too short for the feature encoder", name,
+                       (long long)c->length);
     return check_trunk(name, &c->trunk, e);
 }
 

@@ -82,7 +82,8 @@ struct model_efficientnet {
  * each channel over time), a norm and a linear map to the trunk's width, positions by a grouped convolution with weight
  * norm, then the trunk; with post_norm a norm stands before its blocks. */
 struct model_wave {
-    struct model_trunk trunk; /* position: none */
+    struct model_trunk trunk; /* position: none; or rotary or relative beside the convolution */
+    int64_t length;           /* samples of a clip where that is known, for model_check; 0: not looked at */
     int64_t channels;         /* of every convolution */
     int64_t kernel[8], stride[8];
     int n_features;

@@ -27,8 +27,8 @@ struct opt_piece {
 /* x <- decay x + (1 - decay) g; ema follows in the same pass. */
 ISA_DECLARE(void, opt_adamw, (const struct opt_piece *p, const struct opt_factors *f));
 /* The same with moments that are stored in 16 bits: computed in f32 and rounded to one of the two neighbours at random,
- * so that the expectation is the number (Gupta et al. 2015, eq. 1). The bits are element i's 16 of rng_philox(key,
- * step, i / 8). */
+ * so that the expectation is the number (Gupta et al. 2015, eq. 1). The bits are the 16 that
+ * stand at place i / 128 * 64 + i % 64 of the words of rng_philox(key, step, 0 ..): neighbours have bits of their own. */
 ISA_DECLARE(void, opt_adamw16, (const struct opt_piece *p, const struct opt_factors *f));
 ISA_DECLARE(void, opt_sgd, (const struct opt_piece *p, const struct opt_factors *f));
 /* The averages alone: of weights that do not move. */

@@ -12,6 +12,7 @@ static const char *const fit_names[] = {"crop", "stretch", "pad", NULL};
 static const char *const filter_names[] = {"bicubic", "bilinear", NULL};
 static const char *const mel_names[] = {"clip", "plain", "whisper", NULL};
 static const char *const block_names[] = {"basic", "bottleneck", NULL};
+static const char *const variant_names[] = {"b0", "b1", "b2", "b3", NULL};
 static const char *const loss_names[] = {"infonce", "siglip", NULL};
 
 /* ---- data -------------------------------------------------------------------------------------------------------- */
@@ -30,57 +31,64 @@ static const struct conf_table data_table = {sizeof(struct run_data), data_field
 
 /* ---- towers ------------------------------------------------------------------------------------------------------ */
 /* The rows of a trunk that lies at `t` in its parent; what differs between towers are the defaults. */
-#define TRUNK(t, position_, pool_)                                                                                       \
-    {"layers", CONF_INT, (t) + offsetof(struct model_trunk, layers), "4", 1, 1000, .help = "blocks"},                    \
-        {"width", CONF_INT, (t) + offsetof(struct model_trunk, width), "128", 1, 65536, .help = "of the hidden states"}, \
-        {"heads",                                                                                                        \
-         CONF_INT,                                                                                                       \
-         (t) + offsetof(struct model_trunk, heads),                                                                      \
-         "4",                                                                                                            \
-         1,                                                                                                              \
-         1024,                                                                                                           \
-         .help = "of attention; width / heads is a head's size"},                                                        \
-        {"mlp_ratio",  CONF_DOUBLE, (t) + offsetof(struct model_trunk, mlp_ratio), "4",                                  \
-         CONF_ABOVE_0, 64,          .help = "hidden width of the MLP over width"},                                       \
-        {"activation",                                                                                                   \
-         CONF_ENUM,                                                                                                      \
-         (t) + offsetof(struct model_trunk, activation),                                                                 \
-         "gelu",                                                                                                         \
-         .choices = nn_activation_names,                                                                                 \
-         .help = "of the MLP"},                                                                                          \
-        {"gated", CONF_BOOL, (t) + offsetof(struct model_trunk, gated), "false", .help = "gate the MLP (GLU)"},          \
-        {"post_norm", CONF_BOOL, (t) + offsetof(struct model_trunk, post_norm), "false",                                 \
-         .help = "norm after each residual sum, as BERT"},                                                               \
-        {"bias", CONF_BOOL, (t) + offsetof(struct model_trunk, bias), "true", .help = "biases in attention and MLP"},    \
-        {"final_norm", CONF_BOOL, (t) + offsetof(struct model_trunk, final_norm), "true",                                \
-         .help = "a norm after the last block"},                                                                         \
-        {"norm",                                                                                                         \
-         CONF_ENUM,                                                                                                      \
-         (t) + offsetof(struct model_trunk, norm),                                                                       \
-         "layer",                                                                                                        \
-         .choices = nn_norm_names,                                                                                       \
-         .help = "kind of norm"},                                                                                        \
-        {"position",                                                                                                     \
-         CONF_ENUM,                                                                                                      \
-         (t) + offsetof(struct model_trunk, position),                                                                   \
-         position_,                                                                                                      \
-         .choices = nn_position_names,                                                                                   \
-         .help = "how places are told"},                                                                                 \
-        {"pool",                                                                                                         \
-         CONF_ENUM,                                                                                                      \
-         (t) + offsetof(struct model_trunk, pool),                                                                       \
-         pool_,                                                                                                          \
-         .choices = nn_pool_names,                                                                                       \
-         .help = "hidden states to one vector"},                                                                         \
-        {"eps", CONF_DOUBLE, (t) + offsetof(struct model_trunk, eps), "1e-5", CONF_ABOVE_0, 1, .help = "of the norms"},  \
-        {"dropout", CONF_DOUBLE, (t) + offsetof(struct model_trunk, dropout), "0",                                       \
-         0,         0.9,         .help = "in MLP and residual branches"},                                                \
-        {"drop_path", CONF_DOUBLE, (t) + offsetof(struct model_trunk, drop_path),       "0",                             \
-         0,           0.9,         .help = "of the last block's branches; earlier less"},                                \
-    {                                                                                                                    \
-        "layer_scale", CONF_DOUBLE, (t) + offsetof(struct model_trunk, layer_scale), "0", 0, 1,                          \
-            .help = "start of branch gains; 0: none"                                                                     \
+#define TRUNK_OF(t, layers_, width_, heads_, post_norm_, final_norm_, position_, pool_)                                 \
+    {"layers", CONF_INT, (t) + offsetof(struct model_trunk, layers), layers_, 1, 1000, .help = "blocks"},               \
+        {"width",                                                                                                       \
+         CONF_INT,                                                                                                      \
+         (t) + offsetof(struct model_trunk, width),                                                                     \
+         width_,                                                                                                        \
+         1,                                                                                                             \
+         65536,                                                                                                         \
+         .help = "of the hidden states"},                                                                               \
+        {"heads",                                                                                                       \
+         CONF_INT,                                                                                                      \
+         (t) + offsetof(struct model_trunk, heads),                                                                     \
+         heads_,                                                                                                        \
+         1,                                                                                                             \
+         1024,                                                                                                          \
+         .help = "of attention; width / heads is a head's size"},                                                       \
+        {"mlp_ratio",  CONF_DOUBLE, (t) + offsetof(struct model_trunk, mlp_ratio), "4",                                 \
+         CONF_ABOVE_0, 64,          .help = "hidden width of the MLP over width"},                                      \
+        {"activation",                                                                                                  \
+         CONF_ENUM,                                                                                                     \
+         (t) + offsetof(struct model_trunk, activation),                                                                \
+         "gelu",                                                                                                        \
+         .choices = nn_activation_names,                                                                                \
+         .help = "of the MLP"},                                                                                         \
+        {"gated", CONF_BOOL, (t) + offsetof(struct model_trunk, gated), "false", .help = "gate the MLP (GLU)"},         \
+        {"post_norm", CONF_BOOL, (t) + offsetof(struct model_trunk, post_norm), post_norm_,                             \
+         .help = "norm after each residual sum, as BERT"},                                                              \
+        {"bias", CONF_BOOL, (t) + offsetof(struct model_trunk, bias), "true", .help = "biases in attention and MLP"},   \
+        {"final_norm", CONF_BOOL, (t) + offsetof(struct model_trunk, final_norm), final_norm_,                          \
+         .help = "a norm after the last block"},                                                                        \
+        {"norm",                                                                                                        \
+         CONF_ENUM,                                                                                                     \
+         (t) + offsetof(struct model_trunk, norm),                                                                      \
+         "layer",                                                                                                       \
+         .choices = nn_norm_names,                                                                                      \
+         .help = "kind of norm"},                                                                                       \
+        {"position",                                                                                                    \
+         CONF_ENUM,                                                                                                     \
+         (t) + offsetof(struct model_trunk, position),                                                                  \
+         position_,                                                                                                     \
+         .choices = nn_position_names,                                                                                  \
+         .help = "how places are told"},                                                                                \
+        {"pool",                                                                                                        \
+         CONF_ENUM,                                                                                                     \
+         (t) + offsetof(struct model_trunk, pool),                                                                      \
+         pool_,                                                                                                         \
+         .choices = nn_pool_names,                                                                                      \
+         .help = "hidden states to one vector"},                                                                        \
+        {"eps", CONF_DOUBLE, (t) + offsetof(struct model_trunk, eps), "1e-5", CONF_ABOVE_0, 1, .help = "of the norms"}, \
+        {"dropout", CONF_DOUBLE, (t) + offsetof(struct model_trunk, dropout), "0",                                      \
+         0,         0.9,         .help = "in MLP and residual branches"},                                               \
+        {"drop_path", CONF_DOUBLE, (t) + offsetof(struct model_trunk, drop_path),       "0",                            \
+         0,           0.9,         .help = "of the last block's branches; earlier less"},                               \
+    {                                                                                                                   \
+        "layer_scale", CONF_DOUBLE, (t) + offsetof(struct model_trunk, layer_scale), "0", 0, 1,                         \
+            .help = "start of branch gains; 0: none"                                                                    \
     }
+#define TRUNK(t, position_, pool_) TRUNK_OF(t, "4", "128", "4", "false", "true", position_, pool_)
 
 #define AT(m) offsetof(struct model_vit, m)
 static const struct conf_field vit_fields[] = {
@@ -114,6 +122,19 @@ static const struct conf_field resnet_fields[] = {
 static const struct conf_table resnet_table = {sizeof(struct run_resnet), resnet_fields};
 #undef AT
 
+#define AT(m) offsetof(struct run_efficientnet, m)
+static const struct conf_field efficientnet_fields[] = {
+    {"variant", CONF_ENUM, AT(variant), "b0", .choices = variant_names, .help = "a published size"},
+    {"width", CONF_DOUBLE, AT(width), "0", 0, 16, .help = "factor of b0's channels; 0: the variant's"},
+    {"depth", CONF_DOUBLE, AT(depth), "0", 0, 16, .help = "factor of b0's blocks in each stage; 0: the variant's"},
+    {"drop_path", CONF_DOUBLE, AT(drop_path), "0.2", 0, 0.9, .help = "of the last block's branch; earlier less"},
+    {"momentum", CONF_DOUBLE, AT(momentum), "0.1", 0, 1, .help = "of the running statistics"},
+    {"eps", CONF_DOUBLE, AT(eps), "1e-5", CONF_ABOVE_0, 1, .help = "of the norms"},
+    {0},
+};
+static const struct conf_table efficientnet_table = {sizeof(struct run_efficientnet), efficientnet_fields};
+#undef AT
+
 #define AT(m) offsetof(struct model_text, m)
 static const struct conf_field text_tower_fields[] = {
     {"causal", CONF_BOOL, AT(trunk.causal), "false", .help = "a token sees only what stands before it, as CLIP's"},
@@ -142,6 +163,19 @@ static const struct conf_field audio_tower_fields[] = {
     {0},
 };
 static const struct conf_table audio_tower_table = {sizeof(struct run_audio_tower), audio_tower_fields};
+#undef AT
+
+#define AT(m) offsetof(struct run_wave_tower, m)
+static const struct conf_field wave_tower_fields[] = {
+    {"channels", CONF_INT, AT(wave.channels), "512", 1, 65536, .help = "of the feature encoder's convolutions"},
+    {"features", CONF_LIST, AT(features), "[[10, 5], [3, 2], [3, 2], [3, 2], [3, 2], [2, 2], [2, 2]]",
+     .sub = &stem_table, .least = 1, .most = 8, .help = "those convolutions, [kernel, stride]"},
+    {"position_kernel", CONF_INT, AT(wave.position_kernel), "128", 1, 4096, .help = "frames of the position's kernel"},
+    {"position_groups", CONF_INT, AT(wave.position_groups), "16", 1, 65536, .help = "of the position's convolution"},
+    TRUNK_OF(AT(wave.trunk), "12", "768", "12", "true", "false", "none", "mean"),
+    {0},
+};
+static const struct conf_table wave_tower_table = {sizeof(struct run_wave_tower), wave_tower_fields};
 #undef AT
 
 /* ---- modalities -------------------------------------------------------------------------------------------------- */
@@ -173,6 +207,7 @@ static const struct conf_table image_augment_table = {sizeof(struct data_image_a
 static const struct conf_field image_tower_fields[] = {
     CASE(struct run_image_towers, "vit", vit, &vit_table, 0, NULL, "vision transformer"),
     CASE(struct run_image_towers, "resnet", resnet, &resnet_table, 1, "{}", "residual network"),
+    CASE(struct run_image_towers, "efficientnet", efficientnet, &efficientnet_table, 2, NULL, "EfficientNet"),
     {0},
 };
 static const struct conf_table image_tower_table = {sizeof(struct run_image_towers), image_tower_fields};
@@ -185,6 +220,8 @@ static const struct conf_table text_towers_table = {sizeof(struct run_text_tower
 
 static const struct conf_field audio_towers_fields[] = {
     CASE(struct run_audio_towers, "transformer", transformer, &audio_tower_table, 0, "{}", "transformer over frames"),
+    CASE(struct run_audio_towers, "wav2vec2", wav2vec2, &wave_tower_table, 1, NULL,
+         "Wav2Vec 2.0 over raw sound: of log_mel the rate alone counts"),
     {0},
 };
 static const struct conf_table audio_towers_table = {sizeof(struct run_audio_towers), audio_towers_fields};
@@ -405,6 +442,13 @@ void run_pair(const struct run_config *c, int i, int *a, int *b, double *weight)
     CHECK(false);
 }
 
+/* Samples of every clip for a tower over raw sound, 0 for others. */
+static int64_t raw_samples(const struct run_modality *m)
+{
+    bool raw = m->kind == RUN_AUDIO && m->audio.tower.kind == 1;
+    return raw ? (int64_t)(m->audio.max_seconds * (double)m->audio.mel.rate + 0.5) : 0;
+}
+
 static int check_config(struct conf *mem, const struct run_config *c, struct err *e)
 {
     for (int64_t i = 0; i < c->loss.pairs.n; i++) {
@@ -427,6 +471,10 @@ static int check_config(struct conf *mem, const struct run_config *c, struct err
         if (m->kind == RUN_IMAGE && m->image.tower.kind == 1 && r->widths.n != r->depths.n)
             return err_set(e, ERR_CONFIG, "%s: modalities.%s: resnet has %lld widths and %lld depths",
                            conf_where(mem, &r->depths), m->name, (long long)r->widths.n, (long long)r->depths.n);
+        if (raw_samples(m) && m->audio.augment.time_masks + m->audio.augment.bin_masks > 0)
+            return err_set(e, ERR_CONFIG,
+                           "%s: modalities.%s: time_masks and bin_masks change frames, and wav2vec2 has raw sound",
+                           conf_where(mem, m), m->name);
         struct model_tower t = run_tower(m, 1000);
         if (model_check(&t, e)) return err_prefix(e, "%s: modalities", conf_where(mem, m));
     }
@@ -481,6 +529,7 @@ struct data_modality run_data_modality(const struct run_modality *m, const struc
     if (m->kind == RUN_AUDIO) {
         d.logmel = m->audio.mel;
         d.max_seconds = m->audio.max_seconds;
+        d.samples = raw_samples(m);
         d.audio = m->audio.augment;
     }
     return d;
@@ -501,16 +550,47 @@ static struct model_resnet resnet_of(const struct run_resnet *r)
     return m;
 }
 
+static struct model_efficientnet efficientnet_of(const struct run_efficientnet *r)
+{
+    struct model_efficientnet m = model_efficientnet_variant(r->variant);
+    if (r->width > 0) m.width = r->width;
+    if (r->depth > 0) m.depth = r->depth;
+    m.drop_path = r->drop_path;
+    m.momentum = r->momentum;
+    m.eps = r->eps;
+    return m;
+}
+
+static struct model_audio audio_of(const struct run_audio *c)
+{
+    const struct run_audio_tower *r = &c->tower.transformer;
+    struct model_audio a = r->audio;
+    a.bins = c->mel.bins;
+    a.length = data_logmel_frames(&c->mel, (int64_t)(c->max_seconds * (double)c->mel.rate) + 1);
+    a.n_stem = (int)r->stem.n;
+    for (int i = 0; i < a.n_stem; i++) a.kernel[i] = r->stem.v[i].kernel, a.stride[i] = r->stem.v[i].stride;
+    return a;
+}
+
+static struct model_wave wave_of(const struct run_wave_tower *r, int64_t samples)
+{
+    struct model_wave w = r->wave;
+    w.length = samples;
+    w.n_features = (int)r->features.n;
+    for (int i = 0; i < w.n_features; i++) w.kernel[i] = r->features.v[i].kernel, w.stride[i] = r->features.v[i].stride;
+    return w;
+}
+
 struct model_tower run_tower(const struct run_modality *m, int64_t vocab)
 {
     struct model_tower t = {.name = m->name, .project_bias = m->project_bias};
     if (m->kind == RUN_IMAGE) {
         t.image_size = m->image.size;
-        t.kind = m->image.tower.kind == 0 ? MODEL_VIT : MODEL_RESNET;
-        if (t.kind == MODEL_VIT)
-            t.vit = m->image.tower.vit;
-        else
-            t.resnet = resnet_of(&m->image.tower.resnet);
+        static const enum model_kind kinds[] = {MODEL_VIT, MODEL_RESNET, MODEL_EFFICIENTNET};
+        t.kind = kinds[m->image.tower.kind];
+        if (t.kind == MODEL_VIT) t.vit = m->image.tower.vit;
+        if (t.kind == MODEL_RESNET) t.resnet = resnet_of(&m->image.tower.resnet);
+        if (t.kind == MODEL_EFFICIENTNET) t.efficientnet = efficientnet_of(&m->image.tower.efficientnet);
     }
     if (m->kind == RUN_TEXT) {
         t.kind = MODEL_TEXT;
@@ -518,16 +598,13 @@ struct model_tower run_tower(const struct run_modality *m, int64_t vocab)
         t.text.vocab = vocab;
         t.text.length = m->text.length;
     }
-    if (m->kind == RUN_AUDIO) {
-        const struct run_audio_tower *a = &m->audio.tower.transformer;
+    if (m->kind == RUN_AUDIO && m->audio.tower.kind == 0) {
         t.kind = MODEL_AUDIO;
-        t.audio = a->audio;
-        t.audio.bins = m->audio.mel.bins;
-        t.audio.length =
-            data_logmel_frames(&m->audio.mel, (int64_t)(m->audio.max_seconds * (double)m->audio.mel.rate) + 1);
-        t.audio.n_stem = (int)a->stem.n;
-        for (int i = 0; i < t.audio.n_stem; i++)
-            t.audio.kernel[i] = a->stem.v[i].kernel, t.audio.stride[i] = a->stem.v[i].stride;
+        t.audio = audio_of(&m->audio);
+    }
+    if (m->kind == RUN_AUDIO && m->audio.tower.kind == 1) {
+        t.kind = MODEL_WAVE;
+        t.wave = wave_of(&m->audio.tower.wav2vec2, raw_samples(m));
     }
     return t;
 }

@@ -42,10 +42,17 @@ struct run_resnet {
     double momentum, eps;
 };
 
+struct run_efficientnet {
+    int variant;         /* b0 .. b3 */
+    double width, depth; /* 0: the variant's */
+    double drop_path, momentum, eps;
+};
+
 struct run_image_towers {
-    int kind; /* 0 vit, 1 resnet */
+    int kind; /* 0 vit, 1 resnet, 2 efficientnet */
     struct model_vit vit;
     struct run_resnet resnet;
+    struct run_efficientnet efficientnet;
 };
 
 struct run_image {
@@ -81,9 +88,18 @@ struct run_audio_tower {
     struct model_audio audio;
 };
 
+struct run_wave_tower {
+    struct {
+        struct run_stem *v;
+        int64_t n;
+    } features;
+    struct model_wave wave;
+};
+
 struct run_audio_towers {
-    int kind; /* 0 transformer */
+    int kind; /* 0 transformer, 1 wav2vec2 */
     struct run_audio_tower transformer;
+    struct run_wave_tower wav2vec2;
 };
 
 struct run_audio {

@@ -55,11 +55,8 @@ static void bind_part(struct ad_plan *p, const char *name, const struct data_par
     const struct {
         const char *what;
         const void *data;
-    } inputs[] = {{"image", part->image},
-                  {"tokens", part->tokens},
-                  {"frames", part->frames},
-                  {"offsets", part->offsets},
-                  {"row", part->row}};
+    } inputs[] = {{"image", part->image}, {"tokens", part->tokens},   {"frames", part->frames},
+                  {"wave", part->frames}, {"offsets", part->offsets}, {"row", part->row}};
     for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) {
         char path[256];
         snprintf(path, sizeof path, "%s.%s", name, inputs[i].what);

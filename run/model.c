@@ -22,8 +22,11 @@ int run_model_data(struct run_model *m, struct manifest *data, int64_t **items, 
 {
     const struct run_data *c = &m->config.data;
     *items = NULL;
-    if (manifest_load(c->manifest, data, e))
+    if (m->has_data)
+        *data = m->data;
+    else if (manifest_load(c->manifest, data, e))
         return err_prefix(e, "%s: data.manifest", conf_where(&m->conf, &c->manifest));
+    m->has_data = false;
     if (manifest_select(data, c->train, items, n, e) == 0) return 0;
     manifest_free(data);
     return err_prefix(e, "%s: data.train", conf_where(&m->conf, &c->train));
@@ -53,7 +56,11 @@ static int train_tokenizer(struct run_model *m, int i, struct err *e)
     if (!rc) rc = tok_train_bpe(texts, (int64_t)count, &o, &m->tokenizer[i], e);
     free(texts);
     free(items);
-    manifest_free(&data);
+    m->has_data = rc == 0;
+    if (m->has_data)
+        m->data = data;
+    else
+        manifest_free(&data);
     return rc;
 }
 
@@ -72,7 +79,8 @@ static int declare(struct run_model *m, struct err *e)
     /* The parameters do not depend on the batch: a graph for the smallest one declares them. */
     struct nn nn = {.g = ad_graph_new(), .store = m->store, .training = true};
     struct model_shape s[RUN_MAX_MODALITIES];
-    for (int i = 0; i < m->n; i++) s[i] = (struct model_shape){2, 64};
+    for (int i = 0; i < m->n; i++)
+        s[i] = (struct model_shape){2, m->input[i].samples > 0 ? 2 * m->input[i].samples : 64};
     run_model_loss(&nn, m, s, 2);
     int rc = nn_status(&nn, e);
     ad_graph_free(nn.g);
@@ -173,6 +181,7 @@ void run_model_free(struct run_model *m)
     ad_workspace_free(&m->space);
     ad_store_free(m->store);
     for (int i = 0; i < m->n; i++) tok_free(m->tokenizer[i]);
+    if (m->has_data) manifest_free(&m->data);
     conf_free(&m->conf);
     free(m->dir);
     free(m);

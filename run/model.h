@@ -22,6 +22,8 @@ struct run_model {
     struct run_state state;     /* opened from a checkpoint: where that stood */
     struct ad_workspace space;  /* shared by every plan of this model */
     struct run_embedder *embed; /* cached plans of run_embed */
+    struct manifest data;       /* read to train a tokenizer and kept for run_model_data, which hands it on */
+    bool has_data;
 };
 
 /* From a config file. `dir` is the run folder; with `dir` NULL it is config.train.out or runs/<name>. Tokenizers come

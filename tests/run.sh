@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the test programs under $BUILD/tests (those whose path holds an argument, or all) and counts their cases.
-# A program speaks TAP through cmocka. One that dies counts as a failure. Last line: N passed, N failed[, N skipped].
+# A program speaks TAP through cmocka; TEST_RUNNER is put before each (an emulator). One that dies counts as a failure. Last line: N passed, N failed[, N skipped].
 set -u
 build=${BUILD:-build}
 abs=$(realpath "$build")
@@ -19,10 +19,10 @@ for t in "$build"/tests/*/test_*; do
         [ $hit = 1 ] || continue
     fi
     # Kernels are compiled for several instruction sets: what tests them runs on each (base/isa.h).
-    case "$t" in "$build"/tests/autograd/*) isas="avx512 avx2 plain" ;; *) isas=avx512 ;; esac
+    case "$t" in "$build"/tests/autograd/* | "$build"/tests/data/test_logmel) isas=${TEST_ISAS:-avx512 avx2 plain} ;; *) isas=avx512 ;; esac
     for isa in $isas; do
         start=$(date +%s.%N)
-        TRIAD_ISA=$isa timeout "${TEST_TIMEOUT:-600}" "$t" >"$log" 2>&1
+        TRIAD_ISA=$isa timeout "${TEST_TIMEOUT:-600}" ${TEST_RUNNER:-} "$t" >"$log" 2>&1
         status=$?
         ok=$(grep -cE '^ok [0-9]+( -|$)' "$log")
         skip=$(grep -cE '^(not )?ok [0-9]+ # SKIP' "$log")

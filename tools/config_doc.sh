@@ -13,8 +13,10 @@ data: {manifest: MANIFEST}
 modalities:
   photo: {kind: image, tower: {vit: {}}}
   drawing: {kind: image, tower: {resnet: {}}}
+  painting: {kind: image, tower: {efficientnet: {}}}
   caption: {kind: text}
   sound: {kind: audio}
+  speech: {kind: audio, tower: {wav2vec2: {}}}
 optim: {groups: [{pattern: "photo.*"}]}
 train: {steps: 1000}
 YAML

@@ -2,14 +2,35 @@
  */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "base/text.h"
 #include "base/threads.h"
 #include "train/setup.h"
 
-/* Bytes that the cache will come to hold: every item's decoded data, up to the budget. */
-static double forecast_cache(const struct train_setup *s, const struct data_batch *b)
+/* Entries of a modality that measuring decodes: one of each item of the splits of data.valid, and in "a/b" one more clip,
+ * where pictures and texts are the same as in "a". */
+static double measured(const struct train_setup *s, const struct data_modality *d)
+{
+    const struct run_data *c = &s->m->config.data;
+    double entries = 0;
+    for (int64_t v = 0; v < c->valid.n; v++) {
+        size_t n = strcspn(c->valid.v[v], "/");
+        if (c->valid.v[v][n] && d->kind != DATA_AUDIO) continue;
+        for (int64_t k = 0; k < s->data.n; k++) {
+            const struct manifest_item *item = &s->data.item[k];
+            entries +=
+                strlen(item->split) == n && !memcmp(item->split, c->valid.v[v], n) && manifest_field(item, d->field);
+        }
+    }
+    return entries;
+}
+
+/* Bytes that the cache will come to hold in `epochs`: the decoded data of every entry that was drawn, up to the budget.
+ * Of the k entries that an item has (its clips, its captions) an epoch draws one. */
+static double forecast_cache(const struct train_setup *s, const struct data_batch *b, double epochs)
 {
     double bytes = 0;
     for (int i = 0; i < s->m->n; i++) {
@@ -20,19 +41,28 @@ static double forecast_cache(const struct train_setup *s, const struct data_batc
             const struct manifest_field *f = manifest_field(&s->data.item[k], d->field);
             if (!f || strcmp(s->data.item[k].split, s->m->config.data.train)) continue;
             int used[256];
-            entries += f->n <= 256 ? manifest_use(&s->data, f, s->m->config.data.train, used) : f->n;
+            double n = f->n <= 256 ? manifest_use(&s->data, f, s->m->config.data.train, used) : f->n;
+            if (n > 0) entries += n * (1 - pow(1 - 1 / n, epochs));
         }
+        entries += measured(s, d);
         if (d->kind == DATA_IMAGE) bytes += entries * (double)(d->h * d->w * 3);
         if (d->kind == DATA_TEXT) bytes += entries * (double)p->offsets[p->n] / items * 4;
-        if (d->kind == DATA_AUDIO) bytes += entries * (double)p->offsets[p->n] / items * (double)d->logmel.bins * 2;
+        if (d->kind == DATA_AUDIO) bytes += entries * (double)p->offsets[p->n] / items * (double)data_row_width(d) * 2;
     }
     return fmin(bytes, (double)s->m->config.data.cache);
 }
 
-static double part_bytes(const struct data_modality *d, const struct data_part *p)
+/* Waits until the loader's ring is full, so that its memory is counted. */
+static int fill_ring(struct train_setup *s, struct err *e)
 {
-    return (double)p->cap * (double)(d->kind == DATA_IMAGE ? d->h * d->w * 12 : 4) +
-           (double)p->rows * (d->kind == DATA_AUDIO ? 4.0 * (double)d->logmel.bins : 4.0);
+    int64_t n = s->m->config.data.workers + 1; /* one is held already */
+    struct data_batch **b = mem_zero((size_t)n, sizeof *b);
+    int rc = 0;
+    for (int64_t i = 0; i < n && !rc; i++) rc = data_loader_next(s->loader, &b[i], e);
+    for (int64_t i = 0; i < n; i++)
+        if (b[i]) data_loader_release(s->loader, b[i]);
+    free(b);
+    return rc;
 }
 
 static void print_forecast(const struct train_setup *s, const struct ad_plan_stats *p, double peak, double step_s)
@@ -69,11 +99,12 @@ static int forecast(struct train_setup *s, const struct train_options *o, struct
         best = fmin(best, r.compute_s + r.optimizer_s);
     }
     if (rc) return rc;
-    /* What is in memory now, and what the loader and the cache will add. */
-    double ring = 0;
-    for (int i = 0; i < s->m->n; i++) ring += part_bytes(&s->m->input[i], &b->part[i]);
+    if ((rc = fill_ring(s, e)) != 0) return rc;
+    /* What is in memory now, and what the cache will add. */
+    double steps = s->total ? (double)s->total : s->c->time / best;
+    double epochs = fmax(1, steps / (double)data_loader_batches(s->loader));
     double peak =
-        (double)process_peak_rss() + forecast_cache(s, b) - (double)(s->cache ? data_cache_bytes(s->cache) : 0) + ring;
+        (double)process_peak_rss() + forecast_cache(s, b, epochs) - (double)(s->cache ? data_cache_bytes(s->cache) : 0);
     print_forecast(s, &p, peak, best);
     data_loader_release(s->loader, b);
     return 0;

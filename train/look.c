@@ -127,7 +127,7 @@ static int show_part(struct look *l, int i, int64_t sample, struct err *e)
         show_text(l, m->tokenizer, p->tokens + from, n);
         return 0;
     }
-    int rc = show_frames(l, m, p->frames + from * m->logmel.bins, n, e);
+    int rc = m->samples > 0 ? 0 : show_frames(l, m, p->frames + from * m->logmel.bins, n, e);
     const struct manifest_field *f = manifest_field(&l->data->item[l->b->sample[sample]], m->field);
     return rc || !f ? rc : show_sound(l, &f->entry[p->choice[sample]], e);
 }
@@ -165,6 +165,8 @@ static void show_sizes(struct look *l)
                      (long long)m->w);
         else if (m->kind == DATA_TEXT)
             snprintf(shape, sizeof shape, "packed tokens (%lld)", (long long)p->rows);
+        else if (m->samples > 0)
+            snprintf(shape, sizeof shape, "sound (%lld, %lld)", (long long)p->cap, (long long)m->samples);
         else
             snprintf(shape, sizeof shape, "packed frames (%lld, %lld)", (long long)p->rows, (long long)m->logmel.bins);
         text_count(rows, sizeof rows, used);

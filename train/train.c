@@ -205,6 +205,18 @@ static void show(struct loop *l, const struct train_result *r)
     progress_update(l->bar, l->state.step, note);
 }
 
+/* The first batch, as the model saw it, for people to look at. It is written behind the first step, which so begins at
+ * once, also when that failed; and its time is no part of the run's. */
+static int look(struct loop *l, const struct data_batch *b, struct err *e)
+{
+    double t = time_now();
+    int rc = train_look(l->s.m, &l->s.data, &b, 1, l->s.m->dir, e);
+    t = time_now() - t;
+    l->started += t;
+    l->since += t;
+    return rc;
+}
+
 /* The batch that `state` says comes next, and the time it was waited for. */
 static int one_step(struct loop *l, struct train_result *r, double *lr, struct err *e)
 {
@@ -215,6 +227,11 @@ static int one_step(struct loop *l, struct train_result *r, double *lr, struct e
     double t1 = time_now();
     *lr = opt_lr(&l->s.opt_config, l->state.step, progress_of(l));
     rc = train_stepper_run(l->s.stepper, b, l->state.step, *lr, r, e);
+    if (l->state.step == 0) {
+        struct err why = {0};
+        int page = look(l, b, &why);
+        if (page && !rc) rc = err_set(e, page, "%s", why.msg);
+    }
     if (!rc) {
         l->state.step++;
         l->state.epoch = b->epoch;
@@ -270,17 +287,6 @@ static void greet(const struct loop *l)
              text_count(total, sizeof total, ad_store_trainable(l->s.m->store)), b.data, (long long)l->s.c->batch,
              threads_count());
     buf_free(&b);
-}
-
-/* The first batches, as the model will see them, for people to look at. */
-static int look(struct loop *l, struct err *e)
-{
-    struct data_batch *b;
-    int rc = data_loader_next(l->s.loader, &b, e);
-    if (rc) return rc;
-    rc = train_look(l->s.m, &l->s.data, (const struct data_batch *const[]){b}, 1, l->s.m->dir, e);
-    data_loader_release(l->s.loader, b);
-    return rc;
 }
 
 /* After a NaN only what was saved before it counts. Any other error (a file that is gone) leaves the weights as the
@@ -346,7 +352,6 @@ static int run_all(struct loop *l, const struct train_options *o, struct err *e)
     if (!rc) rc = open_folder(l, o->resume, e);
     if (rc) return rc;
     greet(l);
-    if (!o->resume && (rc = look(l, e)) != 0) return rc;
     data_loader_seek(l->s.loader, l->state.epoch, l->state.batch);
     if (o->resume) log_info("resumed at step %lld", (long long)l->state.step);
     if (o->profile) train_stepper_profile(l->s.stepper, true);

@@ -6,7 +6,7 @@
 #include "autograd/ops/packed.h"
 #include "autograd/ops/random.h"
 #include "base/isa.h"
-#include "base/rng_vector.h"
+#include "base/philox.h"
 #include "base/threads.h"
 
 extern const struct ad_op ad_op_gather, ad_op_scatter_add, ad_op_segment_sum, ad_op_segment_broadcast, ad_op_dropout;
@@ -132,13 +132,13 @@ static void run_dropout(const struct ad_call *c)
     int64_t n = ad_count(c->out[0].shape), items = a->per_item && n ? c->out[0].shape.dim[0] : n,
             width = n ? n / items : 0;
 #pragma omp parallel for schedule(static) if (n * 4 > PAR_MIN)
-    for (int64_t i = 0; i < items; i += RNG_WORDS) {
-        uint32_t w[RNG_WORDS];
-        int64_t m = min64(RNG_WORDS, items - i);
-        rng_philox_many(key, c->step, (uint64_t)i / 4, w);
-        if (width == 1 && m == RNG_WORDS)
+    for (int64_t i = 0; i < items; i += PHILOX_WORDS) {
+        uint32_t w[PHILOX_WORDS];
+        int64_t m = min64(PHILOX_WORDS, items - i);
+        philox_words(key, c->step, (uint64_t)i / 4, w);
+        if (width == 1 && m == PHILOX_WORDS)
 #pragma omp simd
-            for (int k = 0; k < RNG_WORDS; k++) y[i + k] = w[k] < below ? 0 : x[i + k] * keep;
+            for (int k = 0; k < PHILOX_WORDS; k++) y[i + k] = w[k] < below ? 0 : x[i + k] * keep;
         else
             for (int64_t k = 0; k < m * width; k++)
                 y[i * width + k] = w[k / width] < below ? 0 : x[i * width + k] * keep;

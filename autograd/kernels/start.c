@@ -5,14 +5,14 @@
 #include "autograd/kernels/vfunc.h"
 #include "autograd/store.h"
 #include "base/isa.h"
-#include "base/rng_vector.h"
+#include "base/philox.h"
 
 ISA_DECLARE(void, ad_start_normal, (float *x, int64_t from, int64_t to, uint64_t key, double cut));
 
 /* Element 4 q + 2 h + s is the sine (s) or cosine of a pair from words 2 h and 2 h + 1 of counter q. */
 static void pairs(const uint32_t *word, float *out)
 {
-    for (int from = 0; from < RNG_WORDS; from += 2 * VL) {
+    for (int from = 0; from < PHILOX_WORDS; from += 2 * VL) {
         vf u, v;
         for (int i = 0; i < VL; i++) {
             u[i] = ((float)(word[from + 2 * i] >> 8) + 1) * (1.0f / 16777216);
@@ -27,15 +27,15 @@ static void pairs(const uint32_t *word, float *out)
 
 void ISA_FN(ad_start_normal)(float *x, int64_t from, int64_t to, uint64_t key, double cut)
 {
-    for (int64_t i = from / RNG_WORDS * RNG_WORDS; i < to; i += RNG_WORDS) {
-        uint32_t word[RNG_WORDS];
-        float value[RNG_WORDS];
-        rng_philox_many(key, 0, (uint64_t)i / 4, word);
+    for (int64_t i = from / PHILOX_WORDS * PHILOX_WORDS; i < to; i += PHILOX_WORDS) {
+        uint32_t word[PHILOX_WORDS];
+        float value[PHILOX_WORDS];
+        philox_words(key, 0, (uint64_t)i / 4, word);
         pairs(word, value);
-        for (int k = 0; k < RNG_WORDS; k++) {
+        for (int k = 0; k < PHILOX_WORDS; k++) {
             for (uint64_t again = 1; cut > 0 && !(fabsf(value[k]) <= (float)cut); again++) {
-                float other[RNG_WORDS];
-                rng_philox_many(key, again, (uint64_t)i / 4, word);
+                float other[PHILOX_WORDS];
+                philox_words(key, again, (uint64_t)i / 4, word);
                 pairs(word, other);
                 value[k] = other[k];
             }

@@ -5,31 +5,6 @@
 
 #include "autograd/kernels/simd.h"
 
-typedef uint32_t vu __attribute__((vector_size(VL * 4)));
-
-#define VF_TOP vf_set(3.40282347e38f) /* the largest finite float */
-#define VF_INF vf_set(__builtin_inff())
-
-SIMD_FN vf vf_abs(vf x)
-{
-    return (vf)((vi)x & 0x7fffffff);
-}
-/* |x| with the sign of s */
-SIMD_FN vf vf_sign_of(vf x, vf s)
-{
-    return (vf)(((vi)x & 0x7fffffff) | ((vi)s & (int32_t)0x80000000));
-}
-
-/* Coefficients of a polynomial, highest power first. */
-#define POLY(x, ...) vf_poly(x, (const float[]){__VA_ARGS__}, (int)(sizeof((float[]){__VA_ARGS__}) / sizeof(float)))
-SIMD_FN vf vf_poly(vf x, const float *c, int n)
-{
-    vf y = vf_set(c[0]);
-#pragma GCC unroll 12
-    for (int i = 1; i < n; i++) y = y * x + c[i];
-    return y;
-}
-
 /* x rounded to a whole number, for |x| < 2^21; *n: the same as integers where those are needed. */
 SIMD_FN vf vf_whole(vf x, vi *n)
 {
@@ -64,24 +39,6 @@ SIMD_FN vf vf_exp(vf x)
     y = vf_pick(vf_lt(x, lo), vf_set(0), vf_pick(vf_lt(vf_set(88.72283f), x), VF_INF, y));
     return vf_pick(vf_ne(x, x), x, y);
 #endif
-}
-
-/* log x = e ln 2 + log m, m in [sqrt 1/2, sqrt 2) (Cephes' polynomial): 1 ulp; subnormals included. */
-SIMD_FN vf vf_log(vf x)
-{
-    vm tiny = vf_lt(x, vf_set(1.17549435e-38f));
-    vf scaled = vf_pick(tiny, x * 8388608.0f, x);
-    vi bits = (vi)vf_abs(scaled), e = (bits - 0x3f3504f3) >> 23;
-    vf f = (vf)(bits - (vi)((vu)e << 23)) - 1.0f;
-    vf k = __builtin_convertvector(e, vf) - vf_pick(tiny, vf_set(23), vf_set(0));
-    vf z = f * f;
-    vf p = POLY(f, 7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
-                -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f);
-    vf y = f * z * p + k * -2.12194440e-4f - 0.5f * z;
-    y = (f + y) + k * 0.693359375f;
-    y = vf_pick(vf_eq(x, vf_set(0)), -VF_INF, y);
-    y = vf_pick(vf_lt(VF_TOP, x), x, y);
-    return vf_pick(vf_lt(x, vf_set(0)) | vf_ne(x, x), vf_set(__builtin_nanf("")), y);
 }
 
 /* log(1 + x) = log u + (x - (u - 1)) / u, u the rounded 1 + x: 2 ulp. */

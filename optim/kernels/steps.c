@@ -2,8 +2,8 @@
  * What an element becomes does not depend on where a piece begins. */
 #include "optim/steps.h"
 
-#include "autograd/kernels/simd.h"
-#include "base/rng_vector.h"
+#include "base/simd.h"
+#include "base/philox.h"
 
 enum { AHEAD = 512 }; /* bytes: four to seven streams are more than some prefetchers follow */
 
@@ -99,34 +99,45 @@ SIMD_FN void adamw16_vector(float *w, const float *g, uint16_t *m, uint16_t *v, 
     follow(ema, a.w, n, f);
 }
 
+/* Elements i and i + 64 of a block of 128 share their bits: drawing them is a third of the arithmetic. */
+enum { BLOCK = 128, DRAWN = 64 };
+
+static void draw_block(const struct opt_factors *f, int64_t block, uint16_t bits[DRAWN])
+{
+    for (int k = 0; k < DRAWN; k += 2 * PHILOX_WORDS) {
+        uint32_t word[PHILOX_WORDS];
+        philox_words(f->key, f->step, (uint64_t)(block * DRAWN + k) / 8, word);
+        memcpy(bits + k, word, sizeof word);
+    }
+}
+
 void ISA_FN(opt_adamw16)(const struct opt_piece *p, const struct opt_factors *f)
 {
-    enum { GROUP = 2 * RNG_WORDS }; /* elements whose bits are drawn at once */
     const struct opt_piece q = *p;
     const struct opt_factors k = *f;
-    uint16_t *m = q.m, *v = q.v, random[GROUP], part[2][VL];
-    for (int64_t i = 0; i < q.n; i += GROUP) {
-        uint32_t word[RNG_WORDS];
-        rng_philox_many(k.key, k.step, (uint64_t)(q.first + i) / 8, word);
-        memcpy(random, word, sizeof random);
-        int64_t stop = q.n - i < GROUP ? q.n - i : GROUP, j = 0;
-        for (; j + VL <= stop; j += VL) {
-            int64_t at = i + j;
-            __builtin_prefetch((const char *)(q.w + at) + AHEAD);
-            __builtin_prefetch((const char *)(q.g + at) + AHEAD);
-            __builtin_prefetch((const char *)(m + at) + AHEAD);
-            __builtin_prefetch((const char *)(v + at) + AHEAD);
-            adamw16_vector(q.w + at, q.g + at, m + at, v + at, q.ema ? q.ema + at : NULL, random + j, VL, &k);
+    uint16_t *m = q.m, *v = q.v, random[DRAWN], part[2][VL];
+    for (int64_t i = 0; i < q.n;) {
+        int64_t place = q.first + i, stop = i + BLOCK - place % BLOCK;
+        if (stop > q.n) stop = q.n;
+        draw_block(&k, place / BLOCK, random);
+        for (; i + VL <= stop; i += VL) {
+            __builtin_prefetch((const char *)(q.w + i) + AHEAD);
+            __builtin_prefetch((const char *)(q.g + i) + AHEAD);
+            __builtin_prefetch((const char *)(m + i) + AHEAD);
+            __builtin_prefetch((const char *)(v + i) + AHEAD);
+            adamw16_vector(q.w + i, q.g + i, m + i, v + i, q.ema ? q.ema + i : NULL, random + (q.first + i) % DRAWN, VL,
+                           &k);
         }
-        if (j == stop) continue;
-        size_t bytes = (size_t)(stop - j) * sizeof *m;
+        if (i == stop) continue;
+        size_t bytes = (size_t)(stop - i) * sizeof *m;
         memset(part, 0, sizeof part);
-        memcpy(part[0], m + i + j, bytes);
-        memcpy(part[1], v + i + j, bytes);
-        adamw16_vector(q.w + i + j, q.g + i + j, part[0], part[1], q.ema ? q.ema + i + j : NULL, random + j, stop - j,
-                       &k);
-        memcpy(m + i + j, part[0], bytes);
-        memcpy(v + i + j, part[1], bytes);
+        memcpy(part[0], m + i, bytes);
+        memcpy(part[1], v + i, bytes);
+        adamw16_vector(q.w + i, q.g + i, part[0], part[1], q.ema ? q.ema + i : NULL, random + (q.first + i) % DRAWN,
+                       stop - i, &k);
+        memcpy(m + i, part[0], bytes);
+        memcpy(v + i, part[1], bytes);
+        i = stop;
     }
 }
 

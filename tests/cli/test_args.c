@@ -77,6 +77,9 @@ static void test_help(void **state)
     r = RUN("help", "tokenizer");
     assert_int_equal(r.status, 0);
     assert_non_null(strstr(r.out, "triad tokenizer train"));
+    r = RUN("eval", "--help"); /* the second line of a flag's words stands below the first */
+    assert_int_equal(r.status, 0);
+    assert_non_null(strstr(r.out, "items of\n                          a with the clips of b"));
     r = RUN("data", "--help");
     assert_int_equal(r.status, 0);
     assert_non_null(strstr(r.out, "triad data emoji"));

@@ -316,6 +316,23 @@ static void a_manifest_is_embedded_once(void **state)
     free(first);
 }
 
+/* What `embed -o` wrote is an index under any name. */
+static void an_index_is_known_by_its_content(void **state)
+{
+    struct err e = {0};
+    char *data;
+    size_t n;
+    assert_int_equal(file_read(at("x.safetensors"), 1 << 24, &data, &n, &e), 0);
+    assert_int_equal(file_write(at("x.index"), data, n, &e), 0);
+    free(data);
+    expect(RUN("search", at("run"), at("x.safetensors"), "red", "-k", "3"), 0);
+    char *want = strdup(out);
+    expect(RUN("search", at("run"), at("x.index"), "red", "-k", "3"), 0);
+    assert_string_equal(out, want);
+    assert_string_equal(err, "");
+    free(want);
+}
+
 static void search_says_what_is_wrong(void **state)
 {
     struct err e = {0};
@@ -357,9 +374,9 @@ int main(void)
         cmocka_unit_test(the_first_batches_are_shown),    cmocka_unit_test(the_config_is_dumped_and_read_back),
         cmocka_unit_test(a_failed_train_says_one_thing),  cmocka_unit_test(eval_writes_its_figures),
         cmocka_unit_test(classes_come_from_a_file),       cmocka_unit_test(eval_says_what_is_wrong),
-        cmocka_unit_test(embed_writes_every_modality),    cmocka_unit_test(search_finds_a_thing_by_itself),
-        cmocka_unit_test(search_prints_and_makes_a_page), cmocka_unit_test(a_manifest_is_embedded_once),
-        cmocka_unit_test(search_says_what_is_wrong),
+        cmocka_unit_test(embed_writes_every_modality),    cmocka_unit_test(an_index_is_known_by_its_content),
+        cmocka_unit_test(search_finds_a_thing_by_itself), cmocka_unit_test(search_prints_and_makes_a_page),
+        cmocka_unit_test(a_manifest_is_embedded_once),    cmocka_unit_test(search_says_what_is_wrong),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

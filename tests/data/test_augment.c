@@ -10,7 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "data/augment.h"
+#include "data/kernels.h"
 
 static void shift_and_flip(void **state)
 {
@@ -113,6 +115,97 @@ static void colours(void **state)
             for (int c = 0; c < 3; c++) assert_true(fabs(q[3 * i + c] - want[c]) < 2e-6);
         }
     }
+}
+
+/* The instruction sets agree, for numbers of pixels beside every vector's length and where nothing is there. */
+static void colours_on_every_isa(void **state)
+{
+    static const int64_t counts[] = {0, 1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 32, 33, 47, 101};
+    static const float mean[3] = {0.4f, 0.5f, 0.6f}, std[3] = {0.2f, 0.3f, 0.25f};
+    enum isa before = isa_now();
+    struct rng r = rng_make(4, 0, 0);
+    for (size_t k = 0; k < sizeof counts / sizeof *counts; k++) {
+        int64_t n = counts[k];
+        uint8_t px[303];
+        float got[3][304];
+        for (int64_t i = 0; i < 3 * n; i++) px[i] = (uint8_t)(i % 7 ? rng_below(&r, 256) : i % 2 * 255);
+        for (int i = 0; i < 3; i++) {
+            isa_use((enum isa)i);
+            got[i][3 * n] = 99;
+            ISA_PICK(pixels_floats)(px, 3 * n, got[i]);
+            data_brightness(got[i], n, 1.2f);
+            data_contrast(got[i], n, 0.8f);
+            data_saturation(got[i], n, 1.1f);
+            data_hue(got[i], n, -0.15f);
+            ISA_PICK(pixels_normalise)(got[i], n, mean, std);
+            assert_true(got[i][3 * n] == 99);
+            for (int64_t j = 0; j < 3 * n; j++) /* five roundings, over a standard deviation of 0.2, and hue's slope */
+                if (!(fabsf(got[i][j] - got[0][j]) < 2e-5f))
+                    fail_msg("%d pixels, value %d: %g on %s, %g plainly", (int)n, (int)j, got[i][j],
+                             isa_name((enum isa)i), got[0][j]);
+        }
+    }
+    isa_use(before);
+}
+
+/* Against rng_normal, from every place in a block of four words on; the generator goes on where that would. */
+static void noise_on_every_isa(void **state)
+{
+    static const int64_t counts[] = {0, 1, 2, 3, 17, 255, 256, 257, 600};
+    enum isa before = isa_now();
+    for (int isa = 0; isa < 3; isa++) {
+        isa_use((enum isa)isa);
+        for (size_t k = 0; k < sizeof counts / sizeof *counts; k++)
+            for (int start = 0; start < 5; start++) {
+                int64_t n = counts[k];
+                struct rng a = rng_make(5, k, 3), b;
+                for (int i = 0; i < start; i++) rng_u32(&a);
+                b = a;
+                float x[601];
+                for (int64_t i = 0; i <= n; i++) x[i] = 1;
+                data_wave_noise(&a, x, n, 0); /* as strong as the clip: 1 */
+                for (int64_t i = 0; i < n; i++) {
+                    double want = 1 + rng_normal(&b);
+                    if (!(fabs(x[i] - want) < 2e-6))
+                        fail_msg("start %d, draw %d: %g, expected %g", start, (int)i, x[i], want);
+                }
+                assert_true(x[n] == 1);
+                for (int i = 0; i < 6; i++) assert_int_equal(rng_u32(&a), rng_u32(&b));
+            }
+    }
+    isa_use(before);
+}
+
+/* Against base/half.h, for every half float and for floats of every size, at every alignment's tail. */
+static void half_floats(void **state)
+{
+    enum { N = 65536 };
+    enum isa before = isa_now();
+    uint16_t *h = malloc(N * sizeof *h), *to = malloc(N * sizeof *to);
+    float *x = malloc(N * sizeof *x);
+    struct rng r = rng_make(8, 0, 0);
+    for (int i = 0; i < N; i++) h[i] = (uint16_t)i;
+    for (int isa = 0; isa < 3; isa++) {
+        isa_use((enum isa)isa);
+        for (int64_t n = N; n > 0; n = n == N ? 17 : n - 1) {
+            ISA_PICK(halves_to_floats)(h + 5 * (n < N), n, x);
+            for (int64_t i = 0; i < n; i++)
+                assert_int_equal(float_bits(x[i]), float_bits(half_to_float_portable(h[i + 5 * (n < N)])));
+            for (int64_t i = 0; i < n; i++) x[i] = float_from_bits(rng_u32(&r));
+            for (int64_t i = 0; i < n && i < 4; i++) x[i] = (float[]){NAN, INFINITY, 1e-7f, -0.0f}[i];
+            float *old = memcpy(malloc((size_t)n * sizeof *x), x, (size_t)n * sizeof *x);
+            ISA_PICK(halves_round)(x, n, to);
+            for (int64_t i = 0; i < n; i++) {
+                assert_int_equal(to[i], half_from_float_portable(old[i]));
+                assert_int_equal(float_bits(x[i]), float_bits(half_to_float_portable(to[i])));
+            }
+            free(old);
+        }
+    }
+    isa_use(before);
+    free(h);
+    free(to);
+    free(x);
 }
 
 static void pixel_noise(void **state)
@@ -264,9 +357,18 @@ static void off_is_off(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(shift_and_flip), cmocka_unit_test(random_crops), cmocka_unit_test(colours),
-        cmocka_unit_test(pixel_noise),    cmocka_unit_test(sound),        cmocka_unit_test(whole_waves),
-        cmocka_unit_test(masks),          cmocka_unit_test(captions),     cmocka_unit_test(off_is_off),
+        cmocka_unit_test(shift_and_flip),
+        cmocka_unit_test(random_crops),
+        cmocka_unit_test(colours),
+        cmocka_unit_test(colours_on_every_isa),
+        cmocka_unit_test(noise_on_every_isa),
+        cmocka_unit_test(half_floats),
+        cmocka_unit_test(pixel_noise),
+        cmocka_unit_test(sound),
+        cmocka_unit_test(whole_waves),
+        cmocka_unit_test(masks),
+        cmocka_unit_test(captions),
+        cmocka_unit_test(off_is_off),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "base/threads.h"
 #include "data/logmel.h"
 
 /* Sample i of the clip continued by reflection, or by zeros where it is too short. */
@@ -31,7 +32,9 @@ static double to_hz(double m, bool slaney)
     return m < 15 ? m * (200.0 / 3) : 1000 * exp(m - 15 < 0 ? 0 : (m - 15) * (log(6.4) / 27));
 }
 
-static void reference(const struct data_logmel_config *c, const float *x, int64_t n, int64_t frames, double *out)
+/* peak (frames) gets each frame's largest power; NULL: not asked for. */
+static void reference(const struct data_logmel_config *c, const float *x, int64_t n, int64_t frames, double *out,
+                      double *peak)
 {
     int64_t window = llround(c->window_s * (double)c->rate), hop = llround(c->hop_s * (double)c->rate),
             half = c->fft / 2;
@@ -53,6 +56,7 @@ static void reference(const struct data_logmel_config *c, const float *x, int64_
                 im += frame[i] * sin(angle);
             }
             power[k] = re * re + im * im;
+            if (peak) peak[t] = k ? fmax(peak[t], power[k]) : power[k];
         }
         for (int64_t b = 0; b < c->bins; b++) {
             double p[3], sum = 0;
@@ -115,7 +119,7 @@ static void as_defined(void **state)
         float *x = clip(n), *got = malloc((size_t)(frames * c.bins) * sizeof *got);
         double *want = malloc((size_t)(frames * c.bins) * sizeof *want);
         data_logmel_run(m, x, n, got);
-        reference(&c, x, n, frames, want);
+        reference(&c, x, n, frames, want, NULL);
         for (int64_t i = 0; i < frames * c.bins; i++)
             /* an FFT in float is off by 1e-7 of the frame's largest value: up to 1e-3 of a power 80 dB below, in its
              * log */
@@ -127,6 +131,118 @@ static void as_defined(void **state)
         free(got);
         free(want);
     }
+}
+
+static struct data_logmel *sized(int64_t fft, int64_t window, int64_t hop, int64_t bins, enum data_logmel_style style,
+                                 struct data_logmel_config *c)
+{
+    struct data_logmel *m;
+    struct err e = {0};
+    *c = (struct data_logmel_config){
+        1000, (double)window / 1000, (double)hop / 1000, fft, bins, fft < 100 ? 0 : 20, 500, style};
+    if (data_logmel_new(c, &m, &e)) fail_msg("fft %d: %s", (int)fft, e.msg);
+    return m;
+}
+
+/* Every radix and mixtures, odd halves, windows and bins beside every vector's length, 1 to 35 frames. The error of an FFT
+ * in float is relative to the frame's largest value: with values of 24 bits and log2(fft) passes, 1e-6 of the
+ * largest power, and the rounding of the sum and of its logarithm. */
+static void sizes(void **state)
+{
+    static const int64_t fft[] = {16, 18, 20,  22,  30,  32,  34,  48,  64,  90,
+                                  96, 98, 100, 126, 128, 202, 240, 400, 450, 514};
+    struct rng r = rng_make(3, 0, 0);
+    for (size_t f = 0; f < sizeof fft / sizeof *fft; f++)
+        for (int t = 0; t < 4; t++) {
+            int64_t hop = 1 + rng_below(&r, 40), n = rng_below(&r, 35 * hop), bins = 1 + rng_below(&r, fft[f] / 4);
+            int64_t window = t == 0 ? fft[f] : t == 1 ? fft[f] - 1 : 2 + rng_below(&r, fft[f] - 1);
+            struct data_logmel_config c;
+            struct data_logmel *m = sized(fft[f], window, hop, bins, DATA_LOGMEL_PLAIN, &c);
+            int64_t frames = data_logmel_frames(&c, n);
+            float *x = clip(n), *got = malloc((size_t)(frames * bins + 1) * sizeof *got);
+            double *want = malloc((size_t)(frames * bins) * sizeof *want),
+                   *peak = malloc((size_t)frames * sizeof *peak);
+            got[frames * bins] = 12345;
+            data_logmel_run(m, x, n, got);
+            assert_true(got[frames * bins] == 12345);
+            reference(&c, x, n, frames, want, peak);
+            for (int64_t i = 0; i < frames; i++) {
+                for (int64_t b = i * bins; b < (i + 1) * bins; b++) {
+                    double off = fabs(exp(got[b]) - exp(want[b])), may = 1e-6 * peak[i] + 2e-6 * exp(want[b]);
+                    if (!(off <= may))
+                        fail_msg("fft %d window %d hop %d bins %d n %d: frame %d bin %d is off by %g, more than %g",
+                                 (int)fft[f], (int)window, (int)hop, (int)bins, (int)n, (int)i, (int)(b % bins), off,
+                                 may);
+                }
+            }
+            data_logmel_free(m);
+            free(x);
+            free(got);
+            free(want);
+            free(peak);
+        }
+}
+
+static void threads_give_the_same(void **state)
+{
+    int before = threads_count();
+    for (int style = DATA_LOGMEL_CLIP; style <= DATA_LOGMEL_WHISPER; style++) {
+        float *x = clip(3001), *one = NULL;
+        for (int k = 0; k < 4; k++) {
+            struct data_logmel_config c;
+            threads_init((int[]){1, 2, 3, 7}[k]);
+            struct data_logmel *m = sized(100, 77, 11, 23, (enum data_logmel_style)style, &c);
+            size_t bytes = (size_t)(data_logmel_frames(&c, 3001) * 23) * sizeof *x;
+            float *got = malloc(bytes);
+            if (k == 2) threads_init(5); /* more than there are tables for */
+            data_logmel_run(m, x, 3001, got);
+            if (one) assert_memory_equal(one, got, bytes);
+            if (!one) one = memcpy(malloc(bytes), got, bytes);
+            data_logmel_free(m);
+            free(got);
+        }
+        free(one);
+        free(x);
+    }
+    threads_init(before);
+}
+
+/* A sample that is not finite is in all bins of the frames that hold it (but at a window's first sample, whose weight is
+ * 0, it is NaN all the same) and in no other. */
+static void not_finite(void **state)
+{
+    static const int64_t places[] = {0, 1, 500, 999};
+    for (int kind = 0; kind < 3; kind++)
+        for (int p = 0; p < 4; p++) {
+            struct data_logmel_config c;
+            struct data_logmel *m = sized(50, 50, 25, 7, DATA_LOGMEL_PLAIN, &c);
+            float *x = clip(1000), want[41 * 7], got[41 * 7];
+            data_logmel_run(m, x, 1000, want);
+            x[places[p]] = (float[]){NAN, INFINITY, -INFINITY}[kind];
+            data_logmel_run(m, x, 1000, got);
+            for (int64_t i = 0; i < 41 * 7; i++) {
+                bool holds = false;
+                for (int64_t s = i / 7 * 25 - 25; s < i / 7 * 25 + 25; s++)
+                    holds |= (s < 0 ? -s : s >= 1000 ? 1998 - s : s) == places[p];
+                if (holds ? isfinite(got[i]) : got[i] != want[i])
+                    fail_msg("sample %d: frame %d bin %d is %g", (int)places[p], (int)i / 7, (int)i % 7, got[i]);
+            }
+            data_logmel_free(m);
+            free(x);
+        }
+}
+
+/* Whisper's floors do not hide a NaN; the silence beside it is log10(1e-10), (-10 + 4) / 4. */
+static void whisper_keeps_nan(void **state)
+{
+    struct data_logmel_config c;
+    struct data_logmel *m = sized(50, 50, 25, 7, DATA_LOGMEL_WHISPER, &c);
+    float x[200] = {0}, got[8 * 7];
+    x[10] = NAN;
+    data_logmel_run(m, x, 200, got);
+    assert_true(isnan(got[0]));
+    for (int i = 4 * 7; i < 8 * 7; i++) assert_true(fabsf(got[i] + 1.5f) < 1e-6f);
+    data_logmel_free(m);
 }
 
 static void silence_is_finite(void **state)
@@ -180,6 +296,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(as_defined),
+        cmocka_unit_test(sizes),
+        cmocka_unit_test(threads_give_the_same),
+        cmocka_unit_test(not_finite),
+        cmocka_unit_test(whisper_keeps_nan),
         cmocka_unit_test(silence_is_finite),
         cmocka_unit_test(bad_settings),
     };

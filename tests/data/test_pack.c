@@ -4,9 +4,11 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -130,6 +132,21 @@ static void test_errors(void **state)
     assert_false(file_exists(out));
     err_clear(&e);
     assert_int_equal(data_pack(manifest, "/proc/nowhere/x.h5", &e), ERR_IO);
+    err_clear(&e);
+    assert_int_equal(file_write(out, "no pack", 7, &e), 0);
+    assert_int_equal(manifest_load(out, &m, &e), ERR_FORMAT);
+    assert_non_null(strstr(e.msg, "bad.h5: not a pack"));
+    err_clear(&e);
+    struct rlimit was, small = {.rlim_cur = 4096}; /* as a full disk: HDF5's words, without its addresses */
+    getrlimit(RLIMIT_FSIZE, &was);
+    small.rlim_max = was.rlim_max;
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &small);
+    int rc = data_pack(manifest, out, &e);
+    setrlimit(RLIMIT_FSIZE, &was);
+    assert_int_equal(rc, ERR_IO);
+    assert_non_null(strstr(e.msg, ": File too large"));
+    assert_null(strstr(e.msg, "errno"));
     err_clear(&e);
     text = "{\"text\": \"only text\"}\n"; /* no file at all */
     assert_int_equal(file_write(other, text, strlen(text), &e), 0);

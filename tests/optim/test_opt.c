@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "base/isa.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/threads.h"
@@ -342,6 +343,52 @@ static void start_values_do_not_depend_on_order(void **state)
     for (int i = 0; i < 50; i++) assert_true(fabsf(kept[1][i]) <= 1 && fabsf(kept[2][i]) <= 0.5f);
 }
 
+/* Number i of `key` by its definition (autograd/kernels/start.c), in double: even ones take the cosine. */
+static double normal_at(uint64_t key, int64_t i)
+{
+    uint32_t w[4];
+    rng_philox(key, 0, (uint64_t)i / 4, w);
+    int h = (int)(i % 4 / 2);
+    double r = sqrt(-2 * log((double)((w[2 * h] >> 8) + 1) / 16777216));
+    double turn = 2 * acos(-1) * (double)(w[2 * h + 1] >> 8) / 16777216;
+    return r * (i % 2 ? sin(turn) : cos(turn));
+}
+
+/* Float polynomials: the angle's rounding, 4e-7 at most, times r, 5.8 at most, and two ulp of the rest. */
+static void start_values_are_as_defined(void **state)
+{
+    enum { N = 20011, TWICE = 2 }; /* several blocks, the last one not whole */
+    float *kept = mem_alloc(N * sizeof *kept);
+    uint64_t key = rng_make(11, hash_str("w"), 0).key;
+    for (int turn = 0; turn < 6; turn++) {
+        isa_use(turn < 3 ? (enum isa)turn : ISA_AVX512);
+        threads_init(turn < 3 ? 2 : turn == 3 ? 1 : turn == 4 ? 3 : 7);
+        struct ad_store *s = ad_store_new(11);
+        struct err e = {0};
+        assert_int_equal(ad_store_declare(s, "w", AD_F32, SHAPE(N), (struct ad_init){AD_INIT_NORMAL, TWICE}, 0, &e), 0);
+        assert_int_equal(
+            ad_store_declare(s, "cut", AD_F32, SHAPE(N), (struct ad_init){AD_INIT_TRUNC_NORMAL, TWICE}, AD_STATE, &e),
+            0);
+        assert_int_equal(ad_store_commit(s, &e), 0);
+        const float *w = data(s, "w"), *cut = data(s, "cut");
+        double sum = 0, squares = 0;
+        for (int64_t i = 0; i < N; i++) {
+            assert_true(fabs(w[i] - TWICE * normal_at(key, i)) < TWICE * 5e-6);
+            assert_true(fabsf(cut[i]) <= 2 * TWICE);
+            sum += cut[i];
+            squares += (double)cut[i] * cut[i];
+        }
+        /* a normal cut at two deviations has the variance 0.7737; three standard errors of each */
+        assert_true(fabs(sum / N) < 3 * TWICE * sqrt(0.7737 / N));
+        assert_true(fabs(squares / N / 4 - 0.7737) < 3 * sqrt(2.0 / N));
+        if (turn == 2) memcpy(kept, w, N * sizeof *kept);
+        if (turn > 2) assert_memory_equal(kept, w, N * sizeof *kept);
+        ad_store_free(s);
+    }
+    threads_init(0);
+    free(kept);
+}
+
 static void declarations_are_checked(void **state)
 {
     struct ad_store *s = small_store();
@@ -368,6 +415,7 @@ int main(void)
         cmocka_unit_test(results_do_not_depend_on_threads),
         cmocka_unit_test(steps_allocate_nothing),
         cmocka_unit_test(start_values_do_not_depend_on_order),
+        cmocka_unit_test(start_values_are_as_defined),
         cmocka_unit_test(declarations_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

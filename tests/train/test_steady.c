@@ -7,6 +7,7 @@
 #include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "base/threads.h"
@@ -142,6 +143,18 @@ static void test_steps(void **state)
     bench_close(&b);
 }
 
+/* As count, once the loader's ring is full and its thread asleep: what it holds while it makes a batch does not count. */
+static struct counters count_at_rest(void)
+{
+    struct counters least = count();
+    for (int i = 0; i < 20; i++) {
+        usleep(10000);
+        struct counters c = count();
+        if (c.heap < least.heap) least = c;
+    }
+    return least;
+}
+
 /* With the loader's thread at work too. What is decoded is cached in the first epochs; augmentation frees what it
  * takes. */
 static void test_steps_and_loader(void **state)
@@ -150,15 +163,15 @@ static void test_steps_and_loader(void **state)
     bench_open(&b, 1);
     struct counters from = {0};
     for (int i = 0; i < 60 + STEPS; i++) { /* 60: every shape that occurs has its plan, every buffer its size */
-        if (i == 60) from = count();
+        if (i == 60) from = count_at_rest();
         struct data_batch *x = next(&b);
         step(&b, x);
         data_loader_release(b.loader, x);
     }
-    struct counters to = count();
+    struct counters to = count_at_rest();
     report("steps and loader", &from, &to);
     if (COUNTED) {
-        assert_true(to.heap < from.heap + 65536); /* a clip or two that is just being made */
+        assert_true(to.heap < from.heap + 65536); /* OpenMP and libraries may keep a little */
         assert_true(to.faults - from.faults < 5 * STEPS);
     }
     assert_int_equal(to.threads, from.threads);
