@@ -6,7 +6,7 @@
 #pragma GCC optimize("O3")
 #include "autograd/kernels/patches.h"
 
-#include "autograd/kernels/simd.h"
+#include "base/simd.h"
 
 enum { PIECES = 258 }; /* a range has at most 256 columns (gemm_packed.c, gemm_blas.c) */
 

@@ -2,7 +2,7 @@
 #ifndef TRIAD_AUTOGRAD_KERNELS_STREAM_H
 #define TRIAD_AUTOGRAD_KERNELS_STREAM_H
 
-#include "autograd/kernels/simd.h"
+#include "base/simd.h"
 
 /* Whether rows of c numbers at p, `count` in all, are to be written by vf_stream, which wants whole aligned lines. */
 SIMD_FN int stream_pays(const float *p, int64_t c, int64_t count)
