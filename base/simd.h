@@ -86,6 +86,8 @@ SIMD_FN vf vf_max(vf a, vf b)
     return _mm512_max_ps(a, b);
 #elif defined(__AVX2__)
     return _mm256_max_ps(a, b);
+#elif defined(__SSE2__)
+    return _mm_max_ps(a, b);
 #else
     return vf_pick(vf_lt(b, a), a, b);
 #endif
@@ -96,6 +98,8 @@ SIMD_FN vf vf_min(vf a, vf b)
     return _mm512_min_ps(a, b);
 #elif defined(__AVX2__)
     return _mm256_min_ps(a, b);
+#elif defined(__SSE2__)
+    return _mm_min_ps(a, b);
 #else
     return vf_pick(vf_lt(a, b), a, b);
 #endif

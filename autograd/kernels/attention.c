@@ -22,7 +22,7 @@ static void softmax_block(int64_t kn, int64_t qn, float *s, float *top, float *s
         vf old = vf_load(top + i), m = old, part = {0};
         for (int64_t j = 0; j < kn; j++) m = vf_max(vf_load(s + j * LANES + i), m);
         vf_store(top + i, m);
-        m = vf_pick(m == -INFINITY, (vf){0}, m); /* nothing seen yet: all become 0 */
+        m = vf_pick(vf_eq(m, vf_set(-INFINITY)), (vf){0}, m); /* nothing seen yet: all become 0 */
         for (int64_t j = 0; j < kn; j++) {
             vf p = attn_exp2(vf_load(s + j * LANES + i) - m);
             vf_store(s + j * LANES + i, p);
@@ -66,11 +66,11 @@ static void finish(const struct ad_call *c, const struct attn_task *t, struct ro
     const struct ad_tensor *y = &c->out[0];
     float *to = (float *)y->data + (t->q_row + from) * y->stride[0] + t->h * t->dim,
           *lse = (float *)c->out[1].data + (t->q_row + from) * t->heads + t->h;
-    for (int64_t i = 0; i < n; i += 8) {
-        v8 sum = v8_load(r->sum + i), top = v8_load(r->top + i);
-        v8i none = sum == 0;
-        v8 inv = v8_pick(none, v8_set(0), 1.0f / sum), l = v8_pick(none, v8_set(0), top * LN2 + v8_log(sum));
-        for (int64_t j = i; j < i + 8 && j < n; j++) {
+    for (int64_t i = 0; i < n; i += VL) {
+        vf sum = vf_load(r->sum + i), top = vf_load(r->top + i);
+        vm none = vf_eq(sum, vf_set(0));
+        vf inv = vf_pick(none, vf_set(0), 1.0f / sum), l = vf_pick(none, vf_set(0), top * LN2 + vf_log(sum));
+        for (int64_t j = i; j < i + VL && j < n; j++) {
             lse[j * t->heads] = l[j - i];
             if (sum[j - i] == 0)
                 memset(to + j * y->stride[0], 0, (size_t)t->dim * sizeof *to);
