@@ -8,6 +8,7 @@
 
 #include "autograd/kernels/gemm.h"
 #include "autograd/kernels/patches.h"
+#include "autograd/kernels/winograd.h"
 #include "base/isa.h"
 #include "base/threads.h"
 
@@ -395,7 +396,16 @@ static bool accepts(const struct ad_call *c)
     return d.cg >= 1 && d.fg >= 1;
 }
 
+static bool by_tiles(const struct ad_call *c)
+{
+    struct conv_dims d = conv_call_of(c).d;
+    return winograd_pays(&d);
+}
+
 const struct ad_kernel ISA_FN(ad_kernels_conv)[] = {
+    {&ad_op_conv2d, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd"},
+    {&ad_op_conv2d_transpose, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd"},
+    {&ad_op_conv2d_dw, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd"},
     {&ad_op_conv2d, AD_F32, accepts, run, scratch, "implicit"},
     {&ad_op_conv2d_transpose, AD_F32, accepts, run_transpose, scratch, "implicit"},
     {&ad_op_conv2d_dw, AD_F32, accepts, run_dw, scratch, "implicit"},
