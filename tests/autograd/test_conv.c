@@ -105,6 +105,107 @@ static void test_cuts(void **state)
         1, {1, 700}, {1, 5}, 1, 13, 8, (struct conv_attr){{1, 2}, {0, 2}, {1, 1}, 1, {0, 0}, {0, 0}}});
 }
 
+/* ---- Winograd's tiles ------------------------------------------------------------------------------------------------ */
+
+/* The conv2d form by plain f32 sums, one after the other, for `op`'s output. */
+static void plain_sums(const struct ad_op *op, const void *attr, const struct ad_tensor *in, struct ad_tensor *out)
+{
+    struct ad_call c = {.in = in, .out = out, .n_in = 2, .n_out = 1, .attr = attr, .op = op};
+    struct conv_call k = conv_call_of(&c);
+    const struct conv_dims *d = &k.d;
+    const float *x = k.x->data, *w = k.w->data, *y = k.y->data;
+    float *to = out->data;
+    memset(to, 0, (size_t)ad_count(out->shape) * sizeof *to);
+    for (int64_t p = 0; p < d->n * d->out[0] * d->out[1]; p++)
+        for (int64_t t = 0; t < 9; t++) {
+            int64_t row = p / d->out[1] % d->out[0] - d->pad[0] + t / 3, col = p % d->out[1] - d->pad[1] + t % 3;
+            if (row < 0 || row >= d->h[0] || col < 0 || col >= d->h[1]) continue;
+            int64_t at = ((p / d->out[1] / d->out[0] * d->h[0] + row) * d->h[1] + col) * d->c;
+            for (int64_t i = 0; i < d->c; i++)
+                for (int64_t f = 0; f < d->f; f++) {
+                    int64_t xi = at + i, wi = (t * d->c + i) * d->f + f, yi = p * d->f + f;
+                    if (op == &ad_op_conv2d)
+                        to[yi] += x[xi] * w[wi];
+                    else if (op == &ad_op_conv2d_transpose)
+                        to[xi] += y[yi] * w[wi];
+                    else
+                        to[wi] += x[xi] * y[yi];
+                }
+        }
+}
+
+static double rms_error(const struct ad_tensor *want, const struct ad_tensor *got, double *worst)
+{
+    double sum = 0;
+    int64_t n = ad_count(want->shape);
+    *worst = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double e = fabs(ad_get(want, i) - ad_get(got, i));
+        sum += e * e;
+        if (!(e <= *worst)) *worst = e;
+    }
+    return sqrt(sum / (double)n);
+}
+
+/* The transforms' sums have at most 9 times the size of the plain one's (winograd.h), so the worst error is within 9 times
+ * the bound of check_products, here with the largest of its sums for all; the typical one, two thirds of the plain f32 sum's
+ * for conv2d and its adjoint here and at most that for conv2d_dw, must be within 1.25 of it. The same bits for any number of threads. */
+static void check_tiles(const struct ad_op *op, const void *attr, const struct ad_tensor *in, int64_t depth,
+                        const char *what)
+{
+    static const int threads[] = {1, 2, 3, 7};
+    struct ad_call c = {.in = in, .n_in = 2, .n_out = 1, .attr = attr, .op = op};
+    struct check_run want = check_once(op, attr, in, 2, false), plain = check_once(op, attr, in, 2, false),
+                     one = {.n_out = 0};
+    c.out = want.out;
+    assert_string_equal(ad_kernel_find(op, &c)->name, "winograd");
+    plain_sums(op, attr, in, plain.out);
+    double worst, usual = rms_error(want.out, plain.out, &worst);
+    for (int t = 0; t < 4; t++) {
+        omp_set_num_threads(threads[t]);
+        struct check_run got = check_once(op, attr, in, 2, true);
+        double rms = rms_error(want.out, got.out, &worst);
+        if (!(rms <= 1.25 * usual))
+            fail_msg("%s %s: the typical error is %.3g, that of a plain sum %.3g", op->name, what, rms, usual);
+        if (!(worst <= 9 * (double)(depth + 8) * 0x1p-23 * (double)depth))
+            fail_msg("%s %s: an error of %.3g", op->name, what, worst);
+        if (t == 0) {
+            one = got;
+            continue;
+        }
+        if (memcmp(one.out[0].data, got.out[0].data, (size_t)ad_count(want.out[0].shape) * sizeof(float)))
+            fail_msg("%s %s: other bits on %d threads", op->name, what, threads[t]);
+        check_free(&got);
+    }
+    check_free(&one);
+    check_free(&want);
+    check_free(&plain);
+}
+
+static void test_winograd(void **state)
+{
+    /* n, h, w, channels in, out, pad: tails of every vector width, odd sizes, more than one block and group of tiles. */
+    static const int sizes[][7] = {{1, 16, 16, 32, 32, 1, 1}, {2, 13, 17, 33, 40, 1, 1}, {4, 11, 9, 47, 36, 0, 1},
+                                   {1, 15, 18, 64, 33, 2, 2}, {4, 24, 23, 37, 61, 1, 2}, {2, 11, 14, 130, 150, 1, 1},
+                                   {5, 7, 8, 32, 300, 1, 1},  {1, 63, 9, 260, 41, 1, 0}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        const int *s = sizes[i];
+        char what[100];
+        snprintf(what, sizeof what, "%d x %d x %d, %d -> %d, pad %d %d", s[0], s[1], s[2], s[3], s[4], s[5], s[6]);
+        struct conv_attr a = {.stride = {1, 1}, .pad = {s[5], s[6]}, .dilation = {1, 1}, .groups = 1}, dw = a;
+        dw.kernel[0] = dw.kernel[1] = 3;
+        int64_t out[2] = {s[1] + 2 * s[5] - 2, s[2] + 2 * s[6] - 2};
+        struct ad_tensor x = check_tensor(SHAPE(s[0], s[1], s[2], s[3])), w = check_tensor(SHAPE(3, 3, s[3], s[4])),
+                         y = check_tensor(SHAPE(s[0], out[0], out[1], s[4]));
+        check_tiles(&ad_op_conv2d, &a, (struct ad_tensor[]){x, w}, 9 * s[3], what);
+        check_tiles(&ad_op_conv2d_transpose, &a, (struct ad_tensor[]){y, w}, 9 * s[4], what);
+        check_tiles(&ad_op_conv2d_dw, &dw, (struct ad_tensor[]){x, y}, s[0] * out[0] * out[1], what);
+        free(x.data);
+        free(y.data);
+        free(w.data);
+    }
+}
+
 /* ---- pooling and resizing: linear, or exact ---------------------------------------------------------------------- */
 
 static void test_resample(void **state)
@@ -298,9 +399,14 @@ static void test_batch_norm_not_finite(void **state)
 int main(void)
 {
     threads_init(2);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random),     cmocka_unit_test(test_depthwise),
-                                       cmocka_unit_test(test_cuts),       cmocka_unit_test(test_resample),
-                                       cmocka_unit_test(test_max_pool),   cmocka_unit_test(test_norms),
-                                       cmocka_unit_test(test_batch_norm), cmocka_unit_test(test_batch_norm_not_finite)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random),
+                                       cmocka_unit_test(test_depthwise),
+                                       cmocka_unit_test(test_cuts),
+                                       cmocka_unit_test(test_resample),
+                                       cmocka_unit_test(test_max_pool),
+                                       cmocka_unit_test(test_norms),
+                                       cmocka_unit_test(test_winograd),
+                                       cmocka_unit_test(test_batch_norm),
+                                       cmocka_unit_test(test_batch_norm_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
