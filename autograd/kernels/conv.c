@@ -32,20 +32,25 @@ static bool is_pointwise(const struct conv_dims *d)
 
 /* ---- one product a group -------------------------------------------------------------------------------------------- */
 
-/* The product of one group: its operand's patches, and everything of `gemm_args` but the source. */
+/* The product of one group: everything of `gemm_args` but the source, which are patches unless the operand is plain. */
 struct product {
     struct patches patches;
-    bool by_column;
+    bool by_column, plain;
     struct gemm_args g;
 };
 
-static struct gemm_source source_of(const struct product *p)
-{
-    return p->by_column ? patches_by_column(&p->patches) : patches_by_row(&p->patches);
-}
+/* Pieces of rows go over the threads where there are several groups; and where C is long and narrow and its sums are taken
+ * in several steps, so that a piece of C stays in the second-level cache from step to step. How many depends on sizes
+ * only. */
+enum { GROUP_ROWS = 256, GROUP_TASKS = 32, NEAR = 1 << 16, NEAR_ROWS = 192, STEP = 256 };
 
-/* Several groups: pieces of at least 256 rows go over the threads; the number of pieces depends on sizes only. */
-enum { GROUP_ROWS = 256, GROUP_TASKS = 32 };
+static int64_t piece_rows(const struct product *p, int64_t groups)
+{
+    const struct gemm_args *g = &p->g;
+    if (groups > 1) return max_of(GROUP_ROWS, ceil_div(g->m * groups, GROUP_TASKS));
+    int64_t rows = max_of(NEAR_ROWS, NEAR / max_of(1, g->n));
+    return p->by_column || g->k <= STEP || g->n > STEP || g->m < 16 * rows ? g->m : rows;
+}
 
 struct part {
     const struct gemm_source *of;
@@ -58,16 +63,21 @@ static void fill_part(const void *ctx, int64_t i0, int64_t ni, int64_t k0, int64
     p->of->fill(p->of->ctx, p->i0 + i0, ni, k0, nk, to, i_step, k_step);
 }
 
-static void run_part(const struct product *p, int64_t i0, int64_t rows)
+/* Rows i0 .. i0+rows-1; by all threads where `together`. */
+static void run_part(const struct product *p, int64_t i0, int64_t rows, bool together, void *scratch)
 {
-    struct gemm_source whole = source_of(p);
+    struct gemm_source whole = p->by_column ? patches_by_column(&p->patches) : patches_by_row(&p->patches);
     struct part part = {&whole, i0};
     struct gemm_source source = {fill_part, &part, p->by_column};
     struct gemm_args g = p->g;
-    g.source = &source;
+    g.source = p->plain ? NULL : &source;
+    if (p->plain) g.a += i0 * g.a_row;
     g.m = rows;
     g.c += i0 * g.c_row;
-    gemm_block(&g);
+    if (together)
+        gemm(&g, scratch);
+    else
+        gemm_block(&g);
 }
 
 typedef struct product (*product_fn)(const void *ctx, int64_t group);
@@ -75,13 +85,11 @@ typedef struct product (*product_fn)(const void *ctx, int64_t group);
 static void run_products(product_fn product_of, const void *ctx, int64_t groups, void *scratch)
 {
     struct product first = product_of(ctx, 0);
-    if (groups == 1) {
-        struct gemm_source source = source_of(&first);
-        first.g.source = &source;
-        gemm(&first.g, scratch);
+    int64_t rows = piece_rows(&first, groups), blocks = rows ? ceil_div(first.g.m, rows) : 0;
+    if (groups == 1 && blocks <= 1) {
+        run_part(&first, 0, first.g.m, true, scratch);
         return;
     }
-    int64_t rows = max_of(GROUP_ROWS, ceil_div(first.g.m * groups, GROUP_TASKS)), blocks = ceil_div(first.g.m, rows);
 #pragma omp parallel
     {
         gemm_enter_thread();
@@ -89,7 +97,7 @@ static void run_products(product_fn product_of, const void *ctx, int64_t groups,
         for (int64_t t = 0; t < groups * blocks; t++) {
             struct product p = product_of(ctx, t % groups);
             int64_t i0 = t / groups * rows;
-            run_part(&p, i0, min_of(rows, p.g.m - i0));
+            run_part(&p, i0, min_of(rows, p.g.m - i0), false, NULL);
         }
     }
 }
@@ -109,10 +117,13 @@ static struct product forward_product(const void *ctx, int64_t group)
 {
     const struct conv_call *k = ctx;
     const struct conv_dims *d = &k->d;
-    struct product p = {.patches = forward_patches(k, group)};
+    struct product p = {.patches = forward_patches(k, group), .plain = is_pointwise(d)};
     p.g = (struct gemm_args){.m = patches_positions(&p.patches),
                              .n = d->fg,
                              .k = patches_depth(&p.patches),
+                             .a = k->x->data,
+                             .a_row = d->c,
+                             .a_col = 1,
                              .b = (const float *)k->w->data + group * d->fg,
                              .b_row = d->f,
                              .b_col = 1,
@@ -124,23 +135,7 @@ static struct product forward_product(const void *ctx, int64_t group)
 static void run(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
-    const struct conv_dims *d = &k.d;
-    if (!is_pointwise(d)) {
-        run_products(forward_product, &k, d->groups, c->scratch);
-        return;
-    }
-    struct gemm_args g = {.m = d->n * d->h[0] * d->h[1],
-                          .n = d->f,
-                          .k = d->c,
-                          .a = k.x->data,
-                          .a_row = d->c,
-                          .a_col = 1,
-                          .b = k.w->data,
-                          .b_row = d->f,
-                          .b_col = 1,
-                          .c = k.y->data,
-                          .c_row = d->f};
-    gemm(&g, c->scratch);
+    run_products(forward_product, &k, k.d.groups, c->scratch);
 }
 
 /* ---- conv2d_transpose ----------------------------------------------------------------------------------------------- */
@@ -302,23 +297,31 @@ static struct transpose_room transpose_room_of(const struct conv_call *k)
     return r;
 }
 
+/* 1 x 1: the weights are read across, and stay where they are. */
+static struct product pointwise_product(const void *ctx, int64_t group)
+{
+    const struct conv_call *k = ctx;
+    const struct conv_dims *d = &k->d;
+    return (struct product){.plain = true,
+                            .g = {.m = d->n * d->h[0] * d->h[1],
+                                  .n = d->c,
+                                  .k = d->f,
+                                  .a = k->y->data,
+                                  .a_row = d->f,
+                                  .a_col = 1,
+                                  .b = k->w->data,
+                                  .b_row = 1,
+                                  .b_col = d->f,
+                                  .c = k->x->data,
+                                  .c_row = d->c}};
+}
+
 static void run_transpose(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
     const struct conv_dims *d = &k.d;
     if (is_pointwise(d)) {
-        struct gemm_args g = {.m = d->n * d->h[0] * d->h[1],
-                              .n = d->c,
-                              .k = d->f,
-                              .a = k.y->data,
-                              .a_row = d->f,
-                              .a_col = 1,
-                              .b = k.w->data,
-                              .b_row = 1,
-                              .b_col = d->f,
-                              .c = k.x->data,
-                              .c_row = d->c};
-        gemm(&g, c->scratch);
+        run_products(pointwise_product, &k, 1, c->scratch);
         return;
     }
     struct transpose_room r = transpose_room_of(&k);
@@ -339,10 +342,13 @@ static struct product dw_product(const void *ctx, int64_t group)
 {
     const struct conv_call *k = ctx;
     const struct conv_dims *d = &k->d;
-    struct product p = {.patches = forward_patches(k, group), .by_column = true};
+    struct product p = {.patches = forward_patches(k, group), .by_column = true, .plain = is_pointwise(d)};
     p.g = (struct gemm_args){.m = patches_depth(&p.patches),
                              .n = d->fg,
                              .k = patches_positions(&p.patches),
+                             .a = k->x->data,
+                             .a_row = 1,
+                             .a_col = d->c,
                              .b = (const float *)k->y->data + group * d->fg,
                              .b_row = d->f,
                              .b_col = 1,
@@ -354,23 +360,7 @@ static struct product dw_product(const void *ctx, int64_t group)
 static void run_dw(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
-    const struct conv_dims *d = &k.d;
-    if (!is_pointwise(d)) {
-        run_products(dw_product, &k, d->groups, c->scratch);
-        return;
-    }
-    struct gemm_args g = {.m = d->c,
-                          .n = d->f,
-                          .k = d->n * d->out[0] * d->out[1],
-                          .a = k.x->data,
-                          .a_row = 1,
-                          .a_col = d->c,
-                          .b = k.y->data,
-                          .b_row = d->f,
-                          .b_col = 1,
-                          .c = k.w->data,
-                          .c_row = d->f};
-    gemm(&g, c->scratch);
+    run_products(dw_product, &k, k.d.groups, c->scratch);
 }
 
 /* ---- which ---------------------------------------------------------------------------------------------------------- */
