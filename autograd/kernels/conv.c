@@ -25,6 +25,8 @@ static int64_t ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
+#define ROUND(floats) (((floats) + 15) / 16 * 16) /* so that what lies behind begins with a line */
+
 static bool is_pointwise(const struct conv_dims *d)
 {
     return d->groups == 1 && d->k[0] * d->k[1] == 1 && d->stride[0] * d->stride[1] == 1 && d->pad[0] + d->pad[1] == 0;
@@ -282,13 +284,13 @@ struct transpose_room {
 static struct transpose_room transpose_room_of(const struct conv_call *k)
 {
     const struct conv_dims *d = &k->d;
-    struct transpose_room r = {(ad_count(k->w->shape) + 15) / 16 * 16, 0, 0};
+    struct transpose_room r = {ROUND(ad_count(k->w->shape)), 0, 0};
     bool unit = d->stride[0] * d->stride[1] == 1;
     for (int64_t a = 0; a < d->stride[0]; a++)
         for (int64_t b = 0; b < d->stride[1]; b++) {
             struct residue h = residue_of(d, 0, a), w = residue_of(d, 1, b);
             int64_t n = d->n * h.axis.grid * w.axis.grid, taps = h.axis.taps * w.axis.taps;
-            if (!unit && !writes_in_place(d)) r.result = max_of(r.result, (n * d->c + 15) / 16 * 16);
+            if (!unit && !writes_in_place(d)) r.result = max_of(r.result, ROUND(n * d->c));
             if (d->groups > 1) continue;
             int64_t bytes = (int64_t)gemm_scratch(n, d->cg, taps * d->fg), one = 0;
             if (writes_in_place(d)) one = (int64_t)gemm_scratch(n / max_of(1, d->n), d->cg, taps * d->fg);
@@ -357,10 +359,42 @@ static struct product dw_product(const void *ctx, int64_t group)
     return p;
 }
 
+/* Few columns leave a product's vectors half empty; as rows they do not: then w is computed across, and turned. */
+static bool is_narrow(const struct conv_dims *d)
+{
+    return is_pointwise(d) && d->f <= 48 && d->c > d->f;
+}
+
+static struct product across_product(const struct conv_call *k)
+{
+    const struct conv_dims *d = &k->d;
+    return (struct product){.plain = true,
+                            .by_column = true,
+                            .g = {.m = d->f,
+                                  .n = d->c,
+                                  .k = d->n * d->out[0] * d->out[1],
+                                  .a = k->y->data,
+                                  .a_row = 1,
+                                  .a_col = d->f,
+                                  .b = k->x->data,
+                                  .b_row = d->c,
+                                  .b_col = 1,
+                                  .c_row = d->c}};
+}
+
 static void run_dw(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
-    run_products(dw_product, &k, k.d.groups, c->scratch);
+    const struct conv_dims *d = &k.d;
+    if (!is_narrow(d)) {
+        run_products(dw_product, &k, d->groups, c->scratch);
+        return;
+    }
+    float *w = k.w->data, *across = c->scratch;
+    struct product p = across_product(&k);
+    p.g.c = across;
+    run_part(&p, 0, d->f, true, across + ROUND(d->c * d->f));
+    transpose(across, d->c, d->f, d->c, w);
 }
 
 /* ---- which ---------------------------------------------------------------------------------------------------------- */
@@ -377,7 +411,7 @@ static size_t scratch(const struct ad_call *c)
     if (d->groups > 1) return 0;
     if (c->op == &ad_op_conv2d) return gemm_scratch(total, d->f, taps * d->c);
     if (c->op == &ad_op_conv2d_transpose) return gemm_scratch(total, d->c, d->f);
-    return gemm_scratch(taps * d->c, d->f, total);
+    return gemm_scratch(taps * d->c, d->f, total) + (is_narrow(d) ? (size_t)ROUND(d->c * d->f) * sizeof(float) : 0);
 }
 
 static bool accepts(const struct ad_call *c)

@@ -1,4 +1,4 @@
-/* Runs one op on given tensors without a plan: its plain eval and its f32 kernel, on 1, 2 and 3 threads. */
+/* Runs one op on given tensors without a plan: its plain eval and its f32 kernel, on 1, 2, 3 and 7 threads. */
 #ifndef TRIAD_TESTS_KERNEL_CHECK_H
 #define TRIAD_TESTS_KERNEL_CHECK_H
 
@@ -92,10 +92,11 @@ static inline struct check_run check_once(const struct ad_op *op, const void *at
 
 /* The kernel against the eval. `depth` is how many products a result sums: an f32 sum of n products in any order is
  * within (n + 1) 2^-24 of the sum of their absolute values (Higham 2002, 3.5), which the eval gives for |inputs|; twice
- * that with 8 more operations for the epilogue is allowed. And the same bits on 1, 2 and 3 threads. */
+ * that with 8 more operations for the epilogue is allowed. And the same bits on 1, 2, 3 and 7 threads. */
 static inline void check_products(const struct ad_op *op, const void *attr, const struct ad_tensor *in, int n_in,
                                   int64_t depth, const char *what)
 {
+    static const int counts[] = {1, 2, 3, 7};
     struct ad_tensor size[8];
     for (int i = 0; i < n_in; i++) {
         size[i] = in[i];
@@ -107,7 +108,8 @@ static inline void check_products(const struct ad_op *op, const void *attr, cons
     }
     struct check_run want = check_once(op, attr, in, n_in, false), bound = check_once(op, attr, size, n_in, false),
                      one = {.n_out = 0};
-    for (int threads = 1; threads <= 3; threads++) {
+    for (int t = 0; t < 4; t++) {
+        int threads = counts[t];
         omp_set_num_threads(threads);
         struct check_run got = check_once(op, attr, in, n_in, true);
         int64_t n = ad_count(got.out[0].shape);

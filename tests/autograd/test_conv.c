@@ -75,11 +75,27 @@ static void test_random(void **state)
     }
 }
 
+/* Channels around the widths of vectors and panels. */
+static void test_channels(void **state)
+{
+    static const int64_t channels[] = {1, 3, 5, 8, 16, 17, 32, 33, 48};
+    for (int i = 0; i < 60; i++) {
+        int64_t groups = i % 4 ? 1 : check_int(2, 5), kernel = check_int(1, 3);
+        check((struct geometry){check_int(1, 2),
+                                {check_int(1, 9), check_int(3, 20)},
+                                {i % 3 ? kernel : 1, kernel},
+                                groups,
+                                channels[check_int(0, 8)],
+                                channels[check_int(0, 8)],
+                                random_attr(groups)});
+    }
+}
+
 static void test_depthwise(void **state)
 {
-    const int64_t channels[] = {1, 3, 8, 31, 32, 41, 67};
+    const int64_t channels[] = {1, 3, 8, 16, 31, 32, 41, 67, 144};
     for (int i = 0; i < 60; i++) {
-        int64_t c = channels[i % 7];
+        int64_t c = channels[i % 9];
         check((struct geometry){check_int(1, 3),
                                 {check_int(1, 12), check_int(1, 12)},
                                 {check_int(1, 5), check_int(1, 5)},
@@ -87,6 +103,24 @@ static void test_depthwise(void **state)
                                 1,
                                 1,
                                 random_attr((int32_t)c)});
+    }
+}
+
+/* The kernels of tiles: 3 and 5 wide, steps of 1 and 2, on images from narrower than a tile to several wide. */
+static void test_depthwise_tiles(void **state)
+{
+    static const int64_t widths[] = {1, 2, 4, 7, 8, 13, 16, 19, 30, 33};
+    for (int i = 0; i < 160; i++) {
+        struct geometry t = {.n = check_int(1, 2), .groups = check_int(1, 50), .cg = 1, .fg = 1};
+        t.kernel[0] = i % 5 ? (i & 1 ? 3 : 5) : check_int(1, 6);
+        t.kernel[1] = i & 1 ? 3 : 5;
+        t.a = (struct conv_attr){
+            .stride = {1 + i / 2 % 2, 1 + i / 2 % 2}, .dilation = {1, 1}, .groups = (int32_t)t.groups};
+        if (i % 7 == 0) t.a.stride[0] = 3, t.a.dilation[0] = 2;
+        for (int k = 0; k < 2; k++) t.a.pad[k] = i % 3 ? (int32_t)t.kernel[k] / 2 : (int32_t)check_int(0, 5);
+        t.size[0] = check_int(1, 9);
+        t.size[1] = widths[i / 4 % 10];
+        check(t);
     }
 }
 
@@ -101,6 +135,16 @@ static void test_cuts(void **state)
     check((struct geometry){1, {6, 5}, {3, 3}, 1, 600, 3, plain});
     check((struct geometry){1, {6, 5}, {3, 3}, 1, 3, 600, two});
     check((struct geometry){2, {33, 35}, {1, 1}, 1, 17, 33, point});
+    check((struct geometry){2, {41, 35}, {1, 1}, 1, 37, 24, point}); /* the gradient of w across */
+    check((struct geometry){
+        1, {1, 199}, {1, 16}, 3, 21, 19, (struct conv_attr){{1, 1}, {0, 8}, {1, 1}, 3, {0, 0}, {0, 0}}});
+    /* A long result of several steps, which goes piece by piece. */
+    struct ad_tensor x = check_tensor(SHAPE(1, 76, 76, 29)), w = check_tensor(SHAPE(3, 3, 29, 200));
+    plain.pad[0] = 0;
+    plain.dilation[0] = 2;
+    check_products(&ad_op_conv2d, &plain, (struct ad_tensor[]){x, w}, 2, 261, "a long result");
+    free(x.data);
+    free(w.data);
     check((struct geometry){
         1, {1, 700}, {1, 5}, 1, 13, 8, (struct conv_attr){{1, 2}, {0, 2}, {1, 1}, 1, {0, 0}, {0, 0}}});
 }
@@ -400,12 +444,14 @@ int main(void)
 {
     threads_init(2);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_random),
-                                       cmocka_unit_test(test_depthwise),
+                                       cmocka_unit_test(test_channels),
                                        cmocka_unit_test(test_cuts),
+                                       cmocka_unit_test(test_depthwise),
+                                       cmocka_unit_test(test_depthwise_tiles),
+                                       cmocka_unit_test(test_winograd),
                                        cmocka_unit_test(test_resample),
                                        cmocka_unit_test(test_max_pool),
                                        cmocka_unit_test(test_norms),
-                                       cmocka_unit_test(test_winograd),
                                        cmocka_unit_test(test_batch_norm),
                                        cmocka_unit_test(test_batch_norm_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
