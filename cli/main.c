@@ -90,7 +90,7 @@ static int run(int argc, char **argv)
 
 /* How often a waiting thread looks before it sleeps. 20000 times are some 30 us on 3 GHz cores: longer than the gaps
  * between parallel regions of a step, so that it goes on without a sleep and a wake-up, which are 50 us each. But where
- * others want the processor, who spins loses it to those who slept: steps took up to 1.6 times as long as with 2000, which
+ * others want the processor, who spins loses it to those who slept: steps took up to 2.6 times as long as with 2000, which
  * is hardly a wait. The kernel says whether anybody had to wait for a processor in the last ten seconds. */
 static const char *spin_count(void)
 {
