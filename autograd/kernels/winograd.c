@@ -1,5 +1,5 @@
-/* See winograd.h. With D the 4 x 4 numbers that a tile reads, g the kernel and Y the tile's 2 x 2 results,
- *   Y = A' [(G g G') * (B' D B)] A      conv2d, summed over the channels by a product for each of the 16 places
+/* See winograd.h. With D the numbers that a tile reads, g the kernel and Y the tile's m x m results,
+ *   Y = A' [(G g G') * (B' D B)] A      conv2d, summed over the channels by a product for each of the (m + 2)^2 places
  *   dg = G' [sum over tiles of (B' D B) * (A dY A')] G      conv2d_dw, the sum a product too
  * and conv2d_transpose is conv2d of dY with the kernel turned around. */
 #pragma GCC optimize("O3")
@@ -9,7 +9,7 @@
 #include "base/simd.h"
 #include "base/threads.h"
 
-enum { PLACES = 16, LINE = 16 };
+enum { SIDE = 6, PLACES = SIDE * SIDE, LINE = 16 };
 
 static int64_t min_of(int64_t a, int64_t b)
 {
@@ -37,206 +37,269 @@ SIMD_FN void put(float *p, vf x, int64_t n)
         vf_store_part(p, x, n);
 }
 
-/* ---- transforms of one vector of channels ------------------------------------------------------------------------------ */
+/* ---- transforms of one line of vectors; m is 2 or 4 --------------------------------------------------------- */
 
-/* B' d, B' = (1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1): of one column or row. */
-SIMD_FN void input_line(const vf *d, int step, vf *to)
-{
-    to[0] = d[0] - d[2 * step];
-    to[step] = d[step] + d[2 * step];
-    to[2 * step] = d[2 * step] - d[step];
-    to[3 * step] = d[step] - d[3 * step];
-}
-SIMD_FN void input_tile(const vf d[16], vf to[16])
-{
-    vf t[16];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) input_line(d + i, 4, t + i);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) input_line(t + 4 * i, 1, to + 4 * i);
-}
+/* m = 2 evaluates at 0, 1, -1 and infinity; m = 4 at 0, +-a, +-b and infinity: a and b, their squares, and one over the
+ * products of differences, by which G is scaled. The popular 1 and 2 have twice the rounding error of these. */
+#define PA 0.625f
+#define PB 1.5f
+#define A2 (PA * PA)
+#define B2 (PB * PB)
+#define N0 (1 / (A2 * B2))
+#define NA (1 / (2 * A2 * (A2 - B2)))
+#define NB (1 / (2 * B2 * (B2 - A2)))
 
-/* A' m, A' = (1 1 1 0; 0 1 -1 -1) */
-SIMD_FN void output_tile(const vf m[16], vf y[4])
+/* B' d: m + 2 numbers to as many. */
+SIMD_FN void input_line(int m, const vf *d, vf *to)
 {
-    vf t[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        t[i] = (m[i] + m[4 + i]) + m[8 + i];
-        t[4 + i] = (m[4 + i] - m[8 + i]) - m[12 + i];
+    if (m == 2) {
+        to[0] = d[0] - d[2];
+        to[1] = d[1] + d[2];
+        to[2] = d[2] - d[1];
+        to[3] = d[1] - d[3];
+        return;
     }
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++) {
-        y[2 * i] = (t[4 * i] + t[4 * i + 1]) + t[4 * i + 2];
-        y[2 * i + 1] = (t[4 * i + 1] - t[4 * i + 2]) - t[4 * i + 3];
-    }
+    vf a = d[4] - B2 * d[2], b = d[3] - B2 * d[1], c = d[4] - A2 * d[2], e = d[3] - A2 * d[1];
+    to[0] = A2 * B2 * d[0] - (A2 + B2) * d[2] + d[4];
+    to[1] = a + PA * b;
+    to[2] = a - PA * b;
+    to[3] = c + PB * e;
+    to[4] = c - PB * e;
+    to[5] = A2 * B2 * d[1] - (A2 + B2) * d[3] + d[5];
 }
 
-/* A y A' */
-SIMD_FN void output_adjoint(const vf y[4], vf m[16])
+/* A' u: m + 2 numbers to m. */
+SIMD_FN void output_line(int m, const vf *u, vf *to)
 {
-    vf t[8]; /* A y: (4, 2) */
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++) {
-        t[i] = y[i];
-        t[2 + i] = y[i] + y[2 + i];
-        t[4 + i] = y[i] - y[2 + i];
-        t[6 + i] = -y[2 + i];
+    if (m == 2) {
+        to[0] = (u[0] + u[1]) + u[2];
+        to[1] = (u[1] - u[2]) - u[3];
+        return;
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        m[4 * i] = t[2 * i];
-        m[4 * i + 1] = t[2 * i] + t[2 * i + 1];
-        m[4 * i + 2] = t[2 * i] - t[2 * i + 1];
-        m[4 * i + 3] = -t[2 * i + 1];
-    }
+    vf p = u[1] + u[2], q = u[1] - u[2], r = u[3] + u[4], e = u[3] - u[4];
+    to[0] = (u[0] + p) + r;
+    to[1] = PA * q + PB * e;
+    to[2] = A2 * p + B2 * r;
+    to[3] = (A2 * PA * q + B2 * PB * e) + u[5];
 }
 
-/* G g, G = (1 0 0; 1/2 1/2 1/2; 1/2 -1/2 1/2; 0 0 1) */
-SIMD_FN void kernel_tile(const vf g[9], vf to[16])
+/* A y: m numbers to m + 2. */
+SIMD_FN void output_line_back(int m, const vf *y, vf *to)
 {
-    vf t[12]; /* (4, 3) */
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; i++) {
-        vf sum = 0.5f * (g[i] + g[6 + i]), half = 0.5f * g[3 + i];
-        t[i] = g[i];
-        t[3 + i] = sum + half;
-        t[6 + i] = sum - half;
-        t[9 + i] = g[6 + i];
+    if (m == 2) {
+        to[0] = y[0];
+        to[1] = y[0] + y[1];
+        to[2] = y[0] - y[1];
+        to[3] = -y[1];
+        return;
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        vf sum = 0.5f * (t[3 * i] + t[3 * i + 2]), half = 0.5f * t[3 * i + 1];
-        to[4 * i] = t[3 * i];
-        to[4 * i + 1] = sum + half;
-        to[4 * i + 2] = sum - half;
-        to[4 * i + 3] = t[3 * i + 2];
-    }
+    vf even = y[0] + A2 * y[2], odd = PA * y[1] + A2 * PA * y[3];
+    vf even2 = y[0] + B2 * y[2], odd2 = PB * y[1] + B2 * PB * y[3];
+    to[0] = y[0];
+    to[1] = even + odd;
+    to[2] = even - odd;
+    to[3] = even2 + odd2;
+    to[4] = even2 - odd2;
+    to[5] = y[3];
 }
 
-/* G' u G */
-SIMD_FN void kernel_adjoint(const vf u[16], vf g[9])
+/* G g: 3 numbers to m + 2. */
+SIMD_FN void kernel_line(int m, const vf *g, vf *to)
 {
-    vf t[12]; /* G' u: (3, 4) */
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        vf sum = 0.5f * (u[4 + i] + u[8 + i]);
-        t[i] = u[i] + sum;
-        t[4 + i] = 0.5f * (u[4 + i] - u[8 + i]);
-        t[8 + i] = sum + u[12 + i];
+    if (m == 2) {
+        vf sum = 0.5f * (g[0] + g[2]), half = 0.5f * g[1];
+        to[0] = g[0];
+        to[1] = sum + half;
+        to[2] = sum - half;
+        to[3] = g[2];
+        return;
     }
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; i++) {
-        vf sum = 0.5f * (t[4 * i + 1] + t[4 * i + 2]);
-        g[3 * i] = t[4 * i] + sum;
-        g[3 * i + 1] = 0.5f * (t[4 * i + 1] - t[4 * i + 2]);
-        g[3 * i + 2] = sum + t[4 * i + 3];
+    vf a = NA * g[0] + NA * A2 * g[2], b = NA * PA * g[1], c = NB * g[0] + NB * B2 * g[2], e = NB * PB * g[1];
+    to[0] = N0 * g[0];
+    to[1] = a + b;
+    to[2] = a - b;
+    to[3] = c + e;
+    to[4] = c - e;
+    to[5] = g[2];
+}
+
+/* G' u: m + 2 numbers to 3. */
+SIMD_FN void kernel_line_back(int m, const vf *u, vf *to)
+{
+    if (m == 2) {
+        vf sum = 0.5f * (u[1] + u[2]);
+        to[0] = u[0] + sum;
+        to[1] = 0.5f * (u[1] - u[2]);
+        to[2] = sum + u[3];
+        return;
+    }
+    vf p = u[1] + u[2], q = u[1] - u[2], r = u[3] + u[4], e = u[3] - u[4];
+    to[0] = (N0 * u[0] + NA * p) + NB * r;
+    to[1] = NA * PA * q + NB * PB * e;
+    to[2] = (NA * A2 * p + NB * B2 * r) + u[5];
+}
+
+/* An n x n square of vectors, rows SIDE apart, by columns and then by rows, becomes to_n x to_n. */
+typedef void (*line_fn)(int m, const vf *from, vf *to);
+SIMD_FN void square(line_fn line, int m, int n, int to_n, vf *x)
+{
+    vf from[SIDE], to[SIDE];
+#pragma GCC unroll 6
+    for (int i = 0; i < n; i++) {
+#pragma GCC unroll 6
+        for (int k = 0; k < n; k++) from[k] = x[SIDE * k + i];
+        line(m, from, to);
+#pragma GCC unroll 6
+        for (int k = 0; k < to_n; k++) x[SIDE * k + i] = to[k];
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < to_n; i++) {
+        line(m, x + SIDE * i, to);
+#pragma GCC unroll 6
+        for (int k = 0; k < to_n; k++) x[SIDE * i + k] = to[k];
     }
 }
 
 /* ---- images and tiles --------------------------------------------------------------------------------------------------- */
 
-/* Tiles (n, th, tw) of 2 x 2 results; those read `in` (n, h, w, c) from 2 i - pad on and belong to `out` (n, oh, ow, f). */
+/* Tiles (n, th, tw) of m x m results; those read `in` (n, h, w, c) from m i - pad on and belong to `out` (n, oh, ow, f). */
 struct tiles {
-    int64_t n, h[2], out[2], pad[2], c, f, grid[2], count;
+    int m;
+    int64_t places, n, h[2], out[2], pad[2], c, f, grid[2], count;
     const float *in;
     float *result;     /* conv2d, conv2d_transpose: what is written */
     const float *grad; /* conv2d_dw: what is read in its place */
 };
 
-struct place_of {
+struct corner {
     int64_t n, i, j; /* the tile's image and first result */
 };
-static struct place_of place_of(const struct tiles *s, int64_t t)
+static struct corner corner_of(const struct tiles *s, int64_t t)
 {
-    return (struct place_of){t / s->grid[1] / s->grid[0], 2 * (t / s->grid[1] % s->grid[0]), 2 * (t % s->grid[1])};
+    return (struct corner){t / s->grid[1] / s->grid[0], s->m * (t / s->grid[1] % s->grid[0]), s->m * (t % s->grid[1])};
 }
 
-/* Tile t's 16 transformed inputs to to[p * step]. */
-static void read_tile(const struct tiles *s, int64_t t, float *to, int64_t step)
+/* Where the pixel (row, col) of image n begins, or -1 outside. */
+static int64_t pixel(int64_t n, int64_t row, int64_t col, const int64_t *size, int64_t c)
 {
-    struct place_of at = place_of(s, t);
-    const float *from[16];
-    for (int y = 0; y < 4; y++)
-        for (int x = 0; x < 4; x++) {
-            int64_t row = at.i - s->pad[0] + y, col = at.j - s->pad[1] + x;
-            bool inside = row >= 0 && row < s->h[0] && col >= 0 && col < s->h[1];
-            from[4 * y + x] = inside ? s->in + ((at.n * s->h[0] + row) * s->h[1] + col) * s->c : NULL;
-        }
+    bool inside = row >= 0 && row < size[0] && col >= 0 && col < size[1];
+    return inside ? ((n * size[0] + row) * size[1] + col) * c : -1;
+}
+
+/* Tile t's transformed inputs to to[p * step]. */
+SIMD_FN void read_tile_of(const int m, const struct tiles *s, int64_t t, float *to, int64_t step)
+{
+    const int side = m + 2;
+    struct corner at = corner_of(s, t);
+    int64_t from[PLACES];
+    for (int i = 0; i < side * side; i++)
+        from[i] = pixel(at.n, at.i - s->pad[0] + i / side, at.j - s->pad[1] + i % side, s->h, s->c);
     for (int64_t c = 0; c < s->c; c += VL) {
         int64_t n = min_of(VL, s->c - c);
-        vf d[16], v[16];
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; i++) d[i] = from[i] ? get(from[i] + c, n) : (vf){0};
-        input_tile(d, v);
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; i++) put(to + i * step + c, v[i], n);
+        vf x[SIDE * SIDE];
+#pragma GCC unroll 36
+        for (int i = 0; i < side * side; i++)
+            x[i / side * SIDE + i % side] = from[i] >= 0 ? get(s->in + from[i] + c, n) : (vf){0};
+        square(input_line, m, side, side, x);
+#pragma GCC unroll 36
+        for (int i = 0; i < side * side; i++) put(to + i * step + c, x[i / side * SIDE + i % side], n);
     }
 }
 
-static void write_tile(const struct tiles *s, int64_t t, const float *from, int64_t step)
+SIMD_FN void write_tile_of(const int m, const struct tiles *s, int64_t t, const float *from, int64_t step)
 {
-    struct place_of at = place_of(s, t);
-    float *to[4];
-    for (int i = 0; i < 4; i++) {
-        int64_t row = at.i + i / 2, col = at.j + i % 2;
-        bool inside = row < s->out[0] && col < s->out[1];
-        to[i] = inside ? s->result + ((at.n * s->out[0] + row) * s->out[1] + col) * s->f : NULL;
-    }
+    const int side = m + 2;
+    struct corner at = corner_of(s, t);
+    int64_t to[PLACES];
+    for (int i = 0; i < m * m; i++) to[i] = pixel(at.n, at.i + i / m, at.j + i % m, s->out, s->f);
     for (int64_t f = 0; f < s->f; f += VL) {
         int64_t n = min_of(VL, s->f - f);
-        vf m[16], y[4];
+        vf x[SIDE * SIDE];
+#pragma GCC unroll 36
+        for (int i = 0; i < side * side; i++) x[i / side * SIDE + i % side] = get(from + i * step + f, n);
+        square(output_line, m, side, m, x);
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; i++) m[i] = get(from + i * step + f, n);
-        output_tile(m, y);
-        for (int i = 0; i < 4; i++)
-            if (to[i]) put(to[i] + f, y[i], n);
+        for (int i = 0; i < m * m; i++)
+            if (to[i] >= 0) put(s->result + to[i] + f, x[i / m * SIDE + i % m], n);
     }
 }
 
 /* conv2d_dw: tile t's results' gradients, transformed. */
-static void read_grad(const struct tiles *s, int64_t t, float *to, int64_t step)
+SIMD_FN void read_grad_of(const int m, const struct tiles *s, int64_t t, float *to, int64_t step)
 {
-    struct place_of at = place_of(s, t);
-    const float *from[4];
-    for (int i = 0; i < 4; i++) {
-        int64_t row = at.i + i / 2, col = at.j + i % 2;
-        bool inside = row < s->out[0] && col < s->out[1];
-        from[i] = inside ? s->grad + ((at.n * s->out[0] + row) * s->out[1] + col) * s->f : NULL;
-    }
+    const int side = m + 2;
+    struct corner at = corner_of(s, t);
+    int64_t from[PLACES];
+    for (int i = 0; i < m * m; i++) from[i] = pixel(at.n, at.i + i / m, at.j + i % m, s->out, s->f);
     for (int64_t f = 0; f < s->f; f += VL) {
         int64_t n = min_of(VL, s->f - f);
-        vf y[4], m[16];
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) y[i] = from[i] ? get(from[i] + f, n) : (vf){0};
-        output_adjoint(y, m);
+        vf x[SIDE * SIDE];
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; i++) put(to + i * step + f, m[i], n);
+        for (int i = 0; i < m * m; i++)
+            x[i / m * SIDE + i % m] = from[i] >= 0 ? get(s->grad + from[i] + f, n) : (vf){0};
+        square(output_line_back, m, m, side, x);
+#pragma GCC unroll 36
+        for (int i = 0; i < side * side; i++) put(to + i * step + f, x[i / side * SIDE + i % side], n);
     }
 }
 
-/* w (3, 3, c f) to u (16, c f), its taps in falling order where `turned`. */
-static void transform_kernel(const float *w, int64_t size, bool turned, float *u)
+#define BOTH(name, type)                                                      \
+    static void name(const struct tiles *s, int64_t t, type *x, int64_t step) \
+    {                                                                         \
+        if (s->m == 2)                                                        \
+            name##_of(2, s, t, x, step);                                      \
+        else                                                                  \
+            name##_of(4, s, t, x, step);                                      \
+    }
+BOTH(read_tile, float)
+BOTH(write_tile, const float)
+BOTH(read_grad, float)
+
+/* Vector b of w (3, 3, size) to u (places, size), its taps in falling order where `turned`; and back. */
+SIMD_FN void kernel_of(const int m, const float *w, int64_t size, int64_t b, bool turned, float *u)
 {
+    const int side = m + 2;
+    int64_t at = b * VL, n = min_of(VL, size - at);
+    vf x[SIDE * SIDE];
+#pragma GCC unroll 9
+    for (int i = 0; i < 9; i++) x[i / 3 * SIDE + i % 3] = get(w + (turned ? 8 - i : i) * size + at, n);
+    square(kernel_line, m, 3, side, x);
+#pragma GCC unroll 36
+    for (int i = 0; i < side * side; i++) put(u + i * size + at, x[i / side * SIDE + i % side], n);
+}
+SIMD_FN void kernel_back_of(const int m, const float *u, int64_t size, int64_t b, float *w)
+{
+    const int side = m + 2;
+    int64_t at = b * VL, n = min_of(VL, size - at);
+    vf x[SIDE * SIDE];
+#pragma GCC unroll 36
+    for (int i = 0; i < side * side; i++) x[i / side * SIDE + i % side] = get(u + i * size + at, n);
+    square(kernel_line_back, m, side, 3, x);
+#pragma GCC unroll 9
+    for (int i = 0; i < 9; i++) put(w + i * size + at, x[i / 3 * SIDE + i % 3], n);
+}
+
+static void transform_kernel(const struct tiles *s, const float *w, bool turned, float *u)
+{
+    int64_t size = s->c * s->f;
 #pragma omp parallel for schedule(static) if (size * 32 > PAR_MIN)
     for (int64_t b = 0; b < ceil_div(size, VL); b++) {
-        int64_t at = b * VL, n = min_of(VL, size - at);
-        vf g[9], v[16];
-        for (int i = 0; i < 9; i++) g[i] = get(w + (turned ? 8 - i : i) * size + at, n);
-        kernel_tile(g, v);
-        for (int i = 0; i < 16; i++) put(u + i * size + at, v[i], n);
+        if (s->m == 2)
+            kernel_of(2, w, size, b, turned, u);
+        else
+            kernel_of(4, w, size, b, turned, u);
     }
 }
 
-static void transform_back(const float *u, int64_t size, float *w)
+static void transform_back(const struct tiles *s, const float *u, float *w)
 {
+    int64_t size = s->c * s->f;
 #pragma omp parallel for schedule(static) if (size * 32 > PAR_MIN)
     for (int64_t b = 0; b < ceil_div(size, VL); b++) {
-        int64_t at = b * VL, n = min_of(VL, size - at);
-        vf v[16], g[9];
-        for (int i = 0; i < 16; i++) v[i] = get(u + i * size + at, n);
-        kernel_adjoint(v, g);
-        for (int i = 0; i < 9; i++) put(w + i * size + at, g[i], n);
+        if (s->m == 2)
+            kernel_back_of(2, u, size, b, w);
+        else
+            kernel_back_of(4, u, size, b, w);
     }
 }
 
@@ -267,17 +330,17 @@ static bool stays_near(const struct tiles *s)
 
 static void run_near(const struct tiles *s, const float *u, bool turned)
 {
-    int64_t rows = min_of(ROOM / (PLACES * (s->c + s->f)), 128), blocks = ceil_div(s->count, rows);
+    int64_t rows = min_of(ROOM / (s->places * (s->c + s->f)), 128), blocks = ceil_div(s->count, rows);
 #pragma omp parallel
     {
         struct room room;
-        float *v = room.x, *m = v + PLACES * rows * s->c;
+        float *v = room.x, *m = v + s->places * rows * s->c;
         gemm_enter_thread();
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < blocks; b++) {
             int64_t first = b * rows, n = min_of(rows, s->count - first);
             for (int64_t t = 0; t < n; t++) read_tile(s, first + t, v + t * s->c, rows * s->c);
-            for (int p = 0; p < PLACES; p++)
+            for (int p = 0; p < s->places; p++)
                 multiply(s, u + p * s->c * s->f, turned, n, v + p * rows * s->c, m + p * rows * s->f);
             for (int64_t t = 0; t < n; t++) write_tile(s, first + t, m + t * s->f, rows * s->f);
         }
@@ -287,7 +350,7 @@ static void run_near(const struct tiles *s, const float *u, bool turned)
 /* Many channels: the threads take each step together for as many tiles as a few megabytes hold. */
 static int64_t group_of(const struct tiles *s, int64_t floats)
 {
-    int64_t most = max_of(256, floats / (PLACES * (s->c + s->f)));
+    int64_t most = max_of(256, floats / (s->places * (s->c + s->f)));
     return ceil_div(s->count, max_of(1, ceil_div(s->count, most)));
 }
 static int64_t far_group(const struct tiles *s)
@@ -299,7 +362,7 @@ static void run_far(const struct tiles *s, const float *u, bool turned, float *s
 {
     enum { ROWS = 256 };
     int64_t group = far_group(s), pieces = ceil_div(group, ROWS);
-    float *v = scratch, *m = v + PLACES * group * s->c;
+    float *v = scratch, *m = v + s->places * group * s->c;
 #pragma omp parallel
     {
         gemm_enter_thread();
@@ -308,7 +371,7 @@ static void run_far(const struct tiles *s, const float *u, bool turned, float *s
 #pragma omp for schedule(static)
             for (int64_t t = 0; t < n; t++) read_tile(s, first + t, v + t * s->c, group * s->c);
 #pragma omp for schedule(dynamic)
-            for (int64_t i = 0; i < PLACES * pieces; i++) {
+            for (int64_t i = 0; i < s->places * pieces; i++) {
                 int64_t p = i / pieces, r = i % pieces * ROWS, rows = min_of(ROWS, n - r);
                 if (rows > 0)
                     multiply(s, u + p * s->c * s->f, turned, rows, v + (p * group + r) * s->c,
@@ -331,7 +394,7 @@ static void run_dw(const struct tiles *s, float *u, float *scratch)
 {
     enum { ROWS = 256 };
     int64_t group = dw_group(s), pieces = ceil_div(s->c, ROWS);
-    float *v = scratch, *e = v + PLACES * group * s->c;
+    float *v = scratch, *e = v + s->places * group * s->c;
 #pragma omp parallel
     {
         gemm_enter_thread();
@@ -343,7 +406,7 @@ static void run_dw(const struct tiles *s, float *u, float *scratch)
                 read_grad(s, first + t, e + t * s->f, group * s->f);
             }
 #pragma omp for schedule(dynamic)
-            for (int64_t i = 0; i < PLACES * pieces; i++) {
+            for (int64_t i = 0; i < s->places * pieces; i++) {
                 int64_t p = i / pieces, r = i % pieces * ROWS;
                 struct gemm_args g = {.m = min_of(ROWS, s->c - r), .n = s->f, .k = n, .a = v + p * group * s->c + r};
                 g.a_row = 1;
@@ -362,6 +425,12 @@ static void run_dw(const struct tiles *s, float *u, float *scratch)
 
 /* ---- which --------------------------------------------------------------------------------------------------------------- */
 
+/* The tile that needs fewer products: larger ones waste more at the border. */
+static int m_of(const int64_t *out)
+{
+    return 36 * ceil_div(out[0], 4) * ceil_div(out[1], 4) < 16 * ceil_div(out[0], 2) * ceil_div(out[1], 2) ? 4 : 2;
+}
+
 static struct tiles tiles_of(const struct ad_call *c, struct conv_call *k)
 {
     *k = conv_call_of(c);
@@ -372,8 +441,10 @@ static struct tiles tiles_of(const struct ad_call *c, struct conv_call *k)
         s.h[i] = turned ? d->out[i] : d->h[i];
         s.out[i] = turned ? d->h[i] : d->out[i];
         s.pad[i] = turned ? 2 - d->pad[i] : d->pad[i];
-        s.grid[i] = ceil_div(s.out[i], 2);
     }
+    s.m = m_of(s.out);
+    s.places = (s.m + 2) * (s.m + 2);
+    for (int i = 0; i < 2; i++) s.grid[i] = ceil_div(s.out[i], s.m);
     s.count = s.n * s.grid[0] * s.grid[1];
     s.in = turned ? k->y->data : k->x->data;
     s.result = turned ? k->x->data : k->y->data;
@@ -391,7 +462,7 @@ bool winograd_pays(const struct conv_dims *d)
 
 static int64_t kernel_floats(const struct tiles *s)
 {
-    return (PLACES * s->c * s->f + LINE - 1) / LINE * LINE;
+    return (s->places * s->c * s->f + LINE - 1) / LINE * LINE;
 }
 
 size_t winograd_scratch(const struct ad_call *c)
@@ -400,9 +471,9 @@ size_t winograd_scratch(const struct ad_call *c)
     struct tiles s = tiles_of(c, &k);
     int64_t floats = kernel_floats(&s);
     if (c->op == &ad_op_conv2d_dw)
-        floats += PLACES * dw_group(&s) * (s.c + s.f);
+        floats += s.places * dw_group(&s) * (s.c + s.f);
     else if (!stays_near(&s))
-        floats += PLACES * far_group(&s) * (s.c + s.f);
+        floats += s.places * far_group(&s) * (s.c + s.f);
     return (size_t)floats * sizeof(float);
 }
 
@@ -414,10 +485,10 @@ void winograd_run(const struct ad_call *c)
     bool turned = c->op == &ad_op_conv2d_transpose;
     if (c->op == &ad_op_conv2d_dw) {
         run_dw(&s, u, rest);
-        transform_back(u, s.c * s.f, k.w->data);
+        transform_back(&s, u, k.w->data);
         return;
     }
-    transform_kernel(k.w->data, s.c * s.f, turned, u);
+    transform_kernel(&s, k.w->data, turned, u);
     if (stays_near(&s))
         run_near(&s, u, turned);
     else

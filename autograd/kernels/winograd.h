@@ -1,7 +1,8 @@
-/* 3x3 convolution with a step of 1 by Winograd's minimal filtering F(2x2, 3x3) (Lavin & Gray 2016, eq. 8 and sec. 4.1):
- * sixteen products over tiles of 2 x 2 results, 4/9 of the multiplications. All transforms are sums with the factors 1 and
- * 1/2. The bound of the error is 9 times that of the plain sum, for the largest numbers that a tile sees; the typical error
- * is below that of an f32 sum in order (both held by tests/autograd/test_conv.c). A number that is not finite reaches all of its tiles' results. */
+/* 3x3 convolution with a step of 1 by Winograd's minimal filtering F(m x m, 3 x 3), m = 4 or 2 (Lavin & Gray 2016, sec. 4):
+ * (m + 2)^2 products over tiles of m x m results, 1/4 or 4/9 of the multiplications. The bound of the error is 62 (m = 4)
+ * or 9 (m = 2) times that of the plain sum, for the largest numbers that a tile sees: the norms of the transforms; the
+ * typical error is twice, or below, that of an f32 sum in order (both held by tests/autograd/test_conv.c). A number that
+ * is not finite reaches all of its tiles' results. */
 #ifndef TRIAD_AUTOGRAD_KERNELS_WINOGRAD_H
 #define TRIAD_AUTOGRAD_KERNELS_WINOGRAD_H
 

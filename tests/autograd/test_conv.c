@@ -191,9 +191,9 @@ static double rms_error(const struct ad_tensor *want, const struct ad_tensor *go
     return sqrt(sum / (double)n);
 }
 
-/* The transforms' sums have at most 9 times the size of the plain one's (winograd.h), so the worst error is within 9 times
- * the bound of check_products, here with the largest of its sums for all; the typical one, two thirds of the plain f32 sum's
- * for conv2d and its adjoint here and at most that for conv2d_dw, must be within 1.25 of it. The same bits for any number of threads. */
+/* The worst error must be within the bound that winograd.h gives, 62 times that of check_products with the largest of its
+ * sums for all; the typical one is 0.5 to 1 of the plain f32 sum's in tiles of 2 x 2, 1.6 to 2.1 in those of 4 x 4, and must
+ * be within 2.5 of it. The same bits for any number of threads. */
 static void check_tiles(const struct ad_op *op, const void *attr, const struct ad_tensor *in, int64_t depth,
                         const char *what)
 {
@@ -209,9 +209,9 @@ static void check_tiles(const struct ad_op *op, const void *attr, const struct a
         omp_set_num_threads(threads[t]);
         struct check_run got = check_once(op, attr, in, 2, true);
         double rms = rms_error(want.out, got.out, &worst);
-        if (!(rms <= 1.25 * usual))
+        if (!(rms <= 2.5 * usual))
             fail_msg("%s %s: the typical error is %.3g, that of a plain sum %.3g", op->name, what, rms, usual);
-        if (!(worst <= 9 * (double)(depth + 8) * 0x1p-23 * (double)depth))
+        if (!(worst <= 62 * (double)(depth + 8) * 0x1p-23 * (double)depth))
             fail_msg("%s %s: an error of %.3g", op->name, what, worst);
         if (t == 0) {
             one = got;
@@ -231,7 +231,8 @@ static void test_winograd(void **state)
     /* n, h, w, channels in, out, pad: tails of every vector width, odd sizes, more than one block and group of tiles. */
     static const int sizes[][7] = {{1, 16, 16, 32, 32, 1, 1}, {2, 13, 17, 33, 40, 1, 1}, {4, 11, 9, 47, 36, 0, 1},
                                    {1, 15, 18, 64, 33, 2, 2}, {4, 24, 23, 37, 61, 1, 2}, {2, 11, 14, 130, 150, 1, 1},
-                                   {5, 7, 8, 32, 300, 1, 1},  {1, 63, 9, 260, 41, 1, 0}};
+                                   {5, 7, 8, 32, 300, 1, 1},  {8, 6, 6, 40, 35, 1, 1},   {3, 9, 10, 33, 32, 1, 1},
+                                   {1, 63, 9, 260, 41, 1, 0}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         const int *s = sizes[i];
         char what[100];
