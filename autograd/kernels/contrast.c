@@ -1,5 +1,5 @@
 /* The contrastive losses and their gradients in f32, by tiles of the (N, M) similarities: a tile is multiplied, used and
- * forgotten, and for the gradient multiplied again.
+ * forgotten, and for the gradient multiplied again, unless it is one of those kept.
  *
  * Tiles are taken in waves. In wave w block i of the side with fewer blocks (p of them) meets block (i + w) mod q of the
  * other: within a wave no block occurs twice, so that nobody else adds to a block's running sums or to its gradient, and
@@ -17,12 +17,12 @@
 #include "base/isa.h"
 #include "base/threads.h"
 
-enum { TILE = 256, LD = TILE + 16 }; /* most rows and columns of a tile; its rows lie LD apart */
+enum { TILE = CONTRAST_TILE, LD = TILE + 16 }; /* rows of a tile on the stack lie LD apart */
 
 /* Rows (side 0) or columns (side 1) of the similarities. */
 struct side {
     const float *x; /* (n, D), rows ld apart */
-    int64_t n, ld, blocks;
+    int64_t n, ld;
     const float *has;
     const int32_t *id;
     float *top;         /* InfoNCE forward: the largest logit so far */
@@ -35,9 +35,12 @@ struct side {
 
 struct job {
     struct side side[2];
+    struct contrast_tiles tiles;
     int64_t width, block;
+    float *kept;     /* [tiles.kept] tiles of block x block */
+    bool multiplied; /* they are there already */
     float scale, bias, dloss;
-    double *part[2]; /* [side[0].blocks] sums over a block of rows: SigLIP's loss; dscale, dbias */
+    double *part[2]; /* [tiles.rows] sums over a block of rows: SigLIP's loss; dscale, dbias */
     int32_t *done;   /* waves behind each block of the shorter side */
     bool siglip;
 };
@@ -53,19 +56,12 @@ static int64_t min_of(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* Sixteen blocks where that leaves them 64 and more, for the threads; as large as they get beyond that. */
-static int64_t block_of(int64_t n, int64_t m)
-{
-    int64_t b = (min_of(n, m) / 16 + 15) / 16 * 16;
-    return b < 64 ? 64 : b > TILE ? TILE : b;
-}
-
 static size_t room_of(const struct job *j)
 {
     size_t rows = (size_t)(j->side[0].n + j->side[1].n);
-    return (size_t)(2 * j->side[0].blocks) * sizeof(double) +
+    return (size_t)(2 * j->tiles.rows) * sizeof(double) +
            (j->siglip ? 0 : rows * (2 * sizeof(double) + sizeof(float))) +
-           (size_t)min_of(j->side[0].blocks, j->side[1].blocks) * sizeof(int32_t);
+           (size_t)min_of(j->tiles.rows, j->tiles.columns) * sizeof(int32_t);
 }
 
 /* What both ops share: sizes, inputs, scratch. c without data gives the sizes. */
@@ -74,13 +70,13 @@ static struct job job_of(const struct ad_call *c)
     struct job j = {.siglip = ((const struct contrast_attr *)c->attr)->kind == CONTRAST_SIGLIP};
     const struct ad_tensor *in = c->in;
     j.width = in[CONTRAST_A].shape.dim[1];
-    j.block = block_of(in[CONTRAST_A].shape.dim[0], in[CONTRAST_B].shape.dim[0]);
+    j.tiles = contrast_tiles(c->attr, AD_F32, in[CONTRAST_A].shape.dim[0], in[CONTRAST_B].shape.dim[0]);
+    j.block = j.tiles.block;
     for (int k = 0; k < 2; k++) {
         struct side *s = &j.side[k];
         s->x = in[CONTRAST_A + k].data;
         s->n = in[CONTRAST_A + k].shape.dim[0];
         s->ld = s->n > 1 ? in[CONTRAST_A + k].stride[0] : j.width;
-        s->blocks = (s->n + j.block - 1) / j.block;
         s->has = in[CONTRAST_HAS_A + k].data;
         s->id = in[CONTRAST_ID_A + k].data;
     }
@@ -88,7 +84,7 @@ static struct job job_of(const struct ad_call *c)
     j.scale = *(const float *)in[CONTRAST_SCALE].data;
     if (j.siglip) j.bias = *(const float *)in[CONTRAST_BIAS].data;
     double *room = c->scratch;
-    for (int k = 0; k < 2; k++) j.part[k] = room, room += j.side[0].blocks;
+    for (int k = 0; k < 2; k++) j.part[k] = room, room += j.tiles.rows;
     for (int k = 0; k < 2 && !j.siglip; k++) {
         j.side[k].sum = room, room += j.side[k].n;
         j.side[k].mean = room, room += j.side[k].n;
@@ -121,8 +117,8 @@ static struct span span_of(const struct job *j, int side, int64_t block)
 /* Every tile once, in the order that the top of the file tells. */
 static void each_tile(const struct job *j, tile_fn tile)
 {
-    bool swap = j->side[0].blocks > j->side[1].blocks;
-    int64_t p = j->side[swap].blocks, q = j->side[!swap].blocks, next = 0;
+    bool swap = j->tiles.rows > j->tiles.columns;
+    int64_t p = swap ? j->tiles.columns : j->tiles.rows, q = swap ? j->tiles.rows : j->tiles.columns, next = 0;
     int threads = omp_in_parallel() ? 1 : (int)min_of(threads_count(), p > 1 ? p : 1);
     int32_t *done = j->done;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -148,9 +144,20 @@ static const float *row_of(struct span s, int64_t i)
     return s.s->x + (s.at + i) * s.s->ld;
 }
 
-/* u (rows, columns) = A B' */
-static void similarities(const struct job *j, struct span r, struct span c, float *u)
+/* The products of a tile. */
+struct tile {
+    const float *u;
+    int64_t ld;
+};
+
+/* A B' of a tile: kept, or in `room` where it is not. */
+static struct tile similarities(const struct job *j, struct span r, struct span c, float *room)
 {
+    int64_t number = r.at / j->block * j->tiles.columns + c.at / j->block;
+    bool keep = number < j->tiles.kept;
+    float *u = keep ? j->kept + number * j->block * j->block : room;
+    struct tile t = {u, keep ? j->block : LD};
+    if (keep && j->multiplied) return t;
     gemm_block(&(struct gemm_args){.m = r.n,
                                    .n = c.n,
                                    .k = j->width,
@@ -161,7 +168,8 @@ static void similarities(const struct job *j, struct span r, struct span c, floa
                                    .b_row = 1,
                                    .b_col = c.s->ld,
                                    .c = u,
-                                   .c_row = LD});
+                                   .c_row = t.ld});
+    return t;
 }
 
 /* What a tile asks about its columns; what lies behind the last is absent. */
@@ -206,6 +214,18 @@ static inline v8 v8_and(v8i mask, v8 x)
     return (v8)(mask & (v8i)x);
 }
 
+/* exp as v8_exp, for numbers up to 88: half of its work is with what lies above. */
+static inline v8 exp_down(v8 x)
+{
+    v8i low = x < -87.33654f;
+    v8 t = v8_pick(low, v8_set(-87.33654f), x), z = t * 1.44269504f + 12582912.0f, k = z - 12582912.0f;
+    v8 r = (t - k * 0.693359375f) - k * -2.12194440e-4f;
+    v8 p = POLY(r, 1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
+                5.0000001201e-1f);
+    v8i n = (v8i)z - (v8i)v8_set(12582912.0f);
+    return v8_and(~low, (p * r * r + r + 1.0f) * (v8)((n + 127) << 23));
+}
+
 /* ---- InfoNCE forward ---------------------------------------------------------------------------------------------- */
 
 /* What to subtract before exp: a row without logits (all -inf) must not make NaNs. */
@@ -234,19 +254,22 @@ static float largest(v8 x)
     return top;
 }
 
-/* u becomes logits, -inf where the column is absent; the largest of each row and, in top, of each column. */
-static void logits(const struct job *j, struct span r, const struct columns *k, float *u, float *row_top, float *top)
+/* Logits in s (which may be the products' own memory), -inf where the column is absent; the largest of each row and, in
+ * top, of each column. */
+static void logits(const struct job *j, struct span r, const struct columns *k, struct tile t, float *s, float *row_top,
+                   float *top)
 {
     v8 scale = v8_set(j->scale), none = v8_set(-INFINITY);
     for (int64_t x = 0; x < k->padded; x += 8) v8_store(top + x, none);
-    for (int64_t i = 0; i < r.n; i++, u += LD) {
+    for (int64_t i = 0; i < r.n; i++, s += LD) {
         v8 most = none;
+        const float *u = t.u + i * t.ld;
         if (r.s->has[r.at + i] == 0) continue;
         for (int64_t x = 0; x < k->padded; x += 8) {
-            v8 s = v8_pick(v8i_load(k->keep + x), v8_load(u + x) * scale, none);
-            v8_store(u + x, s);
-            most = v8_max(s, most);
-            v8_store(top + x, v8_max(s, v8_load(top + x)));
+            v8 y = v8_pick(v8i_load(k->keep + x), v8_load(u + x) * scale, none);
+            v8_store(s + x, y);
+            most = v8_max(y, most);
+            v8_store(top + x, v8_max(y, v8_load(top + x)));
         }
         row_top[i] = largest(most);
     }
@@ -289,8 +312,7 @@ static void infonce_tile(const struct job *j, struct span r, struct span c, floa
     float row_top[TILE], top[TILE], from[TILE], sum[TILE];
     struct columns k;
     columns_of(r, c, &k);
-    similarities(j, r, c, s);
-    logits(j, r, &k, s, row_top, top);
+    logits(j, r, &k, similarities(j, r, c, s), s, row_top, top);
     for (int64_t x = 0; x < k.padded; x++) from[x] = reference(top[x]), sum[x] = 0;
     for (int64_t i = 0; i < r.n; i++) {
         const float *row = s + i * LD;
@@ -298,8 +320,8 @@ static void infonce_tile(const struct job *j, struct span r, struct span c, floa
         if (r.s->has[r.at + i] == 0) continue;
         for (int64_t x = 0; x < k.padded; x += 8) {
             v8 y = v8_load(row + x);
-            part += v8_exp(y - row_from);
-            v8_store(sum + x, v8_load(sum + x) + v8_exp(y - v8_load(from + x)));
+            part += exp_down(y - row_from);
+            v8_store(sum + x, v8_load(sum + x) + exp_down(y - v8_load(from + x)));
         }
         join(&r.s->top[r.at + i], &r.s->sum[r.at + i], row_top[i], v8_sum(part));
     }
@@ -337,13 +359,14 @@ static void run_infonce(const struct ad_call *c, struct job *j)
 
 /* ---- SigLIP forward ----------------------------------------------------------------------------------------------- */
 
-static void siglip_tile(const struct job *j, struct span r, struct span c, float *u)
+static void siglip_tile(const struct job *j, struct span r, struct span c, float *room)
 {
     struct columns k;
+    struct tile tile = similarities(j, r, c, room);
     double total = 0;
     columns_of(r, c, &k);
-    similarities(j, r, c, u);
-    for (int64_t i = 0; i < r.n; i++, u += LD) {
+    for (int64_t i = 0; i < r.n; i++) {
+        const float *u = tile.u + i * tile.ld;
         v8 sum = v8_set(0);
         if (r.s->has[r.at + i] == 0) continue;
         for (int64_t x = 0; x < k.padded; x += 8) {
@@ -359,13 +382,14 @@ static void siglip_tile(const struct job *j, struct span r, struct span c, float
 static double total_of(const struct job *j, int k)
 {
     double total = 0;
-    for (int64_t i = 0; i < j->side[0].blocks; i++) total += j->part[k][i];
+    for (int64_t i = 0; i < j->tiles.rows; i++) total += j->part[k][i];
     return total;
 }
 
 static void run_forward(const struct ad_call *c)
 {
     struct job j = job_of(c);
+    j.kept = c->out[c->n_out - 1].data;
     if (!j.siglip) {
         run_infonce(c, &j);
         return;
@@ -415,10 +439,10 @@ struct column_weights {
     float all[TILE], positive[TILE], lse[TILE];
 };
 
-/* Row i of u becomes scale h; adds h u to `sum`. */
+/* h[] = scale h of row i, from its products u (which may be the same memory); adds h u to dscale. */
 static inline __attribute__((always_inline)) void infonce_row(const struct job *j, struct span r, int64_t i,
                                                               const struct columns *k, const struct column_weights *w,
-                                                              bool positives, float *u, double *dscale)
+                                                              bool positives, const float *u, float *to, double *dscale)
 {
     float mine, each = 0, lse = r.s->lse[r.at + i], scale = j->scale;
     v8 sum = v8_set(0);
@@ -426,18 +450,19 @@ static inline __attribute__((always_inline)) void infonce_row(const struct job *
     for (int64_t x = 0; x < k->padded; x += 8) {
         v8i keep = v8i_load(k->keep + x);
         v8 y = v8_and(keep, v8_load(u + x)), s = y * scale;
-        v8 h = mine * v8_exp(s - lse) + v8_load(w->all + x) * v8_exp(s - v8_load(w->lse + x));
+        v8 h = mine * exp_down(s - lse) + v8_load(w->all + x) * exp_down(s - v8_load(w->lse + x));
         if (positives) h -= v8_and(v8i_load(k->id + x) == r.s->id[r.at + i], v8_load(w->positive + x) + each);
         h = v8_and(keep, h);
         sum += h * y;
-        v8_store(u + x, h * scale);
+        v8_store(to + x, h * scale);
     }
     *dscale += (double)v8_sum(sum);
 }
 
-static void infonce_grad_tile(const struct job *j, struct span r, struct span c, float *u)
+static void infonce_grad_tile(const struct job *j, struct span r, struct span c, float *h)
 {
     struct columns k;
+    struct tile t = similarities(j, r, c, h);
     struct column_weights w;
     double dscale = 0;
     columns_of(r, c, &k);
@@ -447,26 +472,26 @@ static void infonce_grad_tile(const struct job *j, struct span r, struct span c,
         w.all[x] = weight_of(c.s, c.at + x, &w.positive[x]);
         w.lse[x] = c.s->lse[c.at + x];
     }
-    similarities(j, r, c, u);
     for (int64_t i = 0; i < r.n; i++)
         if (r.s->has[r.at + i] == 0)
-            memset(u + i * LD, 0, (size_t)k.padded * sizeof *u);
+            memset(h + i * LD, 0, (size_t)k.padded * sizeof *h);
         else if (k.positives)
-            infonce_row(j, r, i, &k, &w, true, u + i * LD, &dscale);
+            infonce_row(j, r, i, &k, &w, true, t.u + i * t.ld, h + i * LD, &dscale);
         else
-            infonce_row(j, r, i, &k, &w, false, u + i * LD, &dscale);
+            infonce_row(j, r, i, &k, &w, false, t.u + i * t.ld, h + i * LD, &dscale);
     j->part[0][r.at / j->block] += dscale;
-    add_gradients(j, r, c, u);
+    add_gradients(j, r, c, h);
 }
 
-static void siglip_grad_tile(const struct job *j, struct span r, struct span c, float *u)
+static void siglip_grad_tile(const struct job *j, struct span r, struct span c, float *room)
 {
     struct columns k;
+    struct tile tile = similarities(j, r, c, room);
     double dscale = 0, dbias = 0;
     columns_of(r, c, &k);
-    similarities(j, r, c, u);
     for (int64_t i = 0; i < r.n; i++) {
-        float *row = u + i * LD;
+        const float *u = tile.u + i * tile.ld;
+        float *row = room + i * LD;
         v8 with_u = v8_set(0), alone = with_u;
         if (r.s->has[r.at + i] == 0) {
             memset(row, 0, (size_t)k.padded * sizeof *row);
@@ -474,7 +499,7 @@ static void siglip_grad_tile(const struct job *j, struct span r, struct span c, 
         }
         for (int64_t x = 0; x < k.padded; x += 8) {
             v8i keep = v8i_load(k.keep + x), same = v8i_load(k.id + x) == r.s->id[r.at + i];
-            v8 y = v8_and(keep, v8_load(row + x)), t = y * j->scale + j->bias;
+            v8 y = v8_and(keep, v8_load(u + x)), t = y * j->scale + j->bias;
             v8 h = v8_pick(same, v8_set(-j->dloss), v8_set(j->dloss)) / (1.0f + v8_exp(v8_pick(same, t, -t)));
             h = v8_and(keep, h);
             with_u += h * y;
@@ -486,13 +511,15 @@ static void siglip_grad_tile(const struct job *j, struct span r, struct span c, 
     }
     j->part[0][r.at / j->block] += dscale;
     j->part[1][r.at / j->block] += dbias;
-    add_gradients(j, r, c, u);
+    add_gradients(j, r, c, room);
 }
 
 static void run_backward(const struct ad_call *c)
 {
     struct job j = job_of(c);
     j.dloss = *(const float *)c->in[c->n_in - 1].data;
+    j.kept = c->in[c->n_in - 2].data;
+    j.multiplied = true;
     for (int k = 0; k < 2; k++) {
         struct side *s = &j.side[k];
         s->dx = c->out[k].data;
@@ -508,18 +535,8 @@ static void run_backward(const struct ad_call *c)
     for (int k = 0; k < c->n_out - 2; k++) *(float *)c->out[2 + k].data = (float)total_of(&j, k);
 }
 
-static bool accepts(const struct ad_call *c)
-{
-    for (int k = 0; k < 2; k++) {
-        const struct ad_tensor *t = &c->in[CONTRAST_A + k];
-        bool apart = t->stride[0] >= t->shape.dim[1] || t->shape.dim[0] <= 1;
-        if (!apart || (t->stride[1] != 1 && t->shape.dim[1] > 1)) return false;
-    }
-    return true;
-}
-
 const struct ad_kernel ISA_FN(ad_kernels_contrast)[] = {
-    {&ad_op_contrast, AD_F32, accepts, run_forward, scratch, "tiles"},
-    {&ad_op_contrast_grad, AD_F32, accepts, run_backward, scratch, "tiles"},
+    {&ad_op_contrast, AD_F32, NULL, run_forward, scratch, "tiles"},
+    {&ad_op_contrast_grad, AD_F32, NULL, run_backward, scratch, "tiles"},
     {0},
 };

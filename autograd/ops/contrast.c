@@ -1,6 +1,7 @@
-/* Contrastive losses over all pairs of two sets of vectors, and their gradients. No (N x M) tensor is kept: the kernels
+/* Contrastive losses over all pairs of two sets of vectors, and their gradients. There is no (N x M) tensor: the kernels
  * (autograd/kernels/contrast.c) go over tiles of it, forward with a running logsumexp of every row and column, and once
- * more for the gradient (Cheng et al. 2024, sec. 3). */
+ * more for the gradient (Cheng et al. 2024, sec. 3). So many tiles as fit into a given number of bytes are kept from
+ * forward to gradient, which spares one product of four; the others are multiplied again, to the same bits. */
 #include "autograd/ops/contrast.h"
 
 #include <math.h>
@@ -19,7 +20,8 @@
  *   log(1 + exp(-z_ij t_ij)) (Zhai et al. 2023, alg. 1, without the division by the batch).
  *
  *   a (N, D)  b (M, D)  has_a (N)  has_b (M)  id_a i32 (N)  id_b i32 (M)  scale ()  [bias ()]
- *   ->  loss ()  [InfoNCE: l (N), l (M), c (N), c (M), kept for the gradient; 0 where there is no candidate]
+ *   ->  loss ()  [InfoNCE: l (N), l (M), c (N), c (M), for the gradient; 0 where there is no candidate]
+ *       tiles, which only the kernels of contrast and contrast_grad write and read: f32 only, 0 by eval
  *   Vectors that are absent must be finite; what they hold does not matter. */
 static int check(struct ad_infer *f)
 {
@@ -47,15 +49,29 @@ static int check(struct ad_infer *f)
     return 0;
 }
 
+/* Sixteen blocks a side where that leaves them 64 and more, for the threads; as large as they get beyond that. */
+struct contrast_tiles contrast_tiles(const struct contrast_attr *a, enum ad_dtype t, int64_t n, int64_t m)
+{
+    int64_t b = ((n < m ? n : m) / 16 + 15) / 16 * 16;
+    struct contrast_tiles s = {.block = b < 64 ? 64 : b > CONTRAST_TILE ? CONTRAST_TILE : b};
+    s.rows = (n + s.block - 1) / s.block;
+    s.columns = (m + s.block - 1) / s.block;
+    s.kept = t == AD_F32 ? a->keep / (s.block * s.block * (int64_t)sizeof(float)) : 0;
+    if (s.kept > s.rows * s.columns) s.kept = s.rows * s.columns;
+    return s;
+}
+
 static int contrast_infer(struct ad_infer *f)
 {
     const struct contrast_attr *t = f->attr;
     if (f->n_in != contrast_inputs(t)) return ad_infer_fail(f, "it takes %d inputs", contrast_inputs(t));
     if (check(f)) return -1;
+    int64_t n = f->in_shape[CONTRAST_A].dim[0], m = f->in_shape[CONTRAST_B].dim[0];
+    struct contrast_tiles s = contrast_tiles(t, f->in_dtype[0], n, m);
+    f->n_out = contrast_outputs(t);
     f->shape[0] = SCALAR;
-    if (t->kind == CONTRAST_SIGLIP) return 0;
-    f->n_out = 5;
-    for (int i = 1; i < 5; i++) f->shape[i] = SHAPE(f->in_shape[i % 2 ? CONTRAST_A : CONTRAST_B].dim[0]);
+    f->shape[f->n_out - 1] = SHAPE(s.kept * s.block * s.block);
+    for (int i = 1; i < f->n_out - 1; i++) f->shape[i] = SHAPE(i % 2 ? n : m);
     return 0;
 }
 
@@ -129,6 +145,7 @@ static void contrast_eval(const struct ad_call *c)
         for (int64_t j = 0; j < count_of(c, true); j++)
             if (valid(c, i, j)) loss += softplus(positive(c, i, j) ? -logit(c, i, j) : logit(c, i, j));
     ad_set(&c->out[0], 0, loss);
+    for (int64_t i = 0, n = ad_count(c->out[c->n_out - 1].shape); i < n; i++) ad_set(&c->out[c->n_out - 1], i, 0);
 }
 
 static void contrast_vjp(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)
@@ -161,10 +178,13 @@ static double contrast_flops(const struct ad_call *c)
 {
     return (double)(count_of(c, false) * count_of(c, true)) * (2 * (double)c->in[CONTRAST_A].shape.dim[1] + 20);
 }
-/* The same product again and two of its size. */
+/* Two of that size, and the same again for tiles that were not kept. */
 static double contrast_grad_flops(const struct ad_call *c)
 {
-    return (double)(count_of(c, false) * count_of(c, true)) * (6 * (double)c->in[CONTRAST_A].shape.dim[1] + 20);
+    int64_t n = count_of(c, false), m = count_of(c, true), width = c->in[CONTRAST_A].shape.dim[1];
+    struct contrast_tiles t = contrast_tiles(c->attr, c->in[0].dtype, n, m);
+    double again = t.kept < t.rows * t.columns ? 1 - (double)t.kept / (double)(t.rows * t.columns) : 0;
+    return (double)(n * m) * ((4 + 2 * again) * (double)width + 20);
 }
 
 /* ---- cases -------------------------------------------------------------------------------------------------------- */
@@ -234,7 +254,7 @@ const struct ad_op ad_op_contrast = {
 
 static val emit(struct ad_graph *g, enum contrast_kind kind, const struct ad_pairs *p, val scale, val bias)
 {
-    struct contrast_attr t = {.kind = kind};
+    struct contrast_attr t = {.kind = kind, .keep = p->keep};
     val in[] = {p->a, p->b, p->has_a, p->has_b, p->id_a, p->id_b, scale, bias};
     return ad_node(g, &ad_op_contrast, &t, in, contrast_inputs(&t));
 }
@@ -253,13 +273,13 @@ val ad_siglip_sum(struct ad_graph *g, const struct ad_pairs *p, val scale, val b
  *     h_ij = w_i exp(s_ij - l_i) + v_j exp(s_ij - l_j) - p_ij (w_i / c_i + v_j / c_j)
  *   SigLIP: h_ij = -e z_ij / (1 + exp(z_ij t_ij))
  *   da_i = scale sum_j h_ij b_j,  db_j = scale sum_i h_ij a_i,  dscale = sum h_ij u_ij,  dbias = sum h_ij
- *   inputs: those of contrast, [InfoNCE: l (N), l (M), c (N), c (M)], dloss ()  ->  da, db, dscale [, dbias]
+ *   inputs: those of contrast, [InfoNCE: l (N), l (M), c (N), c (M)], tiles, dloss ()  ->  da, db, dscale [, dbias]
  *   Its own derivative (second order) is built from other ops with (N, M) tensors: for small batches. */
 static int grad_infer(struct ad_infer *f)
 {
     const struct contrast_attr *t = f->attr;
-    int more = t->kind == CONTRAST_INFONCE ? 5 : 1;
-    if (f->n_in != contrast_inputs(t) + more) return ad_infer_fail(f, "it takes %d inputs", contrast_inputs(t) + more);
+    int n_in = contrast_inputs(t) + contrast_outputs(t);
+    if (f->n_in != n_in) return ad_infer_fail(f, "it takes %d inputs", n_in);
     if (check(f)) return -1;
     f->n_out = t->kind == CONTRAST_INFONCE ? 3 : 4;
     f->shape[0] = f->in_shape[CONTRAST_A];
@@ -376,8 +396,8 @@ static void grad_vjp(struct ad_graph *g, const struct ad_node *n, const val *dy,
 const struct ad_op ad_op_contrast_grad = {
     .name = "contrast_grad",
     .attr_size = sizeof(struct contrast_attr),
-    .min_in = 9,
-    .max_in = 12,
+    .min_in = 10,
+    .max_in = 13,
     .infer = grad_infer,
     .eval = grad_eval,
     .vjp = grad_vjp,
