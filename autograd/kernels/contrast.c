@@ -514,6 +514,13 @@ static void siglip_grad_tile(const struct job *j, struct span r, struct span c, 
     add_gradients(j, r, c, room);
 }
 
+/* 0 times what is not finite is NaN; an absent vector's gradient stays 0. */
+static void clear_absent(const struct side *s, int64_t width)
+{
+    for (int64_t i = 0; i < s->n; i++)
+        if (s->has[i] == 0) memset(s->dx + i * width, 0, (size_t)width * sizeof *s->dx);
+}
+
 static void run_backward(const struct ad_call *c)
 {
     struct job j = job_of(c);
@@ -532,6 +539,7 @@ static void run_backward(const struct ad_call *c)
         s->weight = queries ? (float)((double)j.dloss / (2 * (double)queries)) : 0;
     }
     each_tile(&j, j.siglip ? siglip_grad_tile : infonce_grad_tile);
+    for (int k = 0; k < 2; k++) clear_absent(&j.side[k], j.width);
     for (int k = 0; k < c->n_out - 2; k++) *(float *)c->out[2 + k].data = (float)total_of(&j, k);
 }
 

@@ -49,11 +49,11 @@ static int check(struct ad_infer *f)
     return 0;
 }
 
-/* Sixteen blocks a side where that leaves them 64 and more, for the threads; as large as they get beyond that. */
+/* Sixteen blocks a side, for as many threads, where they have 128 rows each; as large as they get beyond that. */
 struct contrast_tiles contrast_tiles(const struct contrast_attr *a, enum ad_dtype t, int64_t n, int64_t m)
 {
-    int64_t b = ((n < m ? n : m) / 16 + 15) / 16 * 16;
-    struct contrast_tiles s = {.block = b < 64 ? 64 : b > CONTRAST_TILE ? CONTRAST_TILE : b};
+    int64_t side = n < m ? n : m, half = (side + 1) / 2, b = half < 128 ? half : side / 16 < 128 ? 128 : side / 16;
+    struct contrast_tiles s = {.block = b > CONTRAST_TILE ? CONTRAST_TILE : b < 1 ? 16 : (b + 15) / 16 * 16};
     s.rows = (n + s.block - 1) / s.block;
     s.columns = (m + s.block - 1) / s.block;
     s.kept = t == AD_F32 ? a->keep / (s.block * s.block * (int64_t)sizeof(float)) : 0;
