@@ -316,8 +316,8 @@ static void infonce_tile(const struct job *j, struct span r, struct span c, floa
     for (int64_t x = 0; x < k.padded; x++) from[x] = reference(top[x]), sum[x] = 0;
     for (int64_t i = 0; i < r.n; i++) {
         const float *row = s + i * LD;
-        v8 part = v8_set(0), row_from = v8_set(reference(row_top[i]));
         if (r.s->has[r.at + i] == 0) continue;
+        v8 part = v8_set(0), row_from = v8_set(reference(row_top[i]));
         for (int64_t x = 0; x < k.padded; x += 8) {
             v8 y = v8_load(row + x);
             part += exp_down(y - row_from);
