@@ -7,7 +7,6 @@
  * block with it and for no others: threads are not held together at the end of a wave. */
 #pragma GCC optimize("O3")
 #include <math.h>
-#include <omp.h>
 #include <sched.h>
 #include <string.h>
 
@@ -15,7 +14,6 @@
 #include "autograd/kernels/vfunc.h"
 #include "autograd/ops/contrast.h"
 #include "base/isa.h"
-#include "base/threads.h"
 
 enum { TILE = CONTRAST_TILE, LD = TILE + 16 }; /* rows of a tile on the stack lie LD apart */
 
@@ -119,9 +117,8 @@ static void each_tile(const struct job *j, tile_fn tile)
 {
     bool swap = j->tiles.rows > j->tiles.columns;
     int64_t p = swap ? j->tiles.columns : j->tiles.rows, q = swap ? j->tiles.rows : j->tiles.columns, next = 0;
-    int threads = omp_in_parallel() ? 1 : (int)min_of(threads_count(), p > 1 ? p : 1);
     int32_t *done = j->done;
-#pragma omp parallel num_threads(threads) if (threads > 1)
+#pragma omp parallel if (p > 1)
     {
         float room[TILE * LD] __attribute__((aligned(64)));
         gemm_enter_thread();
