@@ -155,6 +155,8 @@ static struct tile similarities(const struct job *j, struct span r, struct span 
     float *u = keep ? j->kept + number * j->block * j->block : room;
     struct tile t = {u, keep ? j->block : LD};
     if (keep && j->multiplied) return t;
+    if (keep && (r.n < j->block || c.n < j->block)) /* a tensor has no holes: it may be looked at for NaNs */
+        memset(u, 0, (size_t)(j->block * j->block) * sizeof *u);
     gemm_block(&(struct gemm_args){.m = r.n,
                                    .n = c.n,
                                    .k = j->width,
