@@ -29,9 +29,11 @@ static val block(struct nn *m, const struct model_resnet *c, const char *name, v
         y = conv_norm(m, c, "a", y, (struct nn_conv){.out = width, .kernel = 3, .stride = stride}, true, false);
         y = conv_norm(m, c, "b", y, (struct nn_conv){.out = out, .kernel = 3, .stride = 1}, false, false);
     }
-    if (stride > 1 || ad_dim(g, x, -1) != out)
-        shortcut =
-            conv_norm(m, c, "shortcut", x, (struct nn_conv){.out = out, .kernel = 1, .stride = stride}, false, false);
+    if (stride > 1 || ad_dim(g, x, -1) != out) {
+        struct nn_conv conv = {.out = out, .kernel = 1, .stride = stride};
+        shortcut = c->bare_shortcut ? nn_conv2d(m, "shortcut", x, conv)
+                                    : conv_norm(m, c, "shortcut", x, conv, false, false);
+    }
     y = ad_relu(g, ad_add(g, y, shortcut));
     ad_pop(g);
     return y;
