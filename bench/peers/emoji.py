@@ -339,13 +339,14 @@ def embeddings(model, data, items):
 
 
 def evaluate(model, data):
-    """R@1 in per cent, all items of the split as candidates."""
+    """R@1 under the names of triad's records, all items of the split as candidates."""
     result = {}
     for split in ("compositions", "concepts"):
         e = embeddings(model, data, numpy.flatnonzero(data.split == split))
         for a, b in (("text", "image"), ("image", "text"), ("speech", "image"), ("unheard", "image"), ("unheard", "text")):
             s = e[a] @ e[b].T
-            result[f"{split} {a}->{b}"] = round(100 * ((s > s.diagonal()[:, None]).sum(1) == 0).float().mean().item(), 1)
+            name = f"{split}/voices/speech->{b} R@1" if a == "unheard" else f"{split}/{a}->{b} R@1"
+            result[name] = round(((s > s.diagonal()[:, None]).sum(1) == 0).float().mean().item(), 4)
     return result
 
 
