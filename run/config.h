@@ -129,7 +129,7 @@ struct run_loss {
 };
 
 struct run_optim {
-    int kind; /* enum opt_kind */
+    int kind, state; /* enum opt_kind, enum opt_store */
     double lr, weight_decay, eps, momentum;
     struct run_doubles betas;
     bool nesterov;

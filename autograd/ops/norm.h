@@ -11,13 +11,14 @@ struct norm_attr {
     double eps;
     int32_t kind, groups; /* groups: of NORM_GROUP */
     int32_t gain, bias;   /* which of them are inputs */
+    int64_t residual;     /* norm_grad of NORM_LAYER and NORM_RMS: what is added to dx is the last input */
 };
 struct norm_dims {
     int64_t n, s, g, k, c; /* c = g k */
 };
 struct norm_dims norm_dims_of(struct ad_shape x, const struct norm_attr *a);
 
-/* x, [gain], [bias] -> y, mean, var        norm_grad: x, dy, mean, var, [gain] -> dx, dgain, dbias */
+/* x, [gain], [bias] -> y, mean, var        norm_grad: x, dy, mean, var, [gain], [residual] -> dx, dgain, dbias */
 extern const struct ad_op ad_op_layer_norm, ad_op_rms_norm, ad_op_group_norm, ad_op_batch_norm, ad_op_norm_grad;
 
 #endif

@@ -145,9 +145,9 @@ enum ad_attention_flags { AD_CAUSAL = 1 };
  * at least the longest item. Causal: key position <= query position + (n_k - n_q). No S x S tensor is kept. */
 val ad_attention(G, val q, val k, val v, val q_offsets, val k_offsets, val bias, int heads, unsigned flags);
 
-/* ---- loss.c ------------------------------------------------------------------------------------------------------ */
+/* ---- cross_entropy.c, loss.c ------------------------------------------------------------------------------------- */
 /* logits (N, C), target (N) int -> the loss of each row (N); rows whose target is `ignore` give 0. (Szegedy et al.
- * 2016.) */
+ * 2016.) Any other target outside of 0 .. C-1 ends the run with an error. */
 val ad_cross_entropy(G, val logits, val target, double smoothing, int64_t ignore);
 /* Connectionist temporal classification (Graves et al. 2006), -log p, per item (B): log-probabilities packed (T, C)
  * with offsets, targets packed (L) int with target_offsets; `blank`. Impossible targets give 0 if zero_infinity, else

@@ -208,6 +208,13 @@ static void test_norms(void **state)
         compare(ops[a.kind], &a, in, 1 + a.gain + a.bias, "norm");
         struct check_run y = check_once(ops[a.kind], &a, in, 1 + a.gain + a.bias, false);
         compare(&ad_op_norm_grad, &a, (struct ad_tensor[]){x, dy, y.out[1], y.out[2], gain}, 4 + a.gain, "norm_grad");
+        if (a.kind == NORM_LAYER || a.kind == NORM_RMS) {
+            struct ad_tensor more = check_tensor(x.shape), all[6] = {x, dy, y.out[1], y.out[2], gain};
+            all[4 + a.gain] = more;
+            a.residual = 1;
+            compare(&ad_op_norm_grad, &a, all, 5 + a.gain, "norm_grad with a residual");
+            free(more.data);
+        }
         check_free(&y);
         free(x.data);
         free(dy.data);
