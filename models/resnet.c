@@ -31,8 +31,8 @@ static val block(struct nn *m, const struct model_resnet *c, const char *name, v
     }
     if (stride > 1 || ad_dim(g, x, -1) != out) {
         struct nn_conv conv = {.out = out, .kernel = 1, .stride = stride};
-        shortcut = c->bare_shortcut ? nn_conv2d(m, "shortcut", x, conv)
-                                    : conv_norm(m, c, "shortcut", x, conv, false, false);
+        shortcut =
+            c->bare_shortcut ? nn_conv2d(m, "shortcut", x, conv) : conv_norm(m, c, "shortcut", x, conv, false, false);
     }
     y = ad_relu(g, ad_add(g, y, shortcut));
     ad_pop(g);
