@@ -130,7 +130,7 @@ static void run_grad_rows(const struct ad_call *c)
 static bool by_rows(const struct ad_call *c)
 {
     int kind = ((const struct norm_attr *)c->attr)->kind;
-    return kind != NORM_BATCH && kind != NORM_GROUP;
+    return kind != NORM_GROUP;
 }
 
 static size_t scratch(const struct ad_call *c)

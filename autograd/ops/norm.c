@@ -1,5 +1,5 @@
-/* Layer norm (Ba et al. 2016), RMS norm (Zhang & Sennrich 2019), group norm (Wu & He 2018), batch norm (Ioffe & Szegedy
- * 2015): one formula over four choices of the numbers that share statistics (norm.h), one shared gradient. */
+/* Layer norm (Ba et al. 2016), RMS norm (Zhang & Sennrich 2019), group norm (Wu & He 2018): one formula over three choices
+ * of the numbers that share statistics (norm.h), one shared gradient. Batch norm is in batch_norm.c. */
 #include "autograd/ops/norm.h"
 
 #include <math.h>
@@ -7,7 +7,7 @@
 
 #include "autograd/ops/common.h"
 
-/* ---- layer_norm, rms_norm, group_norm, batch_norm: y = (x - mean) / sqrt(var + eps) * gain + bias -------------------
+/* ---- layer_norm, rms_norm, group_norm: y = (x - mean) / sqrt(var + eps) * gain + bias -------------------
  *   x seen as (N, S, G, K)   [gain (C)]   [bias (C)],  C = G K  ->  y as x,  mean (N G),  var (N G) (biased)
  *   mean and var over S and K; rms_norm takes mean = 0, so var is the mean square. mean and var serve the gradient.
  *   error: gain or bias is not (C); groups do not divide C; there is nothing to take a mean of */
@@ -22,7 +22,6 @@ struct norm_dims norm_dims_of(struct ad_shape x, const struct norm_attr *a)
         for (int i = 1; i < x.rank - 1; i++) inner *= x.dim[i];
         return (struct norm_dims){x.dim[0], inner, a->groups, c / a->groups, c};
     }
-    case NORM_BATCH: return (struct norm_dims){1, rows, c, 1, c};
     default: return (struct norm_dims){rows, 1, 1, c, c};
     }
 }
@@ -314,31 +313,10 @@ static const struct ad_case cases_group[] = {{.in = "2x2x3x6 6 6", .build = buil
                                              {.in = "2x3x4 4 4", .build = build_group_one},
                                              {.in = "3x6 6 6", .build = build_group}};
 
-static int build_batch(struct ad_graph *g, const val *in, val *out)
-{
-    out[0] = ad_batch_norm(g, in[0], in[1], in[2], 1e-2, &out[1], &out[2]);
-    return 3;
-}
-static int build_batch_plain(struct ad_graph *g, const val *in, val *out)
-{
-    val mean, var;
-    out[0] = ad_batch_norm(g, in[0], 0, 0, 1e-2, &mean, &var);
-    return 1;
-}
-static int build_fixed(struct ad_graph *g, const val *in, val *out)
-{
-    out[0] = ad_batch_norm_fixed(g, in[0], in[1], in[2], in[3], ad_square(g, in[4]), 1e-1);
-    return 1;
-}
-static const struct ad_case cases_batch[] = {{.in = "7x3 3 3", .build = build_batch},
-                                             {.in = "2x3x2x5 5 5", .build = build_batch},
-                                             {.in = "5x1", .build = build_batch_plain},
-                                             {.in = "2x3x5 5 5 5 5", .build = build_fixed}};
-
 static int build_grad(struct ad_graph *g, const val *in, val *out, int kind, int groups)
 {
     struct norm_attr a = {.eps = 1e-2, .kind = kind, .groups = groups, .gain = 1};
-    const struct ad_op *const ops[] = {&ad_op_layer_norm, &ad_op_rms_norm, &ad_op_group_norm, &ad_op_batch_norm};
+    const struct ad_op *const ops[] = {&ad_op_layer_norm, &ad_op_rms_norm, &ad_op_group_norm};
     val y = ad_node(g, ops[kind], &a, in, 2);
     out[0] = AD_NODE(g, &ad_op_norm_grad, &a, in[0], in[2], y + 1, y + 2, in[1]);
     out[1] = out[0] + 1;
@@ -367,15 +345,10 @@ static int build_grad_group(struct ad_graph *g, const val *in, val *out)
 {
     return build_grad(g, in, out, NORM_GROUP, 2);
 }
-static int build_grad_batch(struct ad_graph *g, const val *in, val *out)
-{
-    return build_grad(g, in, out, NORM_BATCH, 0);
-}
 static const struct ad_case cases_grad[] = {{.in = "3x5 5 3x5", .build = build_grad_layer},
                                             {.in = "3x5 5 3x5", .build = build_grad_rms},
                                             {.in = "3x5 5 3x5 3x5", .build = build_grad_residual},
-                                            {.in = "2x3x4 4 2x3x4", .build = build_grad_group},
-                                            {.in = "5x3 3 5x3", .build = build_grad_batch}};
+                                            {.in = "2x3x4 4 2x3x4", .build = build_grad_group}};
 
 #define NORM_OP(id, which)                                                  \
     const struct ad_op ad_op_##id = {.name = #id,                           \
@@ -390,7 +363,6 @@ static const struct ad_case cases_grad[] = {{.in = "3x5 5 3x5", .build = build_g
 NORM_OP(layer_norm, cases_layer)
 NORM_OP(rms_norm, cases_rms)
 NORM_OP(group_norm, cases_group)
-NORM_OP(batch_norm, cases_batch)
 const struct ad_op ad_op_norm_grad = {.name = "norm_grad",
                                       .attr_size = sizeof(struct norm_attr),
                                       .min_in = 4,
@@ -427,19 +399,4 @@ val ad_group_norm(struct ad_graph *g, val x, val gain, val bias, int groups, dou
 {
     return norm(g, &ad_op_group_norm, (struct norm_attr){.eps = eps, .kind = NORM_GROUP, .groups = groups}, x, gain,
                 bias);
-}
-
-val ad_batch_norm(struct ad_graph *g, val x, val gain, val bias, double eps, val *mean, val *var)
-{
-    val y = norm(g, &ad_op_batch_norm, (struct norm_attr){.eps = eps, .kind = NORM_BATCH}, x, gain, bias);
-    *mean = y ? y + 1 : 0;
-    *var = y ? y + 2 : 0;
-    return y;
-}
-
-val ad_batch_norm_fixed(struct ad_graph *g, val x, val gain, val bias, val mean, val var, double eps)
-{
-    val y = ad_mul(g, ad_sub(g, x, mean), ad_rsqrt(g, ad_shift(g, var, eps)));
-    if (gain) y = ad_mul(g, y, gain);
-    return bias ? ad_add(g, y, bias) : y;
 }

@@ -108,9 +108,15 @@ val ad_layer_norm(G, val x, val gain, val bias, double eps); /* over the last ax
 val ad_rms_norm(G, val x, val gain, double eps);
 val ad_group_norm(G, val x, val gain, val bias, int groups,
                   double eps); /* (N, ..., C) over the inner axes and C/groups */
+
+/* ---- batch_norm.c -------------------------------------------------------------------------------------------------- */
 /* (..., C) over all but the last axis. Training: batch statistics; *mean, *var (biased) (C) come out for the running
- * ones. */
+ * ones. gain and bias may be 0 (none). */
 val ad_batch_norm(G, val x, val gain, val bias, double eps, val *mean, val *var);
+enum ad_norm_act { AD_ACT_NONE, AD_ACT_RELU, AD_ACT_SILU };
+/* act(batch norm of x + residual): one op, whose gradient keeps x only. residual as x, or 0 (none). */
+val ad_batch_norm_act(G, val x, val gain, val bias, val residual, enum ad_norm_act act, double eps, val *mean,
+                      val *var);
 /* With given statistics: inference. */
 val ad_batch_norm_fixed(G, val x, val gain, val bias, val mean, val var, double eps);
 
