@@ -10,7 +10,7 @@ static val conv_norm(struct nn *m, const struct model_resnet *c, const char *nam
     ad_push(m->g, "%s", name);
     conv.pad = conv.kernel % 2 ? -1 : 0; /* an even kernel cuts the image into patches */
     x = nn_conv2d(m, "conv", x, conv);
-    x = nn_batch_norm_act(m, "norm", x, c->momentum, c->eps, residual != 0, residual, a);
+    x = nn_batch_norm_act(m, "norm", x, c->momentum, c->eps, false, residual, a);
     ad_pop(m->g);
     return x;
 }
