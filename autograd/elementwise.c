@@ -91,7 +91,7 @@ const struct ad_op ad_op_fused = {
 
 /* ---- the f32 run ------------------------------------------------------------------------------------------------- */
 
-enum { TILE = 512 }; /* floats: a program's live tiles stay in the first-level cache */
+enum { TILE = 1024 }; /* floats: a program's live tiles stay in the first-level cache */
 
 /* The loop over the output, with neighbouring axes merged wherever every input allows it. */
 struct nest {
@@ -176,29 +176,79 @@ static void run_tile(const struct code *code, int64_t n, const float *const *in,
     }
 }
 
-/* Work item `item`: tile number item % tiles of outer index item / tiles. */
-static void run_item(const struct ad_call *c, const struct code *code, const struct nest *n, int64_t item,
-                     int64_t tiles)
+/* The output cut into tiles: of one row of the inner axis each, or of several whole rows where rows are short. */
+struct cut {
+    int64_t inner, rows;       /* numbers of a row; rows of a tile */
+    int64_t middle, row_tiles; /* rows below one index of the outer axes; tiles of them */
+    int64_t tiles, items;      /* tiles of one row; all */
+    int outer;                 /* axes outside of the rows */
+};
+
+static struct cut make_cut(const struct nest *n, int64_t total)
 {
-    float tmp[PROGRAM_LINES][TILE], gathered[PROGRAM_INPUTS][TILE];
+    struct cut c = {.inner = n->dim[n->rank - 1], .rows = 1, .middle = 1, .outer = n->rank - 1};
+    if (n->rank > 1 && c.inner <= TILE / 8) {
+        c.rows = TILE / c.inner;
+        c.middle = n->dim[--c.outer];
+        if (c.rows > c.middle) c.rows = c.middle;
+    }
+    c.row_tiles = (c.middle + c.rows - 1) / c.rows;
+    c.tiles = c.rows > 1 ? 1 : (c.inner + TILE - 1) / TILE;
+    c.items = total / c.inner / c.middle * c.row_tiles * c.tiles;
+    return c;
+}
+
+/* What a thread works in. An input that had to be packed stays where the next tile wants the same numbers. */
+struct room {
+    float tmp[PROGRAM_LINES][TILE], packed[PROGRAM_INPUTS][TILE];
+    const float *from[PROGRAM_INPUTS];
+    int64_t rows[PROGRAM_INPUTS];
+};
+
+static void pack_row(float *to, const float *from, int64_t n, int64_t by)
+{
+    if (by == 1)
+        memcpy(to, from, (size_t)n * sizeof *to);
+    else if (by == 0)
+        for (int64_t i = 0; i < n; i++) to[i] = *from;
+    else
+        for (int64_t i = 0; i < n; i++) to[i] = from[i * by];
+}
+
+/* Input k of a tile of `rows` rows of n numbers, which begins at `from`; *step says how it advances. */
+static const float *tile_input(const struct nest *nest, int k, const float *from, int64_t rows, int64_t n, int *step,
+                               struct room *r)
+{
+    int64_t by = nest->stride[k][nest->rank - 1], next = rows > 1 ? nest->stride[k][nest->rank - 2] : by * n;
+    *step = by != 0 || next != 0;
+    if (next == by * n && (by == 0 || by == 1)) return from;
+    if (next == 0 && r->from[k] == from && r->rows[k] == rows) return r->packed[k];
+    for (int64_t i = 0; i < rows; i++) pack_row(r->packed[k] + i * n, from + i * next, n, by);
+    r->from[k] = next == 0 ? from : NULL;
+    r->rows[k] = rows;
+    return r->packed[k];
+}
+
+static void run_item(const struct ad_call *c, const struct code *code, const struct nest *n, const struct cut *cut,
+                     int64_t item, struct room *r)
+{
     const float *in[PROGRAM_INPUTS];
-    int step[PROGRAM_INPUTS], inner = n->rank - 1;
-    int64_t outer = item / tiles, from = item % tiles * TILE, count = n->dim[inner] - from;
-    if (count > TILE) count = TILE;
-    int64_t offset[PROGRAM_INPUTS] = {0}, rest = outer;
-    for (int d = inner - 1; d >= 0; d--) {
+    int step[PROGRAM_INPUTS];
+    int64_t at = item % cut->tiles * TILE, row = item / cut->tiles % cut->row_tiles * cut->rows;
+    int64_t outer = item / cut->tiles / cut->row_tiles, offset[PROGRAM_INPUTS] = {0}, rest = outer;
+    int64_t rows = cut->middle - row < cut->rows ? cut->middle - row : cut->rows;
+    int64_t count = cut->inner - at < TILE ? cut->inner - at : TILE;
+    for (int d = cut->outer - 1; d >= 0; d--) {
         for (int k = 0; k < c->n_in; k++) offset[k] += rest % n->dim[d] * n->stride[k][d];
         rest /= n->dim[d];
     }
     for (int k = 0; k < c->n_in; k++) {
-        int64_t by = n->stride[k][inner];
-        in[k] = (const float *)c->in[k].data + offset[k] + from * by;
-        step[k] = by != 0;
-        if (by == 0 || by == 1) continue;
-        for (int64_t i = 0; i < count; i++) gathered[k][i] = in[k][i * by];
-        in[k] = gathered[k];
+        if (cut->outer < n->rank - 1) offset[k] += row * n->stride[k][n->rank - 2];
+        offset[k] += at * n->stride[k][n->rank - 1];
+        in[k] = tile_input(n, k, (const float *)c->in[k].data + offset[k], rows, count, &step[k], r);
     }
-    run_tile(code, count, in, step, (float *)c->out[0].data + outer * n->dim[inner] + from, tmp);
+    float *out = (float *)c->out[0].data + (outer * cut->middle + row) * cut->inner + at;
+    run_tile(code, rows * count, in, step, out, r->tmp);
 }
 
 void ad_run_elementwise_f32(const struct ad_call *c)
@@ -208,7 +258,12 @@ void ad_run_elementwise_f32(const struct ad_call *c)
     struct nest n = make_nest(c);
     int64_t total = ad_count(c->out[0].shape);
     if (!total) return;
-    int64_t inner = n.dim[n.rank - 1], tiles = (inner + TILE - 1) / TILE, items = total / inner * tiles;
-#pragma omp parallel for schedule(static) if (total * code.p->n_lines > PAR_MIN)
-    for (int64_t i = 0; i < items; i++) run_item(c, &code, &n, i, tiles);
+    struct cut cut = make_cut(&n, total);
+#pragma omp parallel if (total * code.p->n_lines > PAR_MIN)
+    {
+        struct room room;
+        memset(room.from, 0, sizeof room.from);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < cut.items; i++) run_item(c, &code, &n, &cut, i, &room);
+    }
 }

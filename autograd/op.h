@@ -114,7 +114,7 @@ struct ad_case {
 
 enum ad_op_flags {
     AD_ELEMENTWISE = 1, /* `scalar` is its definition; inputs broadcast; takes any strides; may alias any input */
-    AD_STRIDED = 2,     /* eval takes inputs with any strides (outputs are always contiguous) */
+    AD_STRIDED = 2,     /* eval takes inputs with any strides */
     AD_RANDOM = 4,      /* reads seed and step; which numbers it draws is named by a stream in its attributes */
     AD_LEAF = 8,        /* input, parameter, constant: never run */
 };
@@ -135,6 +135,10 @@ struct ad_op {
     double (*bytes)(const struct ad_call *c);      /* moved; NULL: its inputs and outputs once (report.h) */
     bool (*takes)(const struct ad_call *c, int i); /* which strided inputs eval/kernels can take; NULL: by flags */
     unsigned alias;                                /* bit i: output 0 may overwrite input i of the same size */
+    unsigned apart; /* bit k: output k may be asked for with rows that lie apart, the last axis contiguous */
+    /* An op that only copies its inputs into parts of output 0 and does nothing for an input that lies there already: `t`
+     * is output 0; becomes the part of input i, `offset` elements from output 0's start. NULL: it computes. */
+    void (*part)(const struct ad_graph *g, const struct ad_node *n, int i, struct ad_tensor *t, int64_t *offset);
     /* Asked by the fuse pass: `user`, an elementwise op, is the only reader of output 0 (as its operand `at`; `other`
      * is its second operand or 0). Emits one node that does both and returns it, or 0. `in` are the node's inputs in
      * `g`. */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "autograd/internal.h"
+#include "autograd/ops/common.h"
 #include "autograd/passes/layout.h"
 #include "autograd/program.h"
 #include "autograd/report.h"
@@ -341,10 +342,9 @@ static void resolve(struct ad_plan *p)
 
 static bool all_finite(const struct ad_tensor *t)
 {
-    if (!ad_is_float(t->dtype) || !ad_contiguous(t)) return true;
-    int64_t n = ad_count(t->shape);
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(ad_get(t, i))) return false;
+    int64_t n = ad_is_float(t->dtype) ? ad_count(t->shape) : 0, at[AD_MAX_DIMS] = {0};
+    for (int64_t i = 0; i < n; i++, ad_next(t->shape, at))
+        if (!isfinite(ad_get(t, ad_offset_of(t, at)))) return false;
     return true;
 }
 

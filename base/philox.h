@@ -1,36 +1,43 @@
-/* Philox 4x32-10 (base/rng.h), several counters side by side. */
+/* Several counters of rng_philox at once, by the vectors that the including file is compiled for: for files of kernels/.
+ * The words are rng_philox's own. */
 #ifndef TRIAD_BASE_PHILOX_H
 #define TRIAD_BASE_PHILOX_H
 
-#include <stdint.h>
-#include <string.h>
+#include "base/rng.h"
 
-enum { PHILOX_WORDS = 16 };
-typedef uint64_t philox_u64 __attribute__((vector_size(32)));
-
-/* The low halves' products. */
-static inline __attribute__((always_inline)) philox_u64 philox_mul(philox_u64 a, philox_u64 b)
-{
-#if defined(__AVX2__)
-    typedef int i32x8 __attribute__((vector_size(32)));
-    return (philox_u64)__builtin_ia32_pmuludq256((i32x8)a, (i32x8)b);
+#ifdef __AVX2__
+#include <immintrin.h>
+#ifdef __AVX512F__
+enum { PHILOX_COUNTERS = 8 };
+#define PHILOX_VEC(name) _mm512_##name
+typedef unsigned long long philox_vec __attribute__((vector_size(64)));
+typedef __m512i philox_reg;
 #else
-    return (a & 0xffffffffu) * (b & 0xffffffffu);
+enum { PHILOX_COUNTERS = 4 };
+#define PHILOX_VEC(name) _mm256_##name
+typedef unsigned long long philox_vec __attribute__((vector_size(32)));
+typedef __m256i philox_reg;
 #endif
-}
+enum { PHILOX_WORDS = 4 * PHILOX_COUNTERS };
 
-/* Words 4 lo .. 4 lo + 15 of the stream (key, hi). Each word sits in the low half of a 64-bit lane; what the high halves
- * hold does not matter. */
-static inline __attribute__((always_inline)) void philox_16(uint64_t key, uint64_t hi, uint64_t lo,
-                                                            uint32_t out[PHILOX_WORDS])
+/* The words of the counters lo .. lo + PHILOX_COUNTERS - 1, one after another. */
+static inline void philox_words(uint64_t key, uint64_t hi, uint64_t lo, uint32_t out[PHILOX_WORDS])
 {
-    const philox_u64 low = {0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu};
-    const philox_u64 m0 = (low & 0) + 0xD2511F53u, m1 = (low & 0) + 0xCD9E8D57u;
+    /* Each 32-bit word in the low half of a 64-bit lane; what the high halves hold does not matter. */
+    const philox_vec low = (philox_vec){0} + 0xffffffffu, m0 = (philox_vec){0} + 0xD2511F53u,
+                     m1 = (philox_vec){0} + 0xCD9E8D57u;
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-    philox_u64 c0 = {lo, lo + 1, lo + 2, lo + 3}, c1 = c0 >> 32, c2 = (low & 0) + hi, c3 = c2 >> 32;
+#ifdef __AVX512F__
+    philox_vec c0 = (philox_vec){0, 1, 2, 3, 4, 5, 6, 7} + lo;
+#else
+    philox_vec c0 = (philox_vec){0, 1, 2, 3} + lo;
+#endif
+    philox_vec c1 = c0 >> 32, c2 = (philox_vec){0} + hi, c3 = c2 >> 32;
+#pragma GCC unroll 10
     for (int round = 0; round < 10; round++) {
-        philox_u64 a = philox_mul(m0, c0), b = philox_mul(m1, c2);
-        philox_u64 n0 = (b >> 32) ^ c1 ^ k0, n2 = (a >> 32) ^ c3 ^ k1;
+        philox_vec a = (philox_vec)PHILOX_VEC(mul_epu32)((philox_reg)m0, (philox_reg)c0),
+                   b = (philox_vec)PHILOX_VEC(mul_epu32)((philox_reg)m1, (philox_reg)c2);
+        philox_vec n0 = (b >> 32) ^ c1 ^ k0, n2 = (a >> 32) ^ c3 ^ k1;
         c1 = b;
         c3 = a;
         c0 = n0;
@@ -38,9 +45,22 @@ static inline __attribute__((always_inline)) void philox_16(uint64_t key, uint64
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    philox_u64 x = (c0 & low) | c1 << 32, y = (c2 & low) | c3 << 32;
-    philox_u64 pair[2] = {__builtin_shufflevector(x, y, 0, 4, 1, 5), __builtin_shufflevector(x, y, 2, 6, 3, 7)};
+    philox_vec x = (c0 & low) | c1 << 32, y = (c2 & low) | c3 << 32;
+#ifdef __AVX512F__
+    philox_vec pair[2] = {__builtin_shuffle(x, y, (philox_vec){0, 8, 1, 9, 2, 10, 3, 11}),
+                          __builtin_shuffle(x, y, (philox_vec){4, 12, 5, 13, 6, 14, 7, 15})};
+#else
+    philox_vec pair[2] = {__builtin_shuffle(x, y, (philox_vec){0, 4, 1, 5}),
+                          __builtin_shuffle(x, y, (philox_vec){2, 6, 3, 7})};
+#endif
     memcpy(out, pair, sizeof pair);
 }
+#else
+enum { PHILOX_COUNTERS = 4, PHILOX_WORDS = 16 };
+static inline void philox_words(uint64_t key, uint64_t hi, uint64_t lo, uint32_t out[PHILOX_WORDS])
+{
+    for (uint64_t k = 0; k < PHILOX_COUNTERS; k++) rng_philox(key, hi, lo + k, out + 4 * k);
+}
+#endif
 
 #endif

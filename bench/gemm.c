@@ -1,5 +1,6 @@
-/* triad's gemm() beside the BLAS it is linked with. See measure.h. */
+/* triad's gemm() beside the BLAS it is linked with, and beside oneDNN where its library is installed. See measure.h. */
 #include <cblas.h>
+#include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,10 +69,31 @@ static int list(struct product p[N_PRODUCTS])
 
 struct work {
     const struct product *p;
-    float *a, *b, *c, *d; /* c: triad's, d: the other's */
+    float *a, *b, *c, *d; /* c: triad's, d: the others' */
     void *scratch;
     int threads;
 };
+
+/* dnnl_sgemm of oneDNN 2 and 3 (row-major), found at run time: nothing else of triad needs it. */
+typedef int (*dnnl_sgemm_fn)(char ta, char tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+                             int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+static dnnl_sgemm_fn dnnl_sgemm;
+
+static void find_dnnl(void)
+{
+    static const char *const names[] = {"libdnnl.so.3", "libdnnl.so.2"};
+    for (int i = 0; i < 2 && !dnnl_sgemm; i++) {
+        void *lib = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
+        if (lib) *(void **)&dnnl_sgemm = dlsym(lib, "dnnl_sgemm");
+    }
+}
+
+static void run_dnnl(const struct work *w)
+{
+    const struct product *p = w->p;
+    dnnl_sgemm(p->ta ? 'T' : 'N', p->tb ? 'T' : 'N', p->m, p->n, p->k, 1, w->a, p->ta ? p->m : p->k, w->b,
+               p->tb ? p->k : p->n, 0, w->d, p->n);
+}
 
 static void run_triad(const struct work *w)
 {
@@ -94,16 +116,18 @@ static void run_blas(const struct work *w)
 
 extern void openblas_set_num_threads(int n);
 
+enum contestant { TRIAD, BLAS, DNNL, CONTESTANTS };
+
 /* Seconds of one of `repeat` calls; the BLAS has its own threads only while it is the one that is timed. */
-static double time_one(const struct work *w, bool blas, int repeat)
+static double time_one(const struct work *w, enum contestant who, int repeat)
 {
-    if (blas)
+    static void (*const run[])(const struct work *) = {run_triad, run_blas, run_dnnl};
+    if (who == BLAS)
         openblas_set_num_threads(w->threads);
     else
         threads_init(w->threads);
-    void (*run)(const struct work *) = blas ? run_blas : run_triad;
     double start = time_now();
-    for (int i = 0; i < repeat; i++) run(w);
+    for (int i = 0; i < repeat; i++) run[who](w);
     double s = (time_now() - start) / repeat;
     threads_init(w->threads);
     return s;
@@ -125,27 +149,34 @@ enum { MOST_ROUNDS = 201 };
 static int time_product(const struct work *w, double seconds, const struct bench_peak *machine, struct err *e)
 {
     const struct product *p = w->p;
-    double x[2][MOST_ROUNDS], ratio[MOST_ROUNDS], flops = 2.0 * (double)p->m * (double)p->n * (double)p->k;
-    int repeat = 1, n = 0;
-    time_one(w, false, 1);
-    time_one(w, true, 1);
-    int rc = compare(w, e);
+    double x[CONTESTANTS][MOST_ROUNDS], ratio[CONTESTANTS][MOST_ROUNDS],
+        flops = 2.0 * (double)p->m * (double)p->n * (double)p->k;
+    int repeat = 1, n = 0, count = dnnl_sgemm ? CONTESTANTS : DNNL, rc = 0;
+    time_one(w, TRIAD, 1);
+    for (int i = BLAS; i < count && !rc; i++) {
+        time_one(w, (enum contestant)i, 1);
+        rc = compare(w, e);
+    }
     if (rc) return rc;
-    while (repeat < 4096 && time_one(w, false, repeat) * repeat < 2e-3) repeat *= 2;
+    while (repeat < 4096 && time_one(w, TRIAD, repeat) * repeat < 2e-3) repeat *= 2;
     double peak = 0; /* the best while this product is timed: clocks change with load and time */
     for (double end = time_now() + seconds; n < MOST_ROUNDS && (n < (seconds > 0 ? 5 : 1) || time_now() < end); n++) {
-        bool blas_first = n % 2;
-        x[blas_first][n] = time_one(w, blas_first, repeat);
-        x[!blas_first][n] = time_one(w, !blas_first, repeat);
+        for (int i = 0; i < count; i++) {
+            int who = (n + i) % count;
+            x[who][n] = time_one(w, (enum contestant)who, repeat);
+        }
         peak = fmax(peak, bench_peak_again(machine, 0));
-        ratio[n] = x[1][n] / x[0][n];
+        for (int i = BLAS; i < count; i++) ratio[i][n] = x[i][n] / x[TRIAD][n];
     }
-    double triad = bench_median(x[0], n), blas = bench_median(x[1], n);
+    double triad = bench_median(x[TRIAD], n);
     printf("{\"name\": \"%s\", \"m\": %lld, \"n\": %lld, \"k\": %lld, \"gflops\": %.1f, \"share\": %.3f, "
-           "\"best_share\": %.3f, \"blas_gflops\": %.1f, \"ratio\": %.3f, \"peak_gflops\": %.1f, \"rounds\": %d, "
-           "\"threads\": %d}\n",
+           "\"best_share\": %.3f, \"blas_gflops\": %.1f, \"ratio\": %.3f, ",
            p->name, (long long)p->m, (long long)p->n, (long long)p->k, 1e-9 * flops / triad, flops / triad / peak,
-           flops / x[0][0] / peak, 1e-9 * flops / blas, bench_median(ratio, n), 1e-9 * peak, n, w->threads);
+           flops / x[TRIAD][0] / peak, 1e-9 * flops / bench_median(x[BLAS], n), bench_median(ratio[BLAS], n));
+    if (dnnl_sgemm)
+        printf("\"dnnl_gflops\": %.1f, \"dnnl_ratio\": %.3f, ", 1e-9 * flops / bench_median(x[DNNL], n),
+               bench_median(ratio[DNNL], n));
+    printf("\"peak_gflops\": %.1f, \"rounds\": %d, \"threads\": %d}\n", 1e-9 * peak, n, w->threads);
     fflush(stdout);
     return 0;
 }
@@ -165,6 +196,7 @@ int bench_gemm(const char *part, double seconds, struct err *e)
 {
     struct product p[N_PRODUCTS];
     int n = 0;
+    find_dnnl();
     for (int i = 0, all = list(p); i < all; i++)
         if (!part || strstr(p[i].name, part)) p[n++] = p[i];
     if (n == 0)

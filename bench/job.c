@@ -103,7 +103,7 @@ static int tower_inputs(struct bench_job *j, const struct model_tower *t, struct
     case MODEL_RESNET:
     case MODEL_EFFICIENTNET: return normal_input(j, t->name, "image", s->items * t->image_size * t->image_size * 3, e);
     case MODEL_TEXT: return text_inputs(j, t, s, e);
-    case MODEL_WAVE: s->rows = s->items * j->row->wave->samples; return normal_input(j, t->name, "wave", s->rows, e);
+    case MODEL_WAVE: s->rows = s->items * t->wave.length; return normal_input(j, t->name, "wave", s->rows, e);
     case MODEL_AUDIO: break;
     }
     return err_set(e, ERR_CONFIG, "%s: a row has no sound for a tower of log-mel frames", t->name);

@@ -104,7 +104,8 @@ static const struct conf_table work_table = {sizeof(struct bench_work), work_fie
 static int check_tower(const struct bench_row *r, const struct model_tower *t, struct err *e)
 {
     if (t->kind == MODEL_AUDIO)
-        return err_set(e, ERR_CONFIG, "%s: a row has raw sound (wave), none for a tower of log-mel frames", t->name);
+        return err_set(e, ERR_CONFIG, "%s: a row has raw sound (wav2vec2), none for a tower of log-mel frames",
+                       t->name);
     if (t->kind == MODEL_TEXT && r->lengths.most > t->text.length)
         return err_set(e, ERR_CONFIG, "%s: length %lld is less than lengths.most %lld", t->name,
                        (long long)t->text.length, (long long)r->lengths.most);
@@ -119,14 +120,12 @@ static int check_row(const void *s, struct err *e)
     } wants[] = {[BENCH_CONTRASTIVE] = {2, -1, "contrastive takes two towers"},
                  [BENCH_CLASSIFY] = {1, -1, "classify takes one tower"},
                  [BENCH_LM] = {1, MODEL_TEXT, "lm takes one tower, of kind text"},
-                 [BENCH_CTC] = {1, MODEL_WAVE, "ctc takes one tower, a wave"},
+                 [BENCH_CTC] = {1, MODEL_WAVE, "ctc takes one tower, a wav2vec2"},
                  [BENCH_INFONCE] = {0, -1, "infonce takes no towers"},
                  [BENCH_ADAMW] = {0, -1, "adamw takes no towers"},
                  [BENCH_LOGMEL] = {0, -1, "logmel takes no towers"}};
     const struct bench_row *r = s;
     struct model_tower t[BENCH_TOWERS];
-    if (r->towers.n + (r->wave != NULL) > BENCH_TOWERS)
-        return err_set(e, ERR_CONFIG, "a row has at most %d towers", BENCH_TOWERS);
     int n = bench_row_towers(r, t), kind = wants[r->work.kind].kind;
     if (n != wants[r->work.kind].towers) return err_set(e, ERR_CONFIG, "work: %s, not %d", wants[r->work.kind].what, n);
     if (kind >= 0 && t[0].kind != (enum model_kind)kind)
@@ -136,25 +135,12 @@ static int check_row(const void *s, struct err *e)
     return 0;
 }
 
-#define AT(m) offsetof(struct bench_wave, m)
-static const struct conf_field wave_fields[] = {
-    {"samples", CONF_INT, AT(samples), "64000", 400, 1e8, .help = "of a clip"},
-    {"layers", CONF_INT, AT(layers), "12", 1, 1000, .help = "blocks"},
-    {"width", CONF_INT, AT(width), "768", 1, 65536, .help = "of the hidden states"},
-    {"heads", CONF_INT, AT(heads), "12", 1, 1024, .help = "of attention"},
-    {"channels", CONF_INT, AT(channels), "512", 1, 65536, .help = "of the convolutions before"},
-    {0},
-};
-static const struct conf_table wave_table = {sizeof(struct bench_wave), wave_fields};
-#undef AT
-
 #define AT(m) offsetof(struct bench_row, m)
 static const struct conf_field row_fields[] = {
     {"name", CONF_STRING, AT(name), NULL, .help = "of the row"},
     {"batch", CONF_INT, AT(batch), "1", 1, 1e6, .help = "samples a step"},
     {"towers", CONF_MAP, AT(towers), "{}", .sub = &run_modality_table, .most = 2, .help = "as the modalities of a run"},
     {"lengths", CONF_STRUCT, AT(lengths), "{}", .sub = &length_table, .help = "of a text tower's items"},
-    {"wave", CONF_OPTIONAL, AT(wave), "null", .sub = &wave_table, .help = "a tower over raw sound: Wav2Vec 2.0's"},
     {"lr", CONF_DOUBLE, AT(lr), "1e-4", CONF_ABOVE_0, 100, .help = "of AdamW"},
     {"weight_decay", CONF_DOUBLE, AT(weight_decay), "0.1", 0, 10, .help = "of AdamW"},
     {"work", CONF_STRUCT, AT(work), NULL, .sub = &work_table, .help = "what a step does"},
@@ -271,13 +257,7 @@ int bench_row_towers(const struct bench_row *row, struct model_tower *t)
         const struct run_modality *m = &row->towers.v[n];
         t[n] = run_tower(m, m->kind == RUN_TEXT ? m->text.vocab : 0);
     }
-    if (!row->wave || n == BENCH_TOWERS) return n;
-    t[n] = (struct model_tower){.name = "wave", .kind = MODEL_WAVE, .wave = model_wave_base()};
-    t[n].wave.trunk.layers = row->wave->layers;
-    t[n].wave.trunk.width = row->wave->width;
-    t[n].wave.trunk.heads = row->wave->heads;
-    t[n].wave.channels = row->wave->channels;
-    return n + 1;
+    return n;
 }
 
 /* ---- lengths ----------------------------------------------------------------------------------------------------- */

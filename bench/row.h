@@ -49,12 +49,6 @@ struct bench_lengths {
     int64_t least, most;
 };
 
-/* A tower over raw sound, which the loader of runs does not give: Wav2Vec 2.0's with these sizes. */
-struct bench_wave {
-    int64_t samples; /* of a clip */
-    int64_t layers, width, heads, channels;
-};
-
 struct bench_row {
     const char *name;
     int64_t batch;
@@ -63,7 +57,6 @@ struct bench_row {
         int64_t n;
     } towers;
     struct bench_lengths lengths;
-    struct bench_wave *wave; /* the tower "wave", or NULL */
     double lr, weight_decay; /* of AdamW */
     struct bench_work work;
 };
@@ -76,7 +69,7 @@ int bench_row_read(struct conf *mem, const char *word, const char *const *overri
 /* The names of the rows in those folders, sorted, without repeats. The caller frees with file_list_free. */
 void bench_row_names(char ***names, int *n);
 
-/* The row's towers, in order (towers, then wave), into t[BENCH_TOWERS]; returns how many. */
+/* The row's towers into t[BENCH_TOWERS]; returns how many. */
 enum { BENCH_TOWERS = 2 };
 int bench_row_towers(const struct bench_row *row, struct model_tower *t);
 

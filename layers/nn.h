@@ -50,6 +50,9 @@ val nn_group_norm(struct nn *m, const char *name, val x, int groups, double eps)
  * unbiased variance (Ioffe & Szegedy 2015, algorithms 1 and 2). `zero_gain` starts the gain at 0 (the last of a
  * residual branch). */
 val nn_batch_norm(struct nn *m, const char *name, val x, double momentum, double eps, bool zero_gain);
+/* a(batch norm of x + residual); residual as x, or 0 (none). */
+val nn_batch_norm_act(struct nn *m, const char *name, val x, double momentum, double eps, bool zero_gain, val residual,
+                      enum nn_activation a);
 
 /* A weight of shape `s` whose length and direction are learned apart (Salimans & Kingma 2016, eq. 2): w = gain v / |v|,
  * |v| the norm over all axes but `axis`, along which `<name>.gain` (dim[axis]) and `<name>.direction` (s) lie. v starts

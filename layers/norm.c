@@ -44,7 +44,14 @@ static void follow(struct nn *m, val running, val batch, double momentum, double
     ad_update(g, running, next);
 }
 
-val nn_batch_norm(struct nn *m, const char *name, val x, double momentum, double eps, bool zero_gain)
+/* The activation as the op knows it; what it does not know is a node of its own. */
+static enum ad_norm_act act_of(enum nn_activation a)
+{
+    return a == NN_RELU ? AD_ACT_RELU : a == NN_SILU ? AD_ACT_SILU : AD_ACT_NONE;
+}
+
+val nn_batch_norm_act(struct nn *m, const char *name, val x, double momentum, double eps, bool zero_gain, val residual,
+                      enum nn_activation a)
 {
     struct ad_graph *g = m->g;
     ad_push(g, "%s", name);
@@ -55,16 +62,23 @@ val nn_batch_norm(struct nn *m, const char *name, val x, double momentum, double
     val run_var = nn_param(m, "running_var", SHAPE(width), one, AD_STATE);
     val y, mean, var;
     if (m->training) {
-        y = ad_batch_norm(g, x, gain, bias, eps, &mean, &var);
+        y = ad_batch_norm_act(g, x, gain, bias, residual, act_of(a), eps, &mean, &var);
         if (y) {
             follow(m, run_mean, mean, momentum, 1);
             follow(m, run_var, var, momentum, n > 1 ? (double)n / (double)(n - 1) : 1);
         }
+        if (act_of(a) != AD_ACT_NONE) a = NN_IDENTITY;
     } else {
         y = ad_batch_norm_fixed(g, x, gain, bias, run_mean, run_var, eps);
+        if (residual) y = ad_add(g, y, residual);
     }
     ad_pop(g);
-    return y;
+    return nn_activate(m, a, y);
+}
+
+val nn_batch_norm(struct nn *m, const char *name, val x, double momentum, double eps, bool zero_gain)
+{
+    return nn_batch_norm_act(m, name, x, momentum, eps, zero_gain, 0, NN_IDENTITY);
 }
 
 val nn_weight_norm(struct nn *m, const char *name, struct ad_shape s, int axis, double std)

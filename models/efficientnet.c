@@ -45,9 +45,10 @@ static val conv_norm(struct nn *m, const struct model_efficientnet *c, const cha
 {
     ad_push(m->g, "%s", name);
     conv.pad = -1;
-    x = nn_batch_norm(m, "norm", nn_conv2d(m, "conv", x, conv), c->momentum, c->eps, false);
+    x = nn_batch_norm_act(m, "norm", nn_conv2d(m, "conv", x, conv), c->momentum, c->eps, false, 0,
+                          activate ? NN_SILU : NN_IDENTITY);
     ad_pop(m->g);
-    return activate ? ad_silu(m->g, x) : x;
+    return x;
 }
 
 static val mbconv(struct nn *m, const struct model_efficientnet *c, val x, const struct model_mbconv *b, int stride,

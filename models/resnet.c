@@ -3,16 +3,16 @@
 
 #include "models/trunk.h"
 
-/* conv - norm [- ReLU] */
+/* conv - norm [- + residual] [- ReLU] */
 static val conv_norm(struct nn *m, const struct model_resnet *c, const char *name, val x, struct nn_conv conv,
-                     bool relu, bool last)
+                     val residual, enum nn_activation a)
 {
     ad_push(m->g, "%s", name);
     conv.pad = conv.kernel % 2 ? -1 : 0; /* an even kernel cuts the image into patches */
     x = nn_conv2d(m, "conv", x, conv);
-    x = nn_batch_norm(m, "norm", x, c->momentum, c->eps, last);
+    x = nn_batch_norm_act(m, "norm", x, c->momentum, c->eps, false, residual, a);
     ad_pop(m->g);
-    return relu ? ad_relu(m->g, x) : x;
+    return x;
 }
 
 static val block(struct nn *m, const struct model_resnet *c, const char *name, val x, int64_t width, int stride)
@@ -21,18 +21,16 @@ static val block(struct nn *m, const struct model_resnet *c, const char *name, v
     ad_push(g, "%s", name);
     int64_t out = c->bottleneck ? 4 * width : width;
     val y = x, shortcut = x;
-    if (c->bottleneck) {
-        y = conv_norm(m, c, "a", y, (struct nn_conv){.out = width, .kernel = 1, .stride = 1}, true, false);
-        y = conv_norm(m, c, "b", y, (struct nn_conv){.out = width, .kernel = 3, .stride = stride}, true, false);
-        y = conv_norm(m, c, "c", y, (struct nn_conv){.out = out, .kernel = 1, .stride = 1}, false, false);
-    } else {
-        y = conv_norm(m, c, "a", y, (struct nn_conv){.out = width, .kernel = 3, .stride = stride}, true, false);
-        y = conv_norm(m, c, "b", y, (struct nn_conv){.out = out, .kernel = 3, .stride = 1}, false, false);
-    }
+    struct nn_conv first = {.out = width, .kernel = c->bottleneck ? 1 : 3, .stride = c->bottleneck ? 1 : stride};
+    struct nn_conv last = {.out = out, .kernel = c->bottleneck ? 1 : 3, .stride = 1};
+    struct nn_conv across = {.out = out, .kernel = 1, .stride = stride};
+    y = conv_norm(m, c, "a", y, first, 0, NN_RELU);
+    if (c->bottleneck)
+        y = conv_norm(m, c, "b", y, (struct nn_conv){.out = width, .kernel = 3, .stride = stride}, 0, NN_RELU);
     if (stride > 1 || ad_dim(g, x, -1) != out)
-        shortcut =
-            conv_norm(m, c, "shortcut", x, (struct nn_conv){.out = out, .kernel = 1, .stride = stride}, false, false);
-    y = ad_relu(g, ad_add(g, y, shortcut));
+        shortcut = c->bare_shortcut ? nn_conv2d(m, "shortcut", x, across)
+                                    : conv_norm(m, c, "shortcut", x, across, 0, NN_IDENTITY);
+    y = conv_norm(m, c, c->bottleneck ? "c" : "b", y, last, shortcut, NN_RELU);
     ad_pop(g);
     return y;
 }
@@ -47,7 +45,7 @@ val model_resnet(struct nn *m, const struct model_tower *t, struct model_shape s
                            .stride = (int)c->stem_stride,
                            .pad = c->stem_kernel % 2 ? -1 : 0};
     if (c->stem_norm) {
-        x = conv_norm(m, c, "stem", x, stem, true, false);
+        x = conv_norm(m, c, "stem", x, stem, 0, NN_RELU);
     } else {
         stem.bias = true;
         x = nn_conv2d(m, "stem", x, stem);

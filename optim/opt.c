@@ -7,10 +7,13 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/rng.h"
 #include "base/threads.h"
+#include "optim/steps.h"
 
 const char *const opt_kind_names[] = {"adamw", "sgd", NULL};
 const char *const opt_decay_names[] = {"cosine", "linear", "constant", NULL};
+const char *const opt_state_names[] = {"f32", "bf16", NULL};
 
 /* A run of the flat buffer with one set of factors. */
 struct segment {
@@ -26,19 +29,23 @@ struct opt {
     struct segment *segment;
     int n_segment;
     int64_t n, steps;
-    float *state[3]; /* AdamW: m, v; SGD: momentum; then the average if there is one */
-    const char *name[3];
+    struct opt_buffer state[3]; /* AdamW: m, v; SGD: momentum; then the average if there is one */
     int n_state;
     float *ema;
 };
 
-static bool add_state(struct opt *o, const char *name, struct err *e)
+static size_t state_bytes(const struct opt *o, int i)
 {
-    float *p = mem_block((size_t)o->n * sizeof *p, name, e);
-    if (!p) return false;
-    o->name[o->n_state] = name;
-    o->state[o->n_state++] = p;
-    return true;
+    return (size_t)o->n * (o->state[i].bf16 ? 2 : 4);
+}
+
+static bool add_state(struct opt *o, const char *name, bool bf16, struct err *e)
+{
+    struct opt_buffer *b = &o->state[o->n_state];
+    *b = (struct opt_buffer){.name = name, .bf16 = bf16};
+    b->data = mem_block(state_bytes(o, o->n_state), name, e);
+    o->n_state += b->data != NULL;
+    return b->data;
 }
 
 static struct segment segment_of(const struct opt_config *c, const struct ad_entry *p, bool *hit)
@@ -85,13 +92,14 @@ struct opt *opt_new(const struct opt_config *c, struct ad_store *s, struct err *
     o->store = s;
     o->n = ad_store_flat_count(s);
     bool ok = make_segments(o, e) == 0;
+    bool half = c->state == OPT_BF16;
     if (c->kind == OPT_ADAMW)
-        ok = ok && add_state(o, "adamw.m", e) && add_state(o, "adamw.v", e);
+        ok = ok && add_state(o, "adamw.m", half, e) && add_state(o, "adamw.v", half, e);
     else if (c->momentum > 0)
-        ok = ok && add_state(o, "sgd.momentum", e);
+        ok = ok && add_state(o, "sgd.momentum", false, e);
     if (ok && c->ema > 0) {
-        ok = add_state(o, "ema", e);
-        if (ok) o->ema = memcpy(o->state[o->n_state - 1], ad_store_flat(s), (size_t)o->n * sizeof(float));
+        ok = add_state(o, "ema", false, e);
+        if (ok) o->ema = memcpy(o->state[o->n_state - 1].data, ad_store_flat(s), (size_t)o->n * sizeof(float));
     }
     if (ok) return o;
     opt_free(o);
@@ -101,7 +109,7 @@ struct opt *opt_new(const struct opt_config *c, struct ad_store *s, struct err *
 void opt_free(struct opt *o)
 {
     if (!o) return;
-    for (int i = 0; i < o->n_state; i++) mem_block_free(o->state[i], (size_t)o->n * sizeof(float));
+    for (int i = 0; i < o->n_state; i++) mem_block_free(o->state[i].data, state_bytes(o, i));
     free(o->segment);
     free(o);
 }
@@ -123,79 +131,67 @@ double opt_norm(const float *grad, int64_t n)
 #pragma omp parallel for schedule(static) if (n > PAR_MIN)
     for (int64_t b = 0; b < parts; b++) {
         int64_t to = (b + 1) * each < n ? (b + 1) * each : n;
-        double s[8] = {0};
-        int64_t i = b * each;
-        for (; i + 8 <= to; i += 8)
-            for (int k = 0; k < 8; k++) s[k] += (double)grad[i + k] * (double)grad[i + k];
-        for (; i < to; i++) s[0] += (double)grad[i] * (double)grad[i];
-        part[b] = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+        part[b] = ISA_PICK(opt_squares)(grad + b * each, to - b * each);
     }
     for (int64_t b = 0; b < parts; b++) sum += part[b];
     return sqrt(sum);
 }
 
-/* What a step's inner loops need. */
-struct factors {
-    float lr, decay, b1, b2, eps, fix1, fix2, grad_scale, momentum;
-    bool nesterov;
-};
-
-__attribute__((optimize("O3"))) static void adamw_run(int64_t n, float *w, const float *g, float *m, float *v,
-                                                      const struct factors *f)
+/* One segment's part of a block. */
+static void run_piece(const struct opt *o, const struct opt_factors *f, const float *grad, int64_t from, int64_t to)
 {
-    float b1 = f->b1, b2 = f->b2, keep = 1 - f->lr * f->decay, step = f->lr * f->fix1, fix2 = f->fix2, eps = f->eps,
-          gs = f->grad_scale;
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        float x = g[i] * gs, mi = b1 * m[i] + (1 - b1) * x, vi = b2 * v[i] + (1 - b2) * x * x;
-        m[i] = mi;
-        v[i] = vi;
-        w[i] = w[i] * keep - step * mi / (__builtin_sqrtf(vi * fix2) + eps);
-    }
+    struct opt_piece p = {.n = to - from,
+                          .first = from,
+                          .w = ad_store_flat(o->store) + from,
+                          .g = grad + from,
+                          .ema = o->ema ? o->ema + from : NULL};
+    bool half = o->state[0].bf16, moments = o->c.kind == OPT_ADAMW || o->c.momentum > 0;
+    if (moments) p.m = (char *)o->state[0].data + from * (half ? 2 : 4);
+    if (o->c.kind == OPT_ADAMW) p.v = (char *)o->state[1].data + from * (half ? 2 : 4);
+    if (o->c.kind == OPT_SGD)
+        ISA_PICK(opt_sgd)(&p, f);
+    else if (half)
+        ISA_PICK(opt_adamw16)(&p, f);
+    else
+        ISA_PICK(opt_adamw)(&p, f);
 }
 
-__attribute__((optimize("O3"))) static void sgd_run(int64_t n, float *w, const float *g, float *m,
-                                                    const struct factors *f)
+static void run_average(const struct opt *o, const struct opt_factors *f, int64_t from, int64_t to)
 {
-    for (int64_t i = 0; i < n; i++) {
-        float x = g[i] * f->grad_scale + f->decay * w[i];
-        if (m) {
-            m[i] = f->momentum * m[i] + x;
-            x = f->nesterov ? x + f->momentum * m[i] : m[i];
-        }
-        w[i] -= f->lr * x;
-    }
+    struct opt_piece p = {.n = to - from, .w = ad_store_flat(o->store) + from, .ema = o->ema ? o->ema + from : NULL};
+    if (o->ema && from < to) ISA_PICK(opt_follow)(&p, f);
 }
 
-static void block_step(const struct opt *o, const struct factors *common, const float *grad, double lr, int64_t from,
-                       int64_t to)
+static void block_step(const struct opt *o, const struct opt_factors *common, const float *grad, double lr,
+                       int64_t from, int64_t to)
 {
-    float *w = ad_store_flat(o->store);
+    int64_t done = from; /* the averages follow from here on; gaps and frozen segments do not move but may be behind */
     for (int k = 0; k < o->n_segment; k++) {
         const struct segment *s = &o->segment[k];
         int64_t a = from > s->from ? from : s->from, b = to < s->to ? to : s->to;
         if (a >= b || s->lr_scale == 0) continue;
-        struct factors f = *common;
+        struct opt_factors f = *common;
         f.lr = (float)(lr * s->lr_scale);
         f.decay = s->decay;
-        if (o->c.kind == OPT_ADAMW)
-            adamw_run(b - a, w + a, grad + a, o->state[0] + a, o->state[1] + a, &f);
-        else
-            sgd_run(b - a, w + a, grad + a, o->c.momentum > 0 ? o->state[0] + a : NULL, &f);
+        run_average(o, common, done, a);
+        run_piece(o, &f, grad, a, b);
+        done = b;
     }
-    float d = (float)o->c.ema;
-    for (int64_t i = from; o->ema && i < to; i++) o->ema[i] = d * o->ema[i] + (1 - d) * w[i];
+    run_average(o, common, done, to);
 }
 
 void opt_step(struct opt *o, const float *grad, double norm, double lr)
 {
     o->steps++;
-    struct factors f = {.b1 = (float)o->c.beta1,
-                        .b2 = (float)o->c.beta2,
-                        .eps = (float)o->c.eps,
-                        .momentum = (float)o->c.momentum,
-                        .nesterov = o->c.nesterov,
-                        .grad_scale = 1};
+    struct opt_factors f = {.b1 = (float)o->c.beta1,
+                            .b2 = (float)o->c.beta2,
+                            .eps = (float)o->c.eps,
+                            .momentum = (float)o->c.momentum,
+                            .nesterov = o->c.nesterov,
+                            .grad_scale = 1,
+                            .ema = (float)o->c.ema,
+                            .key = hash_str("optim.state"),
+                            .step = (uint64_t)o->steps};
     f.fix1 = (float)(1 / (1 - pow(o->c.beta1, (double)o->steps)));
     f.fix2 = (float)(1 / (1 - pow(o->c.beta2, (double)o->steps)));
     if (o->c.clip > 0 && norm > o->c.clip)
@@ -213,9 +209,8 @@ int opt_state_count(const struct opt *o)
     return o->n_state;
 }
 
-float *opt_state(const struct opt *o, int i, const char **name)
+struct opt_buffer opt_state(const struct opt *o, int i)
 {
-    *name = o->name[i];
     return o->state[i];
 }
 
@@ -234,5 +229,8 @@ const float *opt_ema(const struct opt *o)
 
 double opt_bytes_per_parameter(const struct opt_config *c)
 {
-    return (c->kind == OPT_ADAMW ? 8.0 : c->momentum > 0 ? 4.0 : 0.0) + (c->ema > 0 ? 4.0 : 0.0);
+    return (c->kind == OPT_ADAMW ? c->state == OPT_BF16 ? 4.0 : 8.0
+            : c->momentum > 0    ? 4.0
+                                 : 0.0) +
+           (c->ema > 0 ? 4.0 : 0.0);
 }

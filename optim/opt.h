@@ -12,6 +12,11 @@ extern const char *const opt_kind_names[];
 enum opt_decay { OPT_COSINE, OPT_LINEAR, OPT_CONSTANT };
 extern const char *const opt_decay_names[];
 
+/* How AdamW's moments are stored. OPT_BF16 takes half the memory and traffic: they are computed in f32 and rounded at
+ * random, without bias, by bits that are a function of (step, place in the flat buffer). */
+enum opt_store { OPT_F32, OPT_BF16 };
+extern const char *const opt_state_names[];
+
 /* Parameters whose name matches `pattern` (shell glob: * and ?, over the whole path) get their own factors. The first
  * matching group counts. */
 struct opt_group {
@@ -23,8 +28,9 @@ struct opt_group {
 struct opt_config {
     enum opt_kind kind;
     double lr, beta1, beta2, eps,
-        weight_decay; /* AdamW (Loshchilov & Hutter 2019, alg. 2); weight_decay for SGD is L2 */
-    double momentum;  /* SGD */
+        weight_decay;     /* AdamW (Loshchilov & Hutter 2019, alg. 2); weight_decay for SGD is L2 */
+    enum opt_store state; /* AdamW's moments */
+    double momentum;      /* SGD */
     bool nesterov;
     double clip;          /* largest global gradient norm; 0: none */
     double ema;           /* decay of averaged weights; 0: none */
@@ -59,10 +65,15 @@ void opt_bind_gradients(struct ad_plan *p, const struct ad_store *s, float *grad
  * for their start (Kingma & Ba 2015, alg. 1); the averaged weights follow as ema * avg + (1 - ema) * weights. */
 void opt_step(struct opt *o, const float *grad, double norm, double lr);
 
-/* State for checkpoints: flat buffers by name ("adamw.m", "adamw.v", "sgd.momentum", "ema"), and the number of steps.
- */
+/* State for checkpoints: flat buffers by name ("adamw.m", "adamw.v", "sgd.momentum", "ema") of ad_store_flat_count
+ * numbers, f32 or bf16, which are the optimizer's; and the number of steps. */
+struct opt_buffer {
+    const char *name;
+    void *data;
+    bool bf16;
+};
 int opt_state_count(const struct opt *o);
-float *opt_state(const struct opt *o, int i, const char **name); /* ad_store_flat_count numbers */
+struct opt_buffer opt_state(const struct opt *o, int i);
 int64_t opt_steps(const struct opt *o);
 void opt_set_steps(struct opt *o, int64_t steps);
 const float *opt_ema(const struct opt *o); /* NULL if there is none */

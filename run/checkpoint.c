@@ -11,6 +11,7 @@
 
 #include "base/buf.h"
 #include "base/file.h"
+#include "base/half.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/safetensors.h"
@@ -52,13 +53,13 @@ static int save_optimizer(const char *path, const struct ad_store *store, const 
     int n = ad_store_count(store), states = opt_state_count(o), k = 0;
     struct st_item *item = mem_zero((size_t)(n * states + 1), sizeof *item);
     for (int s = 0; s < states; s++) {
-        const char *what;
-        const float *flat = opt_state(o, s, &what);
+        struct opt_buffer b = opt_state(o, s);
         for (int i = 0; i < n; i++) {
             const struct ad_entry *p = ad_store_at(store, i);
             if (trained(p))
-                item[k++] = (struct st_item){mem_printf("%s/%s", what, p->name), ST_F32, p->shape.rank, p->shape.dim,
-                                             flat + p->offset};
+                item[k++] =
+                    (struct st_item){mem_printf("%s/%s", b.name, p->name), b.bf16 ? ST_BF16 : ST_F32, p->shape.rank,
+                                     p->shape.dim, (char *)b.data + p->offset * (b.bf16 ? 2 : 4)};
         }
     }
     char steps[32];
@@ -310,9 +311,10 @@ static int check_extra(const struct st_file *f, const char *path, const struct a
                        struct err *e)
 {
     for (int i = 0; i < st_count(f); i++) {
-        const char *name = st_at(f, i)->name, *parameter = o ? NULL : name, *what;
+        const char *name = st_at(f, i)->name, *parameter = o ? NULL : name;
         for (int s = 0; o && s < opt_state_count(o) && !parameter; s++) {
-            size_t n = (opt_state(o, s, &what), strlen(what));
+            const char *what = opt_state(o, s).name;
+            size_t n = strlen(what);
             if (!strncmp(name, what, n) && name[n] == '/') parameter = name + n + 1;
         }
         const struct ad_entry *p = parameter ? ad_store_find(store, parameter) : NULL;
@@ -339,17 +341,34 @@ static int load_model(const char *path, struct ad_store *store, struct err *e)
     return rc;
 }
 
-/* One flat state buffer of the optimizer, or the averages into the weights (`to` NULL). */
-static int read_state(const struct st_file *f, const char *path, const char *what, struct ad_store *store, float *to,
+/* One parameter's part of a flat state buffer: `to` in the buffer's type. A run that was begun with moments in f32 goes
+ * on in bf16 and the other way round: rounded once, to nearest. */
+static int read_part(const struct st_file *f, const struct st_tensor *t, bool bf16, void *to, struct err *e)
+{
+    if (!bf16) return st_read_f32(f, t, to, e);
+    if (t->dtype == ST_BF16) {
+        memcpy(to, t->data, t->bytes);
+        return 0;
+    }
+    float *x = mem_alloc((size_t)(t->count + 1) * sizeof *x);
+    int rc = st_read_f32(f, t, x, e);
+    for (int64_t i = 0; !rc && i < t->count; i++) ((uint16_t *)to)[i] = bf16_from_float(x[i]);
+    free(x);
+    return rc;
+}
+
+/* One flat state buffer of the optimizer, or the averages into the weights (`data` NULL). */
+static int read_state(const struct st_file *f, const char *path, struct ad_store *store, struct opt_buffer to,
                       struct err *e)
 {
     int rc = 0;
     for (int i = 0; i < ad_store_count(store) && !rc; i++) {
         struct ad_entry *p = ad_store_at(store, i);
         if (!trained(p)) continue;
-        char *name = mem_printf("%s/%s", what, p->name);
+        char *name = mem_printf("%s/%s", to.name, p->name);
         const struct st_tensor *t = expect(f, path, name, p, e);
-        rc = t ? st_read_f32(f, t, to ? to + p->offset : p->data, e) : e->code;
+        void *at = to.data ? (char *)to.data + p->offset * (to.bf16 ? 2 : 4) : p->data;
+        rc = t ? read_part(f, t, to.bf16, at, e) : e->code;
         free(name);
     }
     return rc;
@@ -360,11 +379,7 @@ static int load_optimizer(const char *path, struct ad_store *store, struct opt *
     struct st_file *f;
     int rc = st_open(path, &f, e);
     if (rc) return rc;
-    for (int s = 0; s < opt_state_count(o) && !rc; s++) {
-        const char *what;
-        float *flat = opt_state(o, s, &what);
-        rc = read_state(f, path, what, store, flat, e);
-    }
+    for (int s = 0; s < opt_state_count(o) && !rc; s++) rc = read_state(f, path, store, opt_state(o, s), e);
     if (!rc) rc = check_extra(f, path, store, o, e);
     const char *text = st_metadata(f, "steps");
     char *end = NULL;
@@ -384,7 +399,7 @@ static int load_average(const char *path, struct ad_store *store, struct err *e)
     if (rc) return rc;
     bool any = false;
     for (int i = 0; i < st_count(f) && !any; i++) any = !strncmp(st_at(f, i)->name, "ema/", 4);
-    if (any) rc = read_state(f, path, "ema", store, NULL, e);
+    if (any) rc = read_state(f, path, store, (struct opt_buffer){.name = "ema"}, e);
     st_close(f);
     return rc;
 }

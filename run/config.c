@@ -115,6 +115,7 @@ static const struct conf_field resnet_fields[] = {
      .help = "first convolution: channels; 0: the first stage's"},
     {"stem_pool", CONF_BOOL, AT(stem_pool), "false", .help = "3x3 max pooling with step 2 after it"},
     {"stem_norm", CONF_BOOL, AT(stem_norm), "false", .help = "batch norm and ReLU after it"},
+    {"shortcut_norm", CONF_BOOL, AT(shortcut_norm), "true", .help = "batch norm after a shortcut's convolution"},
     {"momentum", CONF_DOUBLE, AT(momentum), "0.1", 0, 1, .help = "of the running statistics"},
     {"eps", CONF_DOUBLE, AT(eps), "1e-5", CONF_ABOVE_0, 1, .help = "of the norms"},
     {0},
@@ -341,6 +342,8 @@ static const struct conf_field optim_fields[] = {
     {"betas", CONF_DOUBLES, AT(betas), "[0.9, 0.98]", 0, 0.999999, .least = 2, .most = 2,
      .help = "adamw: decay of the moments"},
     {"eps", CONF_DOUBLE, AT(eps), "1e-8", CONF_ABOVE_0, 1, .help = "adamw: added to the root"},
+    {"state", CONF_ENUM, AT(state), "f32", .choices = opt_state_names,
+     .help = "adamw: how moments are stored; bf16 halves their memory"},
     {"momentum", CONF_DOUBLE, AT(momentum), "0.9", 0, 0.9999, .help = "sgd"},
     {"nesterov", CONF_BOOL, AT(nesterov), "false", .help = "sgd: look ahead"},
     {"clip", CONF_DOUBLE, AT(clip), "1", 0, 1e6, .help = "largest norm of the whole gradient; 0: none"},
@@ -497,6 +500,7 @@ struct opt_config run_opt_config(const struct run_config *c)
                                .beta2 = o->betas.v[1],
                                .eps = o->eps,
                                .weight_decay = o->weight_decay,
+                               .state = (enum opt_store)o->state,
                                .momentum = o->momentum,
                                .nesterov = o->nesterov,
                                .clip = o->clip,
@@ -541,6 +545,7 @@ static struct model_resnet resnet_of(const struct run_resnet *r)
                              .stem_width = r->stem_width ? r->stem_width : r->widths.v[0],
                              .stem_pool = r->stem_pool,
                              .stem_norm = r->stem_norm,
+                             .bare_shortcut = !r->shortcut_norm,
                              .momentum = r->momentum,
                              .eps = r->eps};
     for (int i = 0; i < m.n_stages; i++) m.width[i] = r->widths.v[i], m.depth[i] = r->depths.v[i];

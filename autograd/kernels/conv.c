@@ -1,22 +1,16 @@
-/* Convolution in f32 by products. Positions are gathered into rows of patches (im2col) a block at a time, small enough
- * for the second-level cache, and multiplied at once. conv2d_transpose is the same: the positions of x are split by
- * their residue modulo the stride; those of one residue read a dense window of y through the matching taps of the
- * flipped kernel. So every output is written by one task, and tasks depend on sizes only. conv2d_dw sums fixed ranges
- * of positions, then the ranges in order. Depthwise convolution is in depthwise.c. */
+/* Convolution in f32 as products whose one operand is never stored: patches.c writes the parts of it that the product
+ * packs (implicit GEMM). conv2d_transpose is the same: the positions of x are split by their residue modulo the stride;
+ * those of one residue read a dense window of y through the matching taps of the flipped kernel. conv2d_dw sums over
+ * positions. Convolution by 1 x 1 without a stride is a plain product. Depthwise convolution is in depthwise.c. */
 #include "autograd/ops/conv.h"
 
 #include <string.h>
 
 #include "autograd/kernels/gemm.h"
+#include "autograd/kernels/patches.h"
+#include "autograd/kernels/winograd.h"
 #include "base/isa.h"
 #include "base/threads.h"
-
-enum { PATCHES = 1 << 17, RESULT = 1 << 16, DEPTH = 2560, MAX_PARTS = 8 };
-
-/* Each thread's room, on its stack: a block of patches and, where rows of the result are apart, the block's result. */
-struct room {
-    float patches[PATCHES], result[RESULT];
-} __attribute__((aligned(64)));
 
 static int64_t min_of(int64_t a, int64_t b)
 {
@@ -31,112 +25,84 @@ static int64_t ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* Position i of the grid reads, through tap t, row i * step + base + t * inc, if the source has it. */
-struct axis {
-    int64_t size, grid, step, base, inc, taps;
-};
-
-/* The patches of images (n, h.size, w.size, c) over a grid of positions (n, h.grid, w.grid). */
-struct patches {
-    const float *src;
-    struct axis h, w;
-    int64_t n, c, channels; /* channels: how many of a pixel's c are read, from where src points */
-};
-
-static int64_t positions(const struct patches *p)
-{
-    return p->n * p->h.grid * p->w.grid;
-}
-
-/* One row of `count` taps of one kernel row, from pixel (y, x) on. */
-static float *gather_taps(const struct patches *p, const float *image, int64_t y, int64_t x, int64_t count, float *to)
-{
-    if (y < 0 || y >= p->h.size) {
-        memset(to, 0, (size_t)(count * p->channels) * sizeof *to);
-        return to + count * p->channels;
-    }
-    const float *row = image + y * p->w.size * p->c;
-    if (p->w.inc == 1 && p->channels == p->c) { /* the taps are neighbours in memory */
-        int64_t before = min_of(count, max_of(0, -x)), inside = max_of(0, min_of(count, p->w.size - x) - before);
-        memset(to, 0, (size_t)(before * p->c) * sizeof *to);
-        memcpy(to + before * p->c, row + (x + before) * p->c, (size_t)(inside * p->c) * sizeof *to);
-        memset(to + (before + inside) * p->c, 0, (size_t)((count - before - inside) * p->c) * sizeof *to);
-        return to + count * p->c;
-    }
-    for (int64_t t = 0; t < count; t++, x += p->w.inc, to += p->channels) {
-        bool inside = x >= 0 && x < p->w.size;
-        if (inside)
-            memcpy(to, row + x * p->c, (size_t)p->channels * sizeof *to);
-        else
-            memset(to, 0, (size_t)p->channels * sizeof *to);
-    }
-    return to;
-}
-
-/* Rows first .. first+count-1 of the patches, taps t0 .. t0+n_taps-1 of each. */
-static void gather(const struct patches *p, int64_t first, int64_t count, int64_t t0, int64_t n_taps, float *to)
-{
-    int64_t j = first % p->w.grid, i = first / p->w.grid % p->h.grid, n = first / p->w.grid / p->h.grid;
-    for (int64_t r = 0; r < count; r++) {
-        const float *image = p->src + n * p->h.size * p->w.size * p->c;
-        for (int64_t t = t0; t < t0 + n_taps;) {
-            int64_t u = t / p->w.taps, v = t % p->w.taps, run = min_of(p->w.taps - v, t0 + n_taps - t);
-            to = gather_taps(p, image, i * p->h.step + p->h.base + u * p->h.inc,
-                             j * p->w.step + p->w.base + v * p->w.inc, run, to);
-            t += run;
-        }
-        if (++j < p->w.grid) continue;
-        j = 0;
-        if (++i < p->h.grid) continue;
-        i = 0;
-        n++;
-    }
-}
-
-/* How patches are cut: taps at a time, so that a row is not too deep, and rows at a time. */
-struct cut {
-    int64_t taps, rows, blocks;
-};
-static struct cut cut_of(const struct patches *p, int64_t columns)
-{
-    int64_t taps = p->h.taps * p->w.taps, total = positions(p);
-    struct cut c = {.taps = ceil_div(taps, ceil_div(taps * p->channels, DEPTH))};
-    c.rows = min_of(PATCHES / (c.taps * p->channels), RESULT / max_of(columns, 1));
-    c.rows = max_of(16, min_of(c.rows, max_of(32, total / 16)) / 16 * 16);
-    c.blocks = ceil_div(total, c.rows);
-    return c;
-}
-
-/* C rows of one block = patches times w ((taps x channels), columns). */
-static void block_product(struct room *room, const struct patches *p, struct cut cut, int64_t first, int64_t rows,
-                          const float *w, int64_t w_row, int64_t columns, float *c, int64_t c_row)
-{
-    int64_t taps = p->h.taps * p->w.taps;
-    for (int64_t t = 0; t < taps; t += cut.taps) {
-        int64_t n = min_of(cut.taps, taps - t);
-        gather(p, first, rows, t, n, room->patches);
-        struct gemm_args g = {.m = rows,
-                              .n = columns,
-                              .k = n * p->channels,
-                              .a = room->patches,
-                              .a_row = n * p->channels,
-                              .a_col = 1,
-                              .b = w + t * p->channels * w_row,
-                              .b_row = w_row,
-                              .b_col = 1,
-                              .c = c,
-                              .c_row = c_row,
-                              .add = t > 0};
-        gemm_block(&g);
-    }
-}
-
 static bool is_pointwise(const struct conv_dims *d)
 {
     return d->groups == 1 && d->k[0] * d->k[1] == 1 && d->stride[0] * d->stride[1] == 1 && d->pad[0] + d->pad[1] == 0;
 }
 
-/* ---- conv2d ------------------------------------------------------------------------------------------------------ */
+/* ---- one product a group -------------------------------------------------------------------------------------------- */
+
+/* The product of one group: everything of `gemm_args` but the source, which are patches unless the operand is plain. */
+struct product {
+    struct patches patches;
+    bool by_column, plain;
+    struct gemm_args g;
+};
+
+/* Pieces of rows go over the threads where there are several groups; and where C is long and narrow and its sums are taken
+ * in several steps, so that a piece of C stays in the second-level cache from step to step. How many depends on sizes
+ * only. */
+enum { GROUP_ROWS = 256, GROUP_TASKS = 32, NEAR = 1 << 16, NEAR_ROWS = 192, STEP = 256 };
+
+static int64_t piece_rows(const struct product *p, int64_t groups)
+{
+    const struct gemm_args *g = &p->g;
+    if (groups > 1) return max_of(GROUP_ROWS, ceil_div(g->m * groups, GROUP_TASKS));
+    int64_t rows = max_of(NEAR_ROWS, NEAR / max_of(1, g->n));
+    return p->by_column || g->k <= STEP || g->n > STEP || g->m < 16 * rows ? g->m : rows;
+}
+
+struct part {
+    const struct gemm_source *of;
+    int64_t i0;
+};
+static void fill_part(const void *ctx, int64_t i0, int64_t ni, int64_t k0, int64_t nk, float *to, int64_t i_step,
+                      int64_t k_step)
+{
+    const struct part *p = ctx;
+    p->of->fill(p->of->ctx, p->i0 + i0, ni, k0, nk, to, i_step, k_step);
+}
+
+/* Rows i0 .. i0+rows-1; by all threads where `together`. */
+static void run_part(const struct product *p, int64_t i0, int64_t rows, bool together, void *scratch)
+{
+    struct gemm_source whole = p->by_column ? patches_by_column(&p->patches) : patches_by_row(&p->patches);
+    struct part part = {&whole, i0};
+    struct gemm_source source = {fill_part, &part, p->by_column};
+    struct gemm_args g = p->g;
+    g.source = p->plain ? NULL : &source;
+    if (p->plain) g.a += i0 * g.a_row;
+    g.m = rows;
+    g.c += i0 * g.c_row;
+    if (together)
+        gemm(&g, scratch);
+    else
+        gemm_block(&g);
+}
+
+typedef struct product (*product_fn)(const void *ctx, int64_t group);
+
+static void run_products(product_fn product_of, const void *ctx, int64_t groups, void *scratch)
+{
+    struct product first = product_of(ctx, 0);
+    int64_t rows = piece_rows(&first, groups), blocks = rows ? ceil_div(first.g.m, rows) : 0;
+    if (groups == 1 && blocks <= 1) {
+        run_part(&first, 0, first.g.m, true, scratch);
+        return;
+    }
+#pragma omp parallel
+    {
+        gemm_enter_thread();
+#pragma omp for schedule(dynamic)
+        for (int64_t t = 0; t < groups * blocks; t++) {
+            struct product p = product_of(ctx, t % groups);
+            int64_t i0 = t / groups * rows;
+            run_part(&p, i0, min_of(rows, p.g.m - i0), false, NULL);
+        }
+    }
+}
+
+/* ---- conv2d --------------------------------------------------------------------------------------------------------- */
 
 static struct patches forward_patches(const struct conv_call *k, int64_t group)
 {
@@ -144,46 +110,35 @@ static struct patches forward_patches(const struct conv_call *k, int64_t group)
     struct axis axis[2];
     for (int i = 0; i < 2; i++)
         axis[i] = (struct axis){d->h[i], d->out[i], d->stride[i], -d->pad[i], d->dilation[i], d->k[i]};
-    return (struct patches){(const float *)k->x->data + group * d->cg, axis[0], axis[1], d->n, d->c, d->cg};
+    return (struct patches){k->x->data, axis[0], axis[1], d->n, d->c, d->cg, group * d->cg};
+}
+
+static struct product forward_product(const void *ctx, int64_t group)
+{
+    const struct conv_call *k = ctx;
+    const struct conv_dims *d = &k->d;
+    struct product p = {.patches = forward_patches(k, group), .plain = is_pointwise(d)};
+    p.g = (struct gemm_args){.m = patches_positions(&p.patches),
+                             .n = d->fg,
+                             .k = patches_depth(&p.patches),
+                             .a = k->x->data,
+                             .a_row = d->c,
+                             .a_col = 1,
+                             .b = (const float *)k->w->data + group * d->fg,
+                             .b_row = d->f,
+                             .b_col = 1,
+                             .c = (float *)k->y->data + group * d->fg,
+                             .c_row = d->f};
+    return p;
 }
 
 static void run(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
-    const struct conv_dims *d = &k.d;
-    if (is_pointwise(d)) {
-        struct gemm_args g = {.m = d->n * d->h[0] * d->h[1],
-                              .n = d->f,
-                              .k = d->c,
-                              .a = k.x->data,
-                              .a_row = d->c,
-                              .a_col = 1,
-                              .b = k.w->data,
-                              .b_row = d->f,
-                              .b_col = 1,
-                              .c = k.y->data,
-                              .c_row = d->f};
-        gemm(&g, c->scratch);
-        return;
-    }
-    struct patches whole = forward_patches(&k, 0);
-    struct cut cut = cut_of(&whole, 1);
-#pragma omp parallel if (cut.blocks * d->groups > 1)
-    {
-        struct room room;
-        gemm_enter_thread();
-#pragma omp for schedule(dynamic)
-        for (int64_t b = 0; b < cut.blocks * d->groups; b++) {
-            int64_t group = b % d->groups, first = b / d->groups * cut.rows;
-            struct patches p = forward_patches(&k, group);
-            block_product(&room, &p, cut, first, min_of(cut.rows, positions(&p) - first),
-                          (const float *)k.w->data + group * d->fg, d->f, d->fg,
-                          (float *)k.y->data + first * d->f + group * d->fg, d->f);
-        }
-    }
+    run_products(forward_product, &k, k.d.groups, c->scratch);
 }
 
-/* ---- conv2d_transpose -------------------------------------------------------------------------------------------- */
+/* ---- conv2d_transpose ----------------------------------------------------------------------------------------------- */
 
 /* The taps that reach positions a, a + stride, ... of x along one axis: kernel rows first, first + every, ..., read in
  * falling order so that the rows of y rise. */
@@ -215,64 +170,150 @@ static struct residue residue_of(const struct conv_dims *d, int i, int64_t a)
     return r;
 }
 
-/* w of one residue class and group as ((taps x fg), cg), at its place in `packed`; returns the place after it. */
-static float *pack_class(const struct conv_call *k, const struct residue *rh, const struct residue *rw, int64_t group,
-                         float *to)
+/* Positions a + i sh, b + j sw of x. */
+struct class
 {
-    const struct conv_dims *d = &k->d;
-    for (int64_t t = 0; t < rh->axis.taps * rw->axis.taps; t++) {
-        int64_t u = rh->first + (rh->axis.taps - 1 - t / rw->axis.taps) * rh->every;
-        int64_t v = rw->first + (rw->axis.taps - 1 - t % rw->axis.taps) * rw->every;
-        const float *w = (const float *)k->w->data + (u * d->k[1] + v) * d->cg * d->f + group * d->fg;
-        for (int64_t f = 0; f < d->fg; f++)
-            for (int64_t ci = 0; ci < d->cg; ci++) *to++ = w[ci * d->f + f];
-    }
-    return to;
+    const struct conv_call *k;
+    int64_t a, b;
+    struct residue h, w;
+    const float *weights; /* (groups, taps, fg, cg) */
+    float *to;            /* (positions, c_row) */
+    int64_t c_row, image; /* image >= 0: this one only */
+};
+
+/* One tap's (cg, fg), rows f apart, as (fg, cg). */
+static void transpose(const float *restrict w, int64_t f, int64_t cg, int64_t fg, float *restrict to)
+{
+    enum { SIDE = 16 };
+    for (int64_t i = 0; i < fg; i += SIDE)
+        for (int64_t j = 0; j < cg; j += SIDE)
+            for (int64_t y = i; y < min_of(fg, i + SIDE); y++)
+                for (int64_t x = j; x < min_of(cg, j + SIDE); x++) to[y * cg + x] = w[x * f + y];
 }
 
-/* A block of positions of x of one class and group. */
-static void transpose_block(struct room *room, const struct conv_call *k, const struct patches *p, struct cut cut,
-                            const float *w, int64_t a, int64_t b, int64_t group, int64_t first)
+/* w of one class as ((taps x fg), cg) for each group. */
+static void pack_class(const struct class *s, float *to)
 {
-    const struct conv_dims *d = &k->d;
-    int64_t rows = min_of(cut.rows, positions(p) - first);
-    float *x = (float *)k->x->data + group * d->cg;
-    if (d->stride[0] * d->stride[1] == 1) {
-        block_product(room, p, cut, first, rows, w, d->cg, d->cg, x + first * d->c, d->c);
-        return;
-    }
-    if (p->h.taps * p->w.taps == 0)
-        memset(room->result, 0, (size_t)(rows * d->cg) * sizeof *room->result);
-    else
-        block_product(room, p, cut, first, rows, w, d->cg, d->cg, room->result, d->cg);
-    for (int64_t r = 0; r < rows; r++) {
-        int64_t at = first + r, j = at % p->w.grid, i = at / p->w.grid % p->h.grid, n = at / p->w.grid / p->h.grid;
-        int64_t pixel = (n * d->h[0] + a + i * d->stride[0]) * d->h[1] + b + j * d->stride[1];
-        memcpy(x + pixel * d->c, room->result + r * d->cg, (size_t)d->cg * sizeof *x);
+    const struct conv_dims *d = &s->k->d;
+    int64_t taps = s->h.axis.taps * s->w.axis.taps, size = d->fg * d->cg;
+#pragma omp parallel for schedule(static) if (d->groups * taps * size > PAR_MIN)
+    for (int64_t i = 0; i < d->groups * taps; i++) {
+        int64_t group = i / taps, t = i % taps;
+        int64_t u = s->h.first + (s->h.axis.taps - 1 - t / s->w.axis.taps) * s->h.every;
+        int64_t v = s->w.first + (s->w.axis.taps - 1 - t % s->w.axis.taps) * s->w.every;
+        transpose((const float *)s->k->w->data + (u * d->k[1] + v) * d->cg * d->f + group * d->fg, d->f, d->cg, d->fg,
+                  to + i * size);
     }
 }
 
-static void run_class(const struct conv_call *k, int64_t a, int64_t b, const struct residue *rh,
-                      const struct residue *rw, const float *packed)
+static struct product class_product(const void *ctx, int64_t group)
 {
-    const struct conv_dims *d = &k->d;
-    struct patches p = {k->y->data, rh->axis, rw->axis, d->n, d->f, d->fg};
-    int64_t taps = p.h.taps * p.w.taps;
-    struct cut cut = taps ? cut_of(&p, d->cg) : (struct cut){0, max_of(1, RESULT / d->cg), 0};
-    cut.blocks = ceil_div(positions(&p), cut.rows);
-#pragma omp parallel if (cut.blocks * d->groups > 1)
-    {
-        struct room room;
-        gemm_enter_thread();
-#pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < cut.blocks * d->groups; t++) {
-            int64_t group = t % d->groups;
-            struct patches own = p;
-            own.src += group * d->fg;
-            transpose_block(&room, k, &own, cut, packed + group * taps * d->fg * d->cg, a, b, group,
-                            t / d->groups * cut.rows);
+    const struct class *s = ctx;
+    const struct conv_dims *d = &s->k->d;
+    int64_t size = d->out[0] * d->out[1] * d->f;
+    struct product p = {.patches = {s->k->y->data, s->h.axis, s->w.axis, d->n, d->f, d->fg, group * d->fg}};
+    if (s->image >= 0) {
+        p.patches.src += s->image * size;
+        p.patches.n = 1;
+    }
+    p.g = (struct gemm_args){.m = patches_positions(&p.patches),
+                             .n = d->cg,
+                             .k = patches_depth(&p.patches),
+                             .b = s->weights + group * patches_depth(&p.patches) * d->cg,
+                             .b_row = d->cg,
+                             .b_col = 1,
+                             .c = s->to + group * d->cg,
+                             .c_row = s->c_row};
+    return p;
+}
+
+/* Rows `from` (positions of the class, c) to their places in x; zeros where from is NULL. */
+static void scatter(const struct class *s, const float *from)
+{
+    const struct conv_dims *d = &s->k->d;
+    int64_t grid_h = s->h.axis.grid, grid_w = s->w.axis.grid;
+    size_t bytes = (size_t)d->c * sizeof(float);
+#pragma omp parallel for schedule(static) if (d->n * grid_h * grid_w * d->c > PAR_MIN)
+    for (int64_t r = 0; r < d->n * grid_h; r++) {
+        int64_t row = r / grid_h * d->h[0] + s->a + r % grid_h * d->stride[0];
+        float *x = (float *)s->k->x->data + (row * d->h[1] + s->b) * d->c;
+        for (int64_t j = 0; j < grid_w; j++, x += d->stride[1] * d->c) {
+            if (from)
+                memcpy(x, from + (r * grid_w + j) * d->c, bytes);
+            else
+                memset(x, 0, bytes);
         }
     }
+}
+
+/* Images of one row: the class's positions are one run with a step, and the product writes them where they belong. */
+static bool writes_in_place(const struct conv_dims *d)
+{
+    return d->h[0] == 1;
+}
+
+static void run_class(struct class *s, float *room, void *scratch)
+{
+    const struct conv_dims *d = &s->k->d;
+    float *x = s->k->x->data;
+    bool unit = d->stride[0] * d->stride[1] == 1;
+    s->image = -1;
+    if (s->h.axis.taps * s->w.axis.taps == 0) {
+        scatter(s, NULL);
+    } else if (unit || (writes_in_place(d) && s->h.axis.grid == 1)) {
+        s->c_row = d->stride[1] * d->c;
+        for (int64_t n = 0; n < (unit ? 1 : d->n); n++) {
+            s->image = unit ? -1 : n;
+            s->to = unit ? x : x + (n * d->h[1] + s->b) * d->c;
+            run_products(class_product, s, d->groups, scratch);
+        }
+    } else {
+        s->c_row = d->c;
+        s->to = room;
+        run_products(class_product, s, d->groups, scratch);
+        scatter(s, room);
+    }
+}
+
+/* Where conv2d_transpose keeps the turned weights, a class's result, and the product's own. */
+struct transpose_room {
+    int64_t weights, result, product; /* floats, floats, bytes */
+};
+static struct transpose_room transpose_room_of(const struct conv_call *k)
+{
+    const struct conv_dims *d = &k->d;
+    struct transpose_room r = {(ad_count(k->w->shape) + 15) / 16 * 16, 0, 0};
+    bool unit = d->stride[0] * d->stride[1] == 1;
+    for (int64_t a = 0; a < d->stride[0]; a++)
+        for (int64_t b = 0; b < d->stride[1]; b++) {
+            struct residue h = residue_of(d, 0, a), w = residue_of(d, 1, b);
+            int64_t n = d->n * h.axis.grid * w.axis.grid, taps = h.axis.taps * w.axis.taps;
+            if (!unit && !writes_in_place(d)) r.result = max_of(r.result, (n * d->c + 15) / 16 * 16);
+            if (d->groups > 1) continue;
+            int64_t bytes = (int64_t)gemm_scratch(n, d->cg, taps * d->fg), one = 0;
+            if (writes_in_place(d)) one = (int64_t)gemm_scratch(n / max_of(1, d->n), d->cg, taps * d->fg);
+            r.product = max_of(r.product, max_of(bytes, one));
+        }
+    return r;
+}
+
+/* 1 x 1: the weights are read across, and stay where they are. */
+static struct product pointwise_product(const void *ctx, int64_t group)
+{
+    const struct conv_call *k = ctx;
+    const struct conv_dims *d = &k->d;
+    return (struct product){.plain = true,
+                            .g = {.m = d->n * d->h[0] * d->h[1],
+                                  .n = d->c,
+                                  .k = d->f,
+                                  .a = k->y->data,
+                                  .a_row = d->f,
+                                  .a_col = 1,
+                                  .b = k->w->data,
+                                  .b_row = 1,
+                                  .b_col = d->f,
+                                  .c = k->x->data,
+                                  .c_row = d->c}};
 }
 
 static void run_transpose(const struct ad_call *c)
@@ -280,151 +321,83 @@ static void run_transpose(const struct ad_call *c)
     struct conv_call k = conv_call_of(c);
     const struct conv_dims *d = &k.d;
     if (is_pointwise(d)) {
-        struct gemm_args g = {.m = d->n * d->h[0] * d->h[1],
-                              .n = d->c,
-                              .k = d->f,
-                              .a = k.y->data,
-                              .a_row = d->f,
-                              .a_col = 1,
-                              .b = k.w->data,
-                              .b_row = 1,
-                              .b_col = d->f,
-                              .c = k.x->data,
-                              .c_row = d->c};
-        gemm(&g, c->scratch);
+        run_products(pointwise_product, &k, 1, c->scratch);
         return;
     }
-    float *packed = c->scratch;
+    struct transpose_room r = transpose_room_of(&k);
+    float *weights = c->scratch;
     for (int64_t a = 0; a < d->stride[0]; a++)
         for (int64_t b = 0; b < d->stride[1]; b++) {
-            struct residue rh = residue_of(d, 0, a), rw = residue_of(d, 1, b);
-            float *end = packed;
-            for (int64_t group = 0; group < d->groups; group++) end = pack_class(&k, &rh, &rw, group, end);
-            run_class(&k, a, b, &rh, &rw, packed);
-            packed = end;
+            struct class s = {.k = &k, .a = a, .b = b, .h = residue_of(d, 0, a), .w = residue_of(d, 1, b)};
+            s.weights = weights;
+            pack_class(&s, weights);
+            run_class(&s, (float *)c->scratch + r.weights, (float *)c->scratch + r.weights + r.result);
+            weights += d->groups * s.h.axis.taps * s.w.axis.taps * d->fg * d->cg;
         }
 }
 
-/* ---- conv2d_dw --------------------------------------------------------------------------------------------------- */
+/* ---- conv2d_dw ------------------------------------------------------------------------------------------------------ */
 
-/* Tasks: groups x ranges of taps x ranges of positions. */
-struct dw_cut {
-    int64_t taps, tap_ranges, rows, parts, part_rows;
-};
-static struct dw_cut dw_cut_of(const struct conv_dims *d)
+static struct product dw_product(const void *ctx, int64_t group)
 {
-    int64_t taps = d->k[0] * d->k[1], total = d->n * d->out[0] * d->out[1];
-    struct dw_cut c = {.taps = ceil_div(taps, ceil_div(taps * d->cg, DEPTH / 2))};
-    c.tap_ranges = ceil_div(taps, c.taps);
-    c.rows = max_of(16, min_of(PATCHES / (c.taps * d->cg), 512) / 16 * 16);
-    int64_t want = ceil_div(MAX_PARTS, c.tap_ranges * d->groups);
-    c.part_rows = max_of(c.rows, ceil_div(ceil_div(total, want), c.rows) * c.rows);
-    c.parts = max_of(1, ceil_div(total, c.part_rows));
-    return c;
-}
-
-static void dw_task(struct room *room, const struct conv_call *k, struct dw_cut cut, int64_t group, int64_t range,
-                    int64_t part, float *w)
-{
+    const struct conv_call *k = ctx;
     const struct conv_dims *d = &k->d;
-    struct patches p = forward_patches(k, group);
-    int64_t t0 = range * cut.taps, taps = min_of(cut.taps, d->k[0] * d->k[1] - t0), depth = taps * d->cg;
-    int64_t end = min_of(positions(&p), (part + 1) * cut.part_rows);
-    const float *y = (const float *)k->y->data + group * d->fg;
-    for (int64_t first = part * cut.part_rows; first < end; first += cut.rows) {
-        int64_t rows = min_of(cut.rows, end - first);
-        gather(&p, first, rows, t0, taps, room->patches);
-        struct gemm_args g = {.m = depth,
-                              .n = d->fg,
-                              .k = rows,
-                              .a = room->patches,
-                              .a_row = 1,
-                              .a_col = depth,
-                              .b = y + first * d->f,
-                              .b_row = d->f,
-                              .b_col = 1,
-                              .c = w + t0 * d->cg * d->f + group * d->fg,
-                              .c_row = d->f,
-                              .add = first > part * cut.part_rows};
-        gemm_block(&g);
-    }
+    struct product p = {.patches = forward_patches(k, group), .by_column = true, .plain = is_pointwise(d)};
+    p.g = (struct gemm_args){.m = patches_depth(&p.patches),
+                             .n = d->fg,
+                             .k = patches_positions(&p.patches),
+                             .a = k->x->data,
+                             .a_row = 1,
+                             .a_col = d->c,
+                             .b = (const float *)k->y->data + group * d->fg,
+                             .b_row = d->f,
+                             .b_col = 1,
+                             .c = (float *)k->w->data + group * d->fg,
+                             .c_row = d->f};
+    return p;
 }
 
 static void run_dw(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
-    const struct conv_dims *d = &k.d;
-    int64_t size = ad_count(k.w->shape), total = d->n * d->out[0] * d->out[1];
-    float *w = k.w->data;
-    if (is_pointwise(d)) {
-        struct gemm_args g = {.m = d->c,
-                              .n = d->f,
-                              .k = total,
-                              .a = k.x->data,
-                              .a_row = 1,
-                              .a_col = d->c,
-                              .b = k.y->data,
-                              .b_row = d->f,
-                              .b_col = 1,
-                              .c = w,
-                              .c_row = d->f};
-        gemm(&g, c->scratch);
-        return;
-    }
-    if (total == 0) {
-        memset(w, 0, (size_t)size * sizeof *w);
-        return;
-    }
-    struct dw_cut cut = dw_cut_of(d);
-    float *sums = cut.parts > 1 ? c->scratch : w;
-    int64_t tasks = d->groups * cut.tap_ranges * cut.parts;
-#pragma omp parallel if (tasks > 1)
-    {
-        struct room room;
-        gemm_enter_thread();
-#pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < tasks; t++) {
-            int64_t part = t / cut.tap_ranges / d->groups;
-            dw_task(&room, &k, cut, t % d->groups, t / d->groups % cut.tap_ranges, part, sums + part * size);
-        }
-        if (cut.parts > 1) {
-#pragma omp for schedule(static)
-            for (int64_t i = 0; i < size; i++) {
-                float sum = sums[i];
-                for (int64_t p = 1; p < cut.parts; p++) sum += sums[p * size + i];
-                w[i] = sum;
-            }
-        }
-    }
+    run_products(dw_product, &k, k.d.groups, c->scratch);
 }
 
-/* ---- which ------------------------------------------------------------------------------------------------------- */
+/* ---- which ---------------------------------------------------------------------------------------------------------- */
 
 static size_t scratch(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
     const struct conv_dims *d = &k.d;
-    int64_t total = d->n * d->out[0] * d->out[1], size = ad_count(k.w->shape);
-    if (is_pointwise(d))
-        return c->op == &ad_op_conv2d_dw
-                   ? gemm_scratch(d->c, d->f, total)
-                   : gemm_scratch(total, c->op == &ad_op_conv2d ? d->f : d->c, c->op == &ad_op_conv2d ? d->c : d->f);
-    if (c->op == &ad_op_conv2d_transpose) return (size_t)size * sizeof(float);
-    if (c->op != &ad_op_conv2d_dw || total == 0) return 0;
-    int64_t parts = dw_cut_of(d).parts;
-    return parts > 1 ? (size_t)(parts * size) * sizeof(float) : 0;
+    int64_t total = d->n * d->out[0] * d->out[1], taps = d->k[0] * d->k[1];
+    if (c->op == &ad_op_conv2d_transpose && !is_pointwise(d)) {
+        struct transpose_room r = transpose_room_of(&k);
+        return (size_t)(r.weights + r.result) * sizeof(float) + (size_t)r.product;
+    }
+    if (d->groups > 1) return 0;
+    if (c->op == &ad_op_conv2d) return gemm_scratch(total, d->f, taps * d->c);
+    if (c->op == &ad_op_conv2d_transpose) return gemm_scratch(total, d->c, d->f);
+    return gemm_scratch(taps * d->c, d->f, total);
 }
 
-/* A block of 16 rows of one tap must fit. */
 static bool accepts(const struct ad_call *c)
 {
     struct conv_dims d = conv_call_of(c).d;
-    return d.cg >= 1 && d.fg >= 1 && d.cg <= RESULT / 16 && d.fg <= RESULT / 16;
+    return d.cg >= 1 && d.fg >= 1;
+}
+
+static bool by_tiles(const struct ad_call *c)
+{
+    struct conv_dims d = conv_call_of(c).d;
+    return winograd_pays(&d);
 }
 
 const struct ad_kernel ISA_FN(ad_kernels_conv)[] = {
-    {&ad_op_conv2d, AD_F32, accepts, run, scratch, "im2col"},
-    {&ad_op_conv2d_transpose, AD_F32, accepts, run_transpose, scratch, "im2col"},
-    {&ad_op_conv2d_dw, AD_F32, accepts, run_dw, scratch, "im2col"},
+    {&ad_op_conv2d, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd"},
+    {&ad_op_conv2d_transpose, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd"},
+    {&ad_op_conv2d_dw, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd"},
+    {&ad_op_conv2d, AD_F32, accepts, run, scratch, "implicit"},
+    {&ad_op_conv2d_transpose, AD_F32, accepts, run_transpose, scratch, "implicit"},
+    {&ad_op_conv2d_dw, AD_F32, accepts, run_dw, scratch, "implicit"},
     {0},
 };

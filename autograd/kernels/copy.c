@@ -108,7 +108,9 @@ static void run_concat(const struct ad_call *c)
     struct ad_tensor to = c->out[0];
     ad_default_strides(&to);
     for (int i = 0; i < c->n_in; i++) {
-        copy(c->in[i].shape, c->in[i].data, c->in[i].stride, (float *)to.data + at * to.stride[axis], to.stride);
+        float *part = (float *)to.data + at * to.stride[axis];
+        if (part != c->in[i].data) /* else it was computed in its place (passes/layout.c) */
+            copy(c->in[i].shape, c->in[i].data, c->in[i].stride, part, to.stride);
         at += c->in[i].shape.dim[axis];
     }
 }

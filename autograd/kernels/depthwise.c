@@ -1,16 +1,29 @@
-/* Depthwise convolution (one channel a group) in f32: no products, only vectors over the channels, 32 at a time in
- * registers. One loop serves conv2d and conv2d_transpose, since both list, for a position, the rows that it reads and
- * through which taps. conv2d_dw sums fixed ranges of rows and then the ranges in order. */
+/* Depthwise convolution (one channel a group) in f32: no products, only vectors over the channels.
+ *
+ * Kernels 3 or 5 wide with steps of 1 or 2 go by tiles: several neighbouring columns of a row of the result in registers,
+ * for one vector of channels after the other, so that memory is read in the order in which it lies. Columns beside the
+ * image are read from a row of zeros. Others go pixel by pixel. Both serve conv2d and conv2d_transpose, since both list,
+ * for a row, the rows that it reads and through which taps. conv2d_dw sums fixed ranges of rows, then the ranges in
+ * order. */
 #pragma GCC optimize("O3")
 #include "autograd/ops/conv.h"
 
 #include <string.h>
 
-#include "autograd/kernels/vmath.h"
+#include "autograd/kernels/stream.h"
 #include "base/isa.h"
 #include "base/threads.h"
 
-enum { MAX_TAPS = 32, PARTS = 16 };
+enum { MAX_TAPS = 32, MAX_COLUMNS = 16, LINE = 16 };
+
+static int64_t min_of(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+static int64_t max_of(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
 
 /* The taps of one axis that reach inside the source, and which row of it they read. */
 struct reach {
@@ -43,117 +56,394 @@ static struct reach reach_backward(const struct conv_dims *d, int axis, int64_t 
     return r;
 }
 
-/* Channels c .. c + 8 V - 1 of one pixel: to[c] = sum over taps of src[row, col, c] w[u, v, c]. */
-#define PIXEL_FN(V)                                                                                     \
-    static void pixel##V(const struct reach *h, const struct reach *v, const float *src, int64_t src_w, \
-                         const float *w, int64_t kw, int64_t n, int64_t c, float *to)                   \
-    {                                                                                                   \
-        v8 acc[V] = {{0}};                                                                              \
-        for (int64_t a = 0; a < h->n; a++)                                                              \
-            for (int64_t b = 0; b < v->n; b++) {                                                        \
-                const float *x = src + (h->row[a] * src_w + v->row[b]) * n + c;                         \
-                const float *k = w + (h->tap[a] * kw + v->tap[b]) * n + c;                              \
-                for (int u = 0; u < V; u++) acc[u] += v8_load(x + 8 * u) * v8_load(k + 8 * u);          \
-            }                                                                                           \
-        for (int u = 0; u < V; u++) v8_store(to + c + 8 * u, acc[u]);                                   \
-    }
-PIXEL_FN(1)
-PIXEL_FN(4)
-
-static void pixel(const struct reach *h, const struct reach *v, const float *src, int64_t src_w, const float *w,
-                  int64_t kw, int64_t n, float *to)
+/* The row behind all of them. */
+static int64_t row_behind(const struct reach *r)
 {
-    int64_t c = 0;
-    for (; c + 32 <= n; c += 32) pixel4(h, v, src, src_w, w, kw, n, c, to);
-    for (; c + 8 <= n; c += 8) pixel1(h, v, src, src_w, w, kw, n, c, to);
-    for (; c < n; c++) {
-        float sum = 0;
-        for (int64_t a = 0; a < h->n; a++)
-            for (int64_t b = 0; b < v->n; b++)
-                sum += src[(h->row[a] * src_w + v->row[b]) * n + c] * w[(h->tap[a] * kw + v->tap[b]) * n + c];
-        to[c] = sum;
+    return r->n ? max_of(r->row[0], r->row[r->n - 1]) + 1 : 0;
+}
+
+/* n is VL, or less for the last channels. */
+SIMD_FN vf get(const float *p, int64_t n)
+{
+    return n == VL ? vf_load(p) : vf_load_part(p, n, 0);
+}
+SIMD_FN void put(float *p, vf x, int64_t n)
+{
+    if (n == VL)
+        vf_store(p, x);
+    else
+        vf_store_part(p, x, n);
+}
+
+/* ---- tiles ---------------------------------------------------------------------------------------------------------- */
+
+/* What a tile reads and writes. Column q of it in row a of `rows` is src + rows->row[a] row_size + column[q], or zeros
+ * where zero[q]; results first .. last-1 are written, c numbers apart. */
+struct tile {
+    const struct reach *rows;
+    const float *src, *zeros, *w;
+    int64_t row_size, c, column[MAX_COLUMNS];
+    bool zero[MAX_COLUMNS], inside; /* inside: no zeros, columns c apart, all results written */
+    float *to;
+    int first, last;
+    bool stream;        /* results are written past the caches (stream.h) */
+    const float *ahead; /* a piece as large as the tile's new columns, of a row that is read next */
+};
+
+/* Asks for lines .. of what is read next: a tile's columns are many short runs, which the processor does not foresee. */
+SIMD_FN void ask(const float *ahead, int lines, int64_t ch)
+{
+#pragma GCC unroll 8
+    for (int i = 0; i < lines; i++) __builtin_prefetch(ahead + (ch / VL * lines + i) * VL, 0, 2);
+}
+
+/* How result t, tap v and column q belong together: conv2d with a step of s; conv2d_transpose with a step of 1, which is
+ * conv2d with the taps in falling order; and with a step of 2, where results of either parity read every other tap. */
+enum form { FORWARD, FLIPPED, SPREAD };
+
+SIMD_FN int results_of(enum form f, int s)
+{
+    return f == FORWARD && s == 2 ? 4 : 8;
+}
+SIMD_FN int columns_of(enum form f, int kw, int s)
+{
+    return f == SPREAD ? 4 + (kw - 1) / 2 : (results_of(f, s) - 1) * s + kw;
+}
+/* The tap through which result t reads column q, or -1. */
+SIMD_FN int tap_of(enum form f, int kw, int s, int t, int q)
+{
+    int v = f == SPREAD ? t - 2 * (q - (kw - 1) / 2) : q - t * s;
+    if (v < 0 || v >= kw) return -1;
+    return f == FLIPPED ? kw - 1 - v : v;
+}
+
+/* Channels ch .. ch+n-1. */
+SIMD_FN void tile_channels(const struct tile *k, enum form f, int kw, int s, bool inside, int64_t ch, int64_t n)
+{
+    const int results = results_of(f, s), columns = columns_of(f, kw, s);
+    vf sum[8];
+    ask(k->ahead, f == SPREAD ? 4 : 8, ch);
+    if (f == FORWARD && s == 2) ask(k->ahead + k->row_size, 8, ch);
+#pragma GCC unroll 8
+    for (int t = 0; t < results; t++) sum[t] = (vf){0};
+    for (int64_t a = 0; a < k->rows->n; a++) {
+        const float *x = k->src + k->rows->row[a] * k->row_size + ch, *w = k->w + k->rows->tap[a] * kw * k->c + ch;
+        vf tap[5];
+#pragma GCC unroll 5
+        for (int v = 0; v < kw; v++) tap[v] = get(w + v * k->c, n);
+#pragma GCC unroll 16
+        for (int q = 0; q < columns; q++) {
+            const float *p = inside ? x + k->column[0] + q * k->c : k->zero[q] ? k->zeros + ch : x + k->column[q];
+            vf y = get(p, n);
+#pragma GCC unroll 8
+            for (int t = 0; t < results; t++)
+                if (tap_of(f, kw, s, t, q) >= 0) sum[t] += y * tap[tap_of(f, kw, s, t, q)];
+        }
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < results; t++)
+        if (inside || (t >= k->first && t < k->last)) {
+            if (k->stream)
+                vf_stream(k->to + t * k->c + ch, sum[t]);
+            else
+                put(k->to + t * k->c + ch, sum[t], n);
+        }
+}
+
+SIMD_FN void tile_all(const struct tile *k, enum form f, int kw, int s, bool inside)
+{
+    int64_t ch = 0;
+    for (; ch + VL <= k->c; ch += VL) tile_channels(k, f, kw, s, inside, ch, VL);
+    if (ch < k->c) tile_channels(k, f, kw, s, inside, ch, k->c - ch);
+}
+
+typedef void (*tile_fn)(const struct tile *k);
+#define TILE(name, f, kw, s)               \
+    static void name(const struct tile *k) \
+    {                                      \
+        if (k->inside)                     \
+            tile_all(k, f, kw, s, true);   \
+        else                               \
+            tile_all(k, f, kw, s, false);  \
+    }
+TILE(forward_3_1, FORWARD, 3, 1)
+TILE(forward_3_2, FORWARD, 3, 2)
+TILE(forward_5_1, FORWARD, 5, 1)
+TILE(forward_5_2, FORWARD, 5, 2)
+TILE(flipped_3, FLIPPED, 3, 1)
+TILE(flipped_5, FLIPPED, 5, 1)
+TILE(spread_3, SPREAD, 3, 2)
+TILE(spread_5, SPREAD, 5, 2)
+
+/* One of the two directions, along the rows: tiles of `results` columns of the result from column `start` on; a tile's
+ * first column reads the source from column (start + p) / step + base on. */
+struct plan {
+    enum form form;
+    int kw, s, results, columns;
+    tile_fn run;
+    int64_t start;
+};
+
+static bool has_tiles(const struct conv_dims *d)
+{
+    return (d->k[1] == 3 || d->k[1] == 5) && d->stride[1] <= 2 && d->dilation[1] == 1;
+}
+
+static struct plan plan_of(const struct conv_dims *d, bool back)
+{
+    static const tile_fn forward[2][2] = {{forward_3_1, forward_3_2}, {forward_5_1, forward_5_2}};
+    static const tile_fn backward[2][2] = {{flipped_3, spread_3}, {flipped_5, spread_5}};
+    struct plan p = {.kw = (int)d->k[1], .s = (int)d->stride[1]};
+    p.form = !back ? FORWARD : p.s == 1 ? FLIPPED : SPREAD;
+    p.results = results_of(p.form, p.s);
+    p.columns = columns_of(p.form, p.kw, p.s);
+    p.run = (back ? backward : forward)[p.kw == 5][p.s - 1];
+    p.start = p.form == SPREAD ? -(d->pad[1] & 1) : 0;
+    return p;
+}
+
+/* The source's column that the tile at result column j reads first. */
+static int64_t first_column(const struct plan *p, const struct conv_dims *d, int64_t j)
+{
+    if (p->form == FORWARD) return j * p->s - d->pad[1];
+    if (p->form == FLIPPED) return j + d->pad[1] - (p->kw - 1);
+    return (j + d->pad[1]) / 2 - (p->kw - 1) / 2;
+}
+
+/* One row of the result: `width` columns, from an image whose rows have src_w columns. */
+static void tile_row(const struct plan *p, const struct conv_dims *d, struct tile *k, int64_t src_w, int64_t width,
+                     float *to)
+{
+    for (int64_t j = p->start; j < width; j += p->results) {
+        int64_t x = first_column(p, d, j);
+        k->inside = x >= 0 && x + p->columns <= src_w && j >= 0 && j + p->results <= width;
+        k->first = (int)max_of(0, -j);
+        k->last = (int)min_of(p->results, width - j);
+        k->to = to + j * k->c;
+        k->ahead = k->src + (row_behind(k->rows) * src_w + max_of(0, x)) * k->c;
+        for (int q = 0; q < p->columns; q++) {
+            k->column[q] = (x + q) * k->c;
+            k->zero[q] = x + q < 0 || x + q >= src_w;
+        }
+        p->run(k);
     }
 }
 
-static void run_pixels(const struct ad_call *c)
+/* ---- pixel by pixel --------------------------------------------------------------------------------------------------- */
+
+/* to[c] = sum over taps of src[row, col, c] w[u, v, c] */
+static void pixel(const struct reach *h, const struct reach *v, const float *src, int64_t src_w, const float *w,
+                  int64_t kw, int64_t c, float *to)
+{
+    for (int64_t ch = 0; ch < c; ch += VL) {
+        int64_t n = min_of(VL, c - ch);
+        vf sum = {0};
+        for (int64_t a = 0; a < h->n; a++)
+            for (int64_t b = 0; b < v->n; b++)
+                sum += get(src + (h->row[a] * src_w + v->row[b]) * c + ch, n) *
+                       get(w + (h->tap[a] * kw + v->tap[b]) * c + ch, n);
+        put(to + ch, sum, n);
+    }
+}
+
+static void run(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
     const struct conv_dims *d = &k.d;
-    bool back = c->op == &ad_op_conv2d_transpose;
+    bool back = c->op == &ad_op_conv2d_transpose, tiles = has_tiles(d);
     struct reach (*reach)(const struct conv_dims *, int, int64_t) = back ? reach_backward : reach_forward;
     const int64_t *from = back ? d->out : d->h, *size = back ? d->h : d->out;
     const float *src = back ? k.y->data : k.x->data, *w = k.w->data;
-    float *to = back ? k.x->data : k.y->data;
+    float *to = back ? k.x->data : k.y->data, *zeros = c->scratch;
+    struct plan p = tiles ? plan_of(d, back) : (struct plan){.kw = 0};
+    bool stream = VL == LINE && tiles && stream_pays(to, d->c, d->n * size[0] * size[1] * d->c);
+    if (tiles) memset(zeros, 0, (size_t)d->c * sizeof *zeros);
 #pragma omp parallel for schedule(static) if (d->n * size[0] * size[1] * d->c * d->k[0] * d->k[1] > PAR_MIN)
     for (int64_t r = 0; r < d->n * size[0]; r++) {
         struct reach h = reach(d, 0, r % size[0]);
         const float *image = src + r / size[0] * from[0] * from[1] * d->c;
+        float *row = to + r * size[1] * d->c;
+        if (tiles) {
+            struct tile t = {.rows = &h, .src = image, .zeros = zeros, .w = w, .row_size = from[1] * d->c, .c = d->c};
+            t.stream = stream;
+            tile_row(&p, d, &t, from[1], size[1], row);
+            if (stream) stream_end();
+            continue;
+        }
         for (int64_t j = 0; j < size[1]; j++) {
             struct reach v = reach(d, 1, j);
-            pixel(&h, &v, image, from[1], w, d->k[1], d->c, to + (r * size[1] + j) * d->c);
+            pixel(&h, &v, image, from[1], w, d->k[1], d->c, row + j * d->c);
         }
     }
 }
 
-/* w[c] += sum over j of x[j, c] y[j, c], the rows of x `step` apart. */
-static void row_products(int64_t rows, const float *x, int64_t step, const float *y, int64_t n, float *w)
+/* ---- conv2d_dw ------------------------------------------------------------------------------------------------------ */
+
+/* w[u, v] += sum over the tile's columns of y times what they read. x, y: as in struct tile, y's column t at y[t] or
+ * zeros; channels ch .. ch+n-1. */
+struct dw_tile {
+    const struct reach *rows;
+    const float *src, *zeros;
+    int64_t row_size, c, column[MAX_COLUMNS];
+    const float *y[8];
+    bool zero[MAX_COLUMNS], inside;
+    float *w;
+    const float *ahead, *ahead_y; /* as in struct tile; y's next row */
+};
+
+SIMD_FN void dw_channels(const struct dw_tile *k, int kw, int s, bool inside, int64_t ch, int64_t n)
 {
-    int64_t c = 0;
-    for (; c + 32 <= n; c += 32) {
-        v8 acc[4];
-        for (int u = 0; u < 4; u++) acc[u] = v8_load(w + c + 8 * u);
-        for (int64_t j = 0; j < rows; j++)
-            for (int u = 0; u < 4; u++) acc[u] += v8_load(x + j * step + c + 8 * u) * v8_load(y + j * n + c + 8 * u);
-        for (int u = 0; u < 4; u++) v8_store(w + c + 8 * u, acc[u]);
+    const int results = results_of(FORWARD, s), columns = columns_of(FORWARD, kw, s);
+    vf y[8];
+    ask(k->ahead, 8, ch);
+    if (s == 2) ask(k->ahead + k->row_size, 8, ch);
+    ask(k->ahead_y, results, ch);
+#pragma GCC unroll 8
+    for (int t = 0; t < results; t++) y[t] = get(inside ? k->y[0] + t * k->c + ch : k->y[t] + ch, n);
+    for (int64_t a = 0; a < k->rows->n; a++) {
+        const float *x = k->src + k->rows->row[a] * k->row_size + ch;
+        float *w = k->w + k->rows->tap[a] * kw * k->c + ch;
+        vf sum[5];
+#pragma GCC unroll 5
+        for (int v = 0; v < kw; v++) sum[v] = get(w + v * k->c, n);
+#pragma GCC unroll 16
+        for (int q = 0; q < columns; q++) {
+            const float *p = inside ? x + k->column[0] + q * k->c : k->zero[q] ? k->zeros + ch : x + k->column[q];
+            vf e = get(p, n);
+#pragma GCC unroll 8
+            for (int t = 0; t < results; t++)
+                if (tap_of(FORWARD, kw, s, t, q) >= 0) sum[tap_of(FORWARD, kw, s, t, q)] += e * y[t];
+        }
+#pragma GCC unroll 5
+        for (int v = 0; v < kw; v++) put(w + v * k->c, sum[v], n);
     }
-    for (; c < n; c++)
-        for (int64_t j = 0; j < rows; j++) w[c] += x[j * step + c] * y[j * n + c];
 }
 
-/* Row i of one image: adds to every tap. */
-static void dw_row(const struct conv_dims *d, const float *x, const float *y, int64_t i, float *w)
+/* Channels from .. to-1. */
+SIMD_FN void dw_all(const struct dw_tile *k, int kw, int s, bool inside, int64_t from, int64_t to)
+{
+    int64_t ch = from;
+    for (; ch + VL <= to; ch += VL) dw_channels(k, kw, s, inside, ch, VL);
+    if (ch < to) dw_channels(k, kw, s, inside, ch, to - ch);
+}
+
+typedef void (*dw_fn)(const struct dw_tile *k, int64_t from, int64_t to);
+#define DW(name, kw, s)                                                 \
+    static void name(const struct dw_tile *k, int64_t from, int64_t to) \
+    {                                                                   \
+        if (k->inside)                                                  \
+            dw_all(k, kw, s, true, from, to);                           \
+        else                                                            \
+            dw_all(k, kw, s, false, from, to);                          \
+    }
+DW(dw_3_1, 3, 1)
+DW(dw_3_2, 3, 2)
+DW(dw_5_1, 5, 1)
+DW(dw_5_2, 5, 2)
+
+/* Row i of one image, channels from .. to-1: adds to every tap. */
+static void dw_row_tiles(const struct conv_dims *d, const float *x, const float *y, const float *zeros, int64_t i,
+                         int64_t from, int64_t to, float *w)
+{
+    static const dw_fn table[2][2] = {{dw_3_1, dw_3_2}, {dw_5_1, dw_5_2}};
+    dw_fn run_tile = table[d->k[1] == 5][d->stride[1] - 1];
+    struct reach h = reach_forward(d, 0, i);
+    struct dw_tile k = {.rows = &h, .src = x, .zeros = zeros, .row_size = d->h[1] * d->c, .c = d->c, .w = w};
+    int kw = (int)d->k[1], s = (int)d->stride[1], results = results_of(FORWARD, s),
+        columns = columns_of(FORWARD, kw, s);
+    for (int64_t j = 0; j < d->out[1]; j += results) {
+        int64_t first = j * s - d->pad[1];
+        k.inside = first >= 0 && first + columns <= d->h[1] && j + results <= d->out[1];
+        k.ahead = x + (row_behind(&h) * d->h[1] + max_of(0, first)) * d->c;
+        k.ahead_y = y + ((i + 1) * d->out[1] + j) * d->c;
+        for (int t = 0; t < results; t++) k.y[t] = j + t < d->out[1] ? y + (i * d->out[1] + j + t) * d->c : zeros;
+        for (int q = 0; q < columns; q++) {
+            k.column[q] = (first + q) * d->c;
+            k.zero[q] = first + q < 0 || first + q >= d->h[1];
+        }
+        run_tile(&k, from, to);
+    }
+}
+
+static void dw_row_pixels(const struct conv_dims *d, const float *x, const float *y, int64_t i, int64_t from,
+                          int64_t to, float *w)
 {
     struct reach h = reach_forward(d, 0, i);
-    for (int64_t a = 0; a < h.n; a++)
-        for (int64_t v = 0; v < d->k[1]; v++) {
-            int64_t shift = v * d->dilation[1] - d->pad[1], s = d->stride[1]; /* column j s + shift of x */
-            int64_t lo = shift < 0 ? (-shift + s - 1) / s : 0, hi = d->h[1] - 1 - shift;
-            hi = hi < 0 ? 0 : hi / s + 1;
-            if (hi > d->out[1]) hi = d->out[1];
-            if (lo >= hi) continue;
-            row_products(hi - lo, x + (h.row[a] * d->h[1] + lo * s + shift) * d->c, s * d->c,
-                         y + (i * d->out[1] + lo) * d->c, d->c, w + (h.tap[a] * d->k[1] + v) * d->c);
-        }
+    for (int64_t j = 0; j < d->out[1]; j++) {
+        struct reach v = reach_forward(d, 1, j);
+        const float *dy = y + (i * d->out[1] + j) * d->c;
+        for (int64_t a = 0; a < h.n; a++)
+            for (int64_t b = 0; b < v.n; b++) {
+                const float *e = x + (h.row[a] * d->h[1] + v.row[b]) * d->c;
+                float *sum = w + (h.tap[a] * d->k[1] + v.tap[b]) * d->c;
+                for (int64_t ch = from; ch < to; ch++) sum[ch] += e[ch] * dy[ch];
+            }
+    }
+}
+
+/* Tasks: ranges of rows x ranges of channels. Adding the ranges up takes taps x channels each, so that few positions are
+ * cut into few of them. */
+struct dw_cut {
+    int64_t parts, rows, chunks, channels;
+};
+static struct dw_cut dw_cut_of(const struct conv_dims *d)
+{
+    enum { MAX_PARTS = 32, MIN_CHANNELS = 64, MAX_CHUNKS = 8 };
+    int64_t rows = d->n * d->out[0], taps = d->k[0] * d->k[1];
+    int64_t parts = max_of(1, min_of(min_of(MAX_PARTS, rows), rows * d->out[1] / (16 * taps)));
+    struct dw_cut c = {.rows = (rows + parts - 1) / parts};
+    c.parts = c.rows ? (rows + c.rows - 1) / c.rows : 1;
+    c.chunks = max_of(1, min_of(min_of(MAX_CHUNKS, MAX_PARTS / c.parts), d->c / MIN_CHANNELS));
+    c.channels = ((d->c + c.chunks - 1) / c.chunks + 15) / 16 * 16;
+    return c;
 }
 
 static void run_dw(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
     const struct conv_dims *d = &k.d;
-    int64_t rows = d->n * d->out[0], per = (rows + PARTS - 1) / PARTS, size = ad_count(k.w->shape);
+    struct dw_cut cut = dw_cut_of(d);
+    int64_t rows = d->n * d->out[0], size = d->k[0] * d->k[1] * d->c;
     const float *x = k.x->data, *y = k.y->data;
-    float *sums = c->scratch, *w = k.w->data;
+    float *zeros = c->scratch, *sums = zeros + (d->c + 15) / 16 * 16, *w = k.w->data;
+    bool tiles = has_tiles(d);
+    memset(zeros, 0, (size_t)d->c * sizeof *zeros);
 #pragma omp parallel if (rows * d->out[1] * size > PAR_MIN)
     {
 #pragma omp for schedule(dynamic)
-        for (int64_t p = 0; p < PARTS; p++) {
-            memset(sums + p * size, 0, (size_t)size * sizeof *sums);
-            for (int64_t r = p * per; r < (p + 1) * per && r < rows; r++)
-                dw_row(d, x + r / d->out[0] * d->h[0] * d->h[1] * d->c,
-                       y + r / d->out[0] * d->out[0] * d->out[1] * d->c, r % d->out[0], sums + p * size);
+        for (int64_t t = 0; t < cut.parts * cut.chunks; t++) {
+            int64_t p = t / cut.chunks, from = t % cut.chunks * cut.channels, to = min_of(d->c, from + cut.channels);
+            float *sum = cut.parts > 1 ? sums + p * size : w;
+            for (int64_t i = 0; i < d->k[0] * d->k[1] && from < to; i++)
+                memset(sum + i * d->c + from, 0, (size_t)(to - from) * sizeof *sum);
+            for (int64_t r = p * cut.rows; r < (p + 1) * cut.rows && r < rows && from < to; r++) {
+                const float *image = x + r / d->out[0] * d->h[0] * d->h[1] * d->c;
+                const float *dy = y + r / d->out[0] * d->out[0] * d->out[1] * d->c;
+                if (tiles)
+                    dw_row_tiles(d, image, dy, zeros, r % d->out[0], from, to, sum);
+                else
+                    dw_row_pixels(d, image, dy, r % d->out[0], from, to, sum);
+            }
         }
+        if (cut.parts > 1) {
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < size; i++) {
-            float sum = sums[i];
-            for (int64_t p = 1; p < PARTS; p++) sum += sums[p * size + i];
-            w[i] = sum;
+            for (int64_t i = 0; i < size; i++) {
+                float sum = sums[i];
+                for (int64_t p = 1; p < cut.parts; p++) sum += sums[p * size + i];
+                w[i] = sum;
+            }
         }
     }
 }
 
-static size_t scratch_dw(const struct ad_call *c)
+/* ---- which ---------------------------------------------------------------------------------------------------------- */
+
+static size_t scratch(const struct ad_call *c)
 {
-    return (size_t)(PARTS * ad_count(c->out[0].shape)) * sizeof(float);
+    struct conv_dims d = conv_call_of(c).d;
+    struct dw_cut cut = dw_cut_of(&d);
+    int64_t zeros = (d.c + 15) / 16 * 16, sums = cut.parts > 1 ? cut.parts * d.k[0] * d.k[1] * d.c : 0;
+    return (size_t)(zeros + (c->op == &ad_op_conv2d_dw ? sums : 0)) * sizeof(float);
 }
 
 static bool accepts(const struct ad_call *c)
@@ -162,14 +452,9 @@ static bool accepts(const struct ad_call *c)
     return d.cg == 1 && d.fg == 1 && d.k[0] <= MAX_TAPS && d.k[1] <= MAX_TAPS;
 }
 
-static size_t none(const struct ad_call *c)
-{
-    return 0;
-}
-
 const struct ad_kernel ISA_FN(ad_kernels_depthwise)[] = {
-    {&ad_op_conv2d, AD_F32, accepts, run_pixels, none, "depthwise"},
-    {&ad_op_conv2d_transpose, AD_F32, accepts, run_pixels, none, "depthwise"},
-    {&ad_op_conv2d_dw, AD_F32, accepts, run_dw, scratch_dw, "depthwise"},
+    {&ad_op_conv2d, AD_F32, accepts, run, scratch, "depthwise"},
+    {&ad_op_conv2d_transpose, AD_F32, accepts, run, scratch, "depthwise"},
+    {&ad_op_conv2d_dw, AD_F32, accepts, run_dw, scratch, "depthwise"},
     {0},
 };

@@ -1,24 +1,26 @@
 /* One block of a product on this thread, by register-blocked kernels on packed panels (Goto & van de Geijn 2008).
  *
- * A is copied into panels of MR rows: [row][KC + PAD] where its rows are contiguous, [k][MR] where its columns are; the
- * strides are constants, so that the kernel needs one pointer. B is copied into panels [k][NR]. A block of B (KC, NC) stays
- * in the second-level cache while panel after panel of A passes, the next one asked for ahead. Each number of C is
+ * A is copied into panels of MR rows: [row][ROW] where its rows are contiguous, [k][MR] where its columns are; the
+ * strides are constants, so that the kernel needs one pointer. B is copied into panels [k][NR]. A block of B (KC, NC), as
+ * large as the second-level cache, stands while panel after panel of A passes, the next one asked for ahead. Each number of C is
  * summed over k in order, in blocks of KC: how the rest is cut does not change a bit. */
 #pragma GCC optimize("O3")
 #include "autograd/kernels/gemm.h"
 
 #if defined(__AVX2__)
 #include "autograd/kernels/simd.h"
+#include "autograd/kernels/transpose.h"
 
 #ifdef __AVX512F__
-enum { MR = 14, NC = 512 }; /* 28 sums, 2 of B, 1 of A in 32 registers; processors with AVX-512 have 1 MB and more */
+enum { MR = 14, NC = 1024 }; /* 28 sums, 2 of B, 1 of A in 32 registers */
 #else
-enum { MR = 6, NC = 256 }; /* 12 sums, 2 of B, 1 of A in 16 registers; 512 KB */
+enum { MR = 6, NC = 512 }; /* 12 sums, 2 of B, 1 of A in 16 registers */
 #endif
-enum { NR = 2 * VL, KC = 256, PAD = 16, ROW = KC + PAD };
+/* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
+enum { NR = 2 * VL, KC = 256, ROW = KC + 16, PANEL = KC * NR + 2 * 16 };
 
 struct room {
-    float a[MR * ROW + VL], b[KC * NC], tile[MR * NR];
+    float a[MR * ROW + VL], b[NC / NR * PANEL], tile[MR * NR];
 } __attribute__((aligned(64)));
 
 void gemm_enter_thread(void) {}
@@ -81,49 +83,7 @@ static const kernel_fn kernels[MR][2][2] = {HEIGHTS(ROW_OF)};
 
 /* ---- packing -------------------------------------------------------------------------------------------------------- */
 
-/* Eight lines of eight numbers, `ld` apart, as eight columns `step` apart. */
-SIMD_FN void transpose_8x8(const float *from, int64_t ld, float *to, int64_t step)
-{
-    typedef float v8 __attribute__((vector_size(32)));
-    v8 r[8], s[8];
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; j++) memcpy(&r[j], from + j * ld, sizeof r[j]);
-#pragma GCC unroll 4
-    for (int j = 0; j < 8; j += 2) {
-        s[j] = __builtin_shufflevector(r[j], r[j + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-        s[j + 1] = __builtin_shufflevector(r[j], r[j + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-    }
-#pragma GCC unroll 2
-    for (int j = 0; j < 8; j += 4)
-#pragma GCC unroll 2
-        for (int x = 0; x < 2; x++) {
-            r[j + 2 * x] = __builtin_shufflevector(s[j + x], s[j + x + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-            r[j + 2 * x + 1] = __builtin_shufflevector(s[j + x], s[j + x + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-        }
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-        v8 low = __builtin_shufflevector(r[j], r[j + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        v8 high = __builtin_shufflevector(r[j], r[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-        memcpy(to + j * step, &low, sizeof low);
-        memcpy(to + (j + 4) * step, &high, sizeof high);
-    }
-}
-
-/* to[k * step + j] = from[j * ld + k] for n lines j. */
-static void transpose_lines(const float *from, int64_t ld, int64_t n, int64_t kc, float *to, int64_t step)
-{
-    int64_t j = 0;
-    for (; j + 8 <= n; j += 8) {
-        int64_t k = 0;
-        for (; k + 8 <= kc; k += 8) transpose_8x8(from + j * ld + k, ld, to + k * step + j, step);
-        for (; k < kc; k++)
-            for (int x = 0; x < 8; x++) to[k * step + j + x] = from[(j + x) * ld + k];
-    }
-    for (; j < n; j++)
-        for (int64_t k = 0; k < kc; k++) to[k * step + j] = from[j * ld + k];
-}
-
-/* The panel of column j of a block lies at j * KC: panels are NR wide, the last VL where that is enough. */
+/* Panels of a block are NR wide, the last VL where that is enough. */
 static int64_t width_of(int64_t n, int64_t j)
 {
     return n - j > VL ? NR : VL;
@@ -138,11 +98,11 @@ static void pack_b(const struct gemm_args *g, int64_t j0, int64_t n, int64_t k, 
         for (int64_t t = 0; t < kc; t++, b += g->b_row) {
             int64_t j = 0;
             for (; j < whole; j += NR) {
-                vf_store(to + j * KC + t * NR, vf_load(b + j));
-                vf_store(to + j * KC + t * NR + VL, vf_load(b + j + VL));
+                vf_store(to + j / NR * PANEL + t * NR, vf_load(b + j));
+                vf_store(to + j / NR * PANEL + t * NR + VL, vf_load(b + j + VL));
             }
             if (j == n) continue;
-            float *end = to + j * KC + t * width_of(n, j);
+            float *end = to + j / NR * PANEL + t * width_of(n, j);
             vf_copy(end, b + j, n - j);
             for (int64_t x = n - j; x < width_of(n, j); x++) end[x] = 0;
         }
@@ -150,7 +110,7 @@ static void pack_b(const struct gemm_args *g, int64_t j0, int64_t n, int64_t k, 
     }
     for (int64_t j = 0; j < n; j += NR) {
         int64_t width = width_of(n, j), here = min_of(n - j, width);
-        float *panel = to + j * KC;
+        float *panel = to + j / NR * PANEL;
         transpose_lines(b + j * g->b_col, g->b_col, here, kc, panel, width);
         for (int64_t t = 0; t < kc && here < width; t++)
             memset(panel + t * width + here, 0, (size_t)(width - here) * sizeof *panel);
@@ -247,13 +207,13 @@ static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int6
     int64_t panels = (n + NR - 1) / NR, first = in_place ? n / VL * VL : 0;
     for (int64_t k = 0; k < g->k; k += KC) {
         int64_t kc = min_of(KC, g->k - k);
-        if (first < n) pack_b(g, j0 + first, n - first, k, kc, room->b + first * KC);
+        if (first < n) pack_b(g, j0 + first, n - first, k, kc, room->b + first / NR * PANEL);
         for (int64_t p = 0, i = 0; p < h.panels; p++) {
             int mr = (int)(p < h.tall ? h.mr : h.mr - 1);
             pack_a(g, by_row, i, mr, k, kc, room->a);
             for (int64_t j = 0; j < n;) {
                 int64_t width = j < first ? min_of(NR, first - j) : width_of(n, j);
-                struct panel b = {room->b + j * KC, width, min_of(width, n - j), width};
+                struct panel b = {room->b + j / NR * PANEL, width, min_of(width, n - j), width};
                 if (j < first) b.b = g->b + k * g->b_row + j0 + j, b.ldb = g->b_row;
                 prefetch_a(g, by_row, i + mr, k, kc, j / NR, panels);
                 tile(g, room, kernels[mr - 1][width / VL - 1][by_row], mr, i, j0 + j, kc, b, g->add || k > 0);

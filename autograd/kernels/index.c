@@ -6,6 +6,7 @@
 #include "autograd/ops/packed.h"
 #include "autograd/ops/random.h"
 #include "base/isa.h"
+#include "base/philox.h"
 #include "base/threads.h"
 
 extern const struct ad_op ad_op_gather, ad_op_scatter_add, ad_op_segment_sum, ad_op_segment_broadcast, ad_op_dropout;
@@ -120,42 +121,6 @@ static void run_segment_broadcast(const struct ad_call *c)
 
 /* ---- dropout ----------------------------------------------------------------------------------------------------- */
 
-enum { DRAW = 16 };
-
-/* Words 4 i .. 4 i + 15 of the stream. */
-#if defined(__AVX2__)
-typedef unsigned long long u64x4 __attribute__((vector_size(32)));
-typedef int i32x8 __attribute__((vector_size(32)));
-
-/* Four counters side by side, each word in the low half of a 64-bit lane; what the high halves hold does not matter. */
-static void draw(uint64_t key, uint64_t step, uint64_t i, uint32_t out[DRAW])
-{
-    const u64x4 low = {0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu};
-    const u64x4 m0 = (low & 0) + 0xD2511F53u, m1 = (low & 0) + 0xCD9E8D57u;
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-    u64x4 c0 = {i, i + 1, i + 2, i + 3}, c1 = c0 >> 32, c2 = (low & 0) + step, c3 = c2 >> 32;
-    for (int round = 0; round < 10; round++) {
-        u64x4 a = (u64x4)__builtin_ia32_pmuludq256((i32x8)m0, (i32x8)c0),
-              b = (u64x4)__builtin_ia32_pmuludq256((i32x8)m1, (i32x8)c2);
-        u64x4 n0 = (b >> 32) ^ c1 ^ k0, n2 = (a >> 32) ^ c3 ^ k1;
-        c1 = b;
-        c3 = a;
-        c0 = n0;
-        c2 = n2;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    u64x4 x = (c0 & low) | c1 << 32, y = (c2 & low) | c3 << 32;
-    u64x4 pair[2] = {__builtin_shuffle(x, y, (u64x4){0, 4, 1, 5}), __builtin_shuffle(x, y, (u64x4){2, 6, 3, 7})};
-    memcpy(out, pair, sizeof pair);
-}
-#else
-static void draw(uint64_t key, uint64_t step, uint64_t i, uint32_t out[DRAW])
-{
-    for (uint64_t k = 0; k < DRAW / 4; k++) rng_philox(key, step, i + k, out + 4 * k);
-}
-#endif
-
 static void run_dropout(const struct ad_call *c)
 {
     const struct ad_random_attr *a = c->attr;
@@ -167,13 +132,13 @@ static void run_dropout(const struct ad_call *c)
     int64_t n = ad_count(c->out[0].shape), items = a->per_item && n ? c->out[0].shape.dim[0] : n,
             width = n ? n / items : 0;
 #pragma omp parallel for schedule(static) if (n * 4 > PAR_MIN)
-    for (int64_t i = 0; i < items; i += DRAW) {
-        uint32_t w[DRAW];
-        int64_t m = min64(DRAW, items - i);
-        draw(key, c->step, (uint64_t)i / 4, w);
-        if (width == 1 && m == DRAW)
+    for (int64_t i = 0; i < items; i += PHILOX_WORDS) {
+        uint32_t w[PHILOX_WORDS];
+        int64_t m = min64(PHILOX_WORDS, items - i);
+        philox_words(key, c->step, (uint64_t)i / 4, w);
+        if (width == 1 && m == PHILOX_WORDS)
 #pragma omp simd
-            for (int k = 0; k < DRAW; k++) y[i + k] = w[k] < below ? 0 : x[i + k] * keep;
+            for (int k = 0; k < PHILOX_WORDS; k++) y[i + k] = w[k] < below ? 0 : x[i + k] * keep;
         else
             for (int64_t k = 0; k < m * width; k++)
                 y[i * width + k] = w[k / width] < below ? 0 : x[i * width + k] * keep;
@@ -185,6 +150,6 @@ const struct ad_kernel ISA_FN(ad_kernels_index)[] = {
     {.op = &ad_op_scatter_add, .dtype = AD_F32, .run = run_scatter, .name = "stripes"},
     {.op = &ad_op_segment_sum, .dtype = AD_F32, .run = run_segment_sum, .name = "items"},
     {.op = &ad_op_segment_broadcast, .dtype = AD_F32, .run = run_segment_broadcast, .name = "items"},
-    {.op = &ad_op_dropout, .dtype = AD_F32, .run = run_dropout, .name = "philox16"},
+    {.op = &ad_op_dropout, .dtype = AD_F32, .run = run_dropout, .name = "philox"},
     {0},
 };

@@ -1,238 +1,243 @@
-/* Group and batch norm in f32, by columns (channels), an image or a block of rows at a time. Sums over rows are taken
- * within fixed blocks and then over the blocks in order, so that results do not depend on threads; a block's variance is
- * taken around the block's own mean and joined by Chan et al. (1983). */
+/* Group norm and batch norm in f32: images of rows of channels; batch norm sees one image whose groups have one channel.
+ * Sums over rows are taken within fixed blocks and then over the blocks in order, so that results do not depend on
+ * threads. The second pass of a thread goes backwards through its blocks: the last are still in its caches. */
 #pragma GCC optimize("O3")
+#include <omp.h>
+
+#include "autograd/kernels/columns.h"
 #include "autograd/kernels/norm_blocks.h"
+#include "autograd/kernels/stream.h"
 
-/* Column means of `rows` rows and sums of squares around them. */
-static void column_moments(const float *x, int64_t rows, int64_t c, float *mean, float *square)
+/* n images of s rows of c channels, k of them a group. */
+struct norm_job {
+    int64_t n, s, c, k, step, blocks;
+    double eps;
+    int act;
+    const float *x, *dy, *gain, *bias, *more;
+    float *y, *d;
+    float *mean, *var; /* (n, c / k) */
+    bool stream;
+};
+
+static int64_t max_of(int64_t a, int64_t b)
 {
-    memset(mean, 0, (size_t)c * sizeof *mean);
-    memset(square, 0, (size_t)c * sizeof *square);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < c; j++) mean[j] += x[i * c + j];
-    for (int64_t j = 0; j < c; j++) mean[j] /= (float)rows;
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < c; j++) {
-            float e = x[i * c + j] - mean[j];
-            square[j] += e * e;
+    return a > b ? a : b;
+}
+
+static struct norm_job job_of(const struct ad_call *c)
+{
+    struct norm_job j = {.x = c->in[0].data, .y = c->out[0].data};
+    bool grad = c->op == &ad_op_norm_grad || c->op == &ad_op_batch_norm_grad;
+    int at = grad ? 4 : 1;
+    if (c->op == &ad_op_batch_norm || c->op == &ad_op_batch_norm_grad) {
+        const struct batch_norm_attr *a = c->attr;
+        struct batch_norm_dims d = batch_norm_dims_of(c->in[0].shape);
+        j.n = j.k = 1, j.s = d.rows, j.c = d.c, j.eps = a->eps, j.act = a->act;
+        if (a->gain) j.gain = c->in[at++].data;
+        if (a->bias) j.bias = c->in[at++].data;
+        if (a->residual) j.more = c->in[at].data;
+        if (a->residual && grad) j.d = c->out[3].data;
+    } else {
+        const struct norm_attr *a = c->attr;
+        struct norm_dims d = norm_dims_of(c->in[0].shape, a);
+        j.n = d.n, j.s = d.s, j.c = d.c, j.k = d.k, j.eps = a->eps;
+        if (a->gain) j.gain = c->in[at++].data;
+        if (a->bias && !grad) j.bias = c->in[at].data;
+    }
+    j.mean = grad ? c->in[2].data : c->out[1].data;
+    j.var = grad ? c->in[3].data : c->out[2].data;
+    if (grad) j.dy = c->in[1].data;
+    /* In place of an operand, the lines are in the caches when they are written. */
+    j.stream = stream_pays(j.y, j.c, j.n * j.s * j.c) && j.y != j.x && j.y != j.dy && j.y != j.more &&
+               (!j.d || stream_pays(j.d, j.c, j.n * j.s * j.c));
+    j.step = block_rows(j.s);
+    j.blocks = block_count(j.s);
+    return j;
+}
+
+/* Channels' vectors of one image: mean, scale, bias, shift, slope. */
+enum { MEAN, SCALE, BIAS, SHIFT, SLOPE, VECTORS };
+/* A block's: two sums, and room for two more. */
+enum { SUMS = 4 };
+
+struct norm_room {
+    float *block, *image; /* (n, blocks, SUMS, c), (n, VECTORS, c) */
+};
+static struct norm_room room_of(const struct norm_job *j, void *scratch)
+{
+    float *p = scratch;
+    return (struct norm_room){p, p + j->n * j->blocks * SUMS * j->c};
+}
+
+/* Block t of all images' blocks. */
+static struct columns columns_of(const struct norm_job *j, const struct norm_room *room, int64_t t)
+{
+    int64_t n = t / j->blocks, first = t % j->blocks * j->step, at = (n * j->s + first) * j->c;
+    const float *v = room->image + n * VECTORS * j->c;
+    struct columns k = {
+        .rows = min_of(j->step, j->s - first), .c = j->c, .act = j->act, .x = j->x + at, .y = j->y + at};
+    k.stream = j->stream;
+    k.mean = v + MEAN * j->c;
+    k.scale = v + SCALE * j->c;
+    k.bias = v + BIAS * j->c;
+    k.shift = v + SHIFT * j->c;
+    k.slope = v + SLOPE * j->c;
+    if (j->dy) k.dy = j->dy + at;
+    if (j->more) k.more = j->more + at;
+    if (j->d) k.d = j->d + at;
+    return k;
+}
+
+static float gain_at(const struct norm_job *j, int64_t c)
+{
+    return j->gain ? j->gain[c] : 1;
+}
+static double rstd(const struct norm_job *j, float var)
+{
+    return 1 / sqrt((double)var + j->eps);
+}
+
+/* ---- forward --------------------------------------------------------------------------------------------------------- */
+
+/* One group of image n: its blocks' channels joined in order, then its channels. */
+static void group_statistics(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t g)
+{
+    double count = 0, mean = 0, square = 0;
+    for (int64_t c = g * j->k; c < (g + 1) * j->k; c++)
+        for (int64_t b = 0; b < j->blocks; b++) {
+            const float *part = room->block + (n * j->blocks + b) * SUMS * j->c;
+            double more = (double)min_of(j->step, j->s - b * j->step), delta = part[c] - mean;
+            square += part[j->c + c] + delta * delta * count * more / (count + more);
+            mean += delta * more / (count + more);
+            count += more;
         }
+    j->mean[n * (j->c / j->k) + g] = (float)mean;
+    j->var[n * (j->c / j->k) + g] = (float)(square / count);
 }
 
-/* Column sums of dy (x - mean) r and of dy. */
-static void column_products(const float *x, const float *dy, const float *mean, const float *r, int64_t rows, int64_t c,
-                            float *restrict sum_dx, float *restrict sum_d)
+/* Channels first .. last-1 of image n. */
+static void image_vectors(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t first,
+                          int64_t last)
 {
-    memset(sum_dx, 0, (size_t)c * sizeof *sum_dx);
-    memset(sum_d, 0, (size_t)c * sizeof *sum_d);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < c; j++) {
-            float e = dy[i * c + j];
-            sum_dx[j] += e * ((x[i * c + j] - mean[j]) * r[j]);
-            sum_d[j] += e;
-        }
-}
-
-static void column_affine(const float *x, const float *mean, const float *scale, const float *bias, int64_t rows,
-                          int64_t c, float *y)
-{
-    for (int64_t i = 0; i < rows; i++)
-        if (bias)
-            for (int64_t j = 0; j < c; j++) y[i * c + j] = (x[i * c + j] - mean[j]) * scale[j] + bias[j];
-        else
-            for (int64_t j = 0; j < c; j++) y[i * c + j] = (x[i * c + j] - mean[j]) * scale[j];
-}
-
-/* dx = dy scale - shift - (x - mean) slope */
-static void column_dx(const float *x, const float *dy, const float *mean, const float *scale, const float *shift,
-                      const float *slope, int64_t rows, int64_t c, float *dx)
-{
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < c; j++)
-            dx[i * c + j] = dy[i * c + j] * scale[j] - shift[j] - (x[i * c + j] - mean[j]) * slope[j];
-}
-
-static float gain_at(const float *gain, int64_t j)
-{
-    return gain ? gain[j] : 1;
-}
-
-/* From per-channel sums to what column_dx needs. in: r, sum of dy xhat, sum of dy by channel, for groups of k channels
- * of `rows` rows; out: scale, shift, slope by channel. */
-static void dx_factors(const float *gain, const float *r, const float *sum_dx, const float *sum_d, int64_t groups,
-                       int64_t k, int64_t rows, float *scale, float *shift, float *slope)
-{
-    for (int64_t g = 0; g < groups; g++) {
-        double u = 0, ux = 0, count = (double)(rows * k);
-        for (int64_t j = g * k; j < (g + 1) * k; j++) {
-            u += (double)gain_at(gain, j) * sum_d[j];
-            ux += (double)gain_at(gain, j) * sum_dx[j];
-        }
-        for (int64_t j = g * k; j < (g + 1) * k; j++) {
-            scale[j] = r[j] * gain_at(gain, j);
-            shift[j] = (float)(r[j] * u / count);
-            slope[j] = (float)((double)r[j] * r[j] * ux / count);
-        }
+    float *v = room->image + n * VECTORS * j->c;
+    for (int64_t c = first; c < last; c++) {
+        int64_t stat = n * (j->c / j->k) + c / j->k;
+        v[MEAN * j->c + c] = j->mean[stat];
+        v[SCALE * j->c + c] = (float)rstd(j, j->var[stat]) * gain_at(j, c);
+        v[BIAS * j->c + c] = j->bias ? j->bias[c] : 0;
     }
 }
 
-/* Batch statistics from the blocks' own, in order. */
-static void batch_stats(const float *part, int64_t blocks, int64_t step, int64_t rows, int64_t c, float *mean,
-                        float *var)
+/* A thread's share of the blocks. */
+struct share {
+    int64_t first, last;
+};
+static struct share share_of(int64_t n)
 {
-    for (int64_t j = 0; j < c; j++) {
-        double n = 0, m = 0, square = 0;
-        for (int64_t b = 0; b < blocks; b++) {
-            double more = (double)(min_of(rows, (b + 1) * step) - b * step), delta = part[b * 2 * c + j] - m;
-            square += part[b * 2 * c + c + j] + delta * delta * n * more / (n + more);
-            m += delta * more / (n + more);
-            n += more;
-        }
-        mean[j] = (float)m;
-        var[j] = (float)(square / n);
-    }
+    int64_t t = omp_get_thread_num(), all = omp_get_num_threads();
+    return (struct share){n * t / all, n * (t + 1) / all};
 }
 
-static void run_batch(const struct ad_call *c)
+static void run(const struct ad_call *c)
 {
-    const struct norm_attr *a = c->attr;
-    struct norm_dims d = norm_dims_of(c->in[0].shape, a);
-    const float *x = c->in[0].data, *gain = a->gain ? c->in[1].data : NULL,
-                *bias = a->bias ? c->in[1 + a->gain].data : NULL;
-    float *y = c->out[0].data, *mean = c->out[1].data, *var = c->out[2].data, *part = c->scratch;
-    int64_t step = block_rows(d.s), blocks = block_count(d.s);
-    float *scale = part + blocks * 2 * d.c;
-#pragma omp parallel if (d.s * d.c > PAR_MIN)
+    struct norm_job j = job_of(c);
+    struct norm_room room = room_of(&j, c->scratch);
+    int64_t groups = j.c / j.k, tasks = j.n * j.blocks;
+#pragma omp parallel if (j.n * j.s * j.c > PAR_MIN)
     {
-#pragma omp for schedule(static)
-        for (int64_t b = 0; b < blocks; b++)
-            column_moments(x + b * step * d.c, min_of(d.s, (b + 1) * step) - b * step, d.c, part + b * 2 * d.c,
-                           part + b * 2 * d.c + d.c);
-#pragma omp single
-        {
-            batch_stats(part, blocks, step, d.s, d.c, mean, var);
-            for (int64_t j = 0; j < d.c; j++) scale[j] = rstd_of(var[j], a) * gain_at(gain, j);
+        struct share mine = share_of(tasks);
+        for (int64_t t = mine.first; t < mine.last; t++) {
+            struct columns k = columns_of(&j, &room, t);
+            float *part = room.block + t * SUMS * j.c;
+            columns_moments(&k, part, part + j.c, part + 2 * j.c);
         }
+#pragma omp barrier
 #pragma omp for schedule(static)
-        for (int64_t b = 0; b < blocks; b++)
-            column_affine(x + b * step * d.c, mean, scale, bias, min_of(d.s, (b + 1) * step) - b * step, d.c,
-                          y + b * step * d.c);
-    }
-}
-
-static void run_grad_batch(const struct ad_call *c)
-{
-    const struct norm_attr *a = c->attr;
-    struct norm_dims d = norm_dims_of(c->in[0].shape, a);
-    const float *x = c->in[0].data, *dy = c->in[1].data, *mean = c->in[2].data, *var = c->in[3].data;
-    const float *gain = a->gain ? c->in[4].data : NULL;
-    float *dx = c->out[0].data, *part = c->scratch;
-    int64_t step = block_rows(d.s), blocks = block_count(d.s);
-    float *r = part + blocks * 2 * d.c, *scale = r + d.c, *shift = scale + d.c, *slope = shift + d.c;
-    for (int64_t j = 0; j < d.c; j++) r[j] = rstd_of(var[j], a);
-#pragma omp parallel if (d.s * d.c > PAR_MIN)
-    {
-#pragma omp for schedule(static)
-        for (int64_t b = 0; b < blocks; b++)
-            column_products(x + b * step * d.c, dy + b * step * d.c, mean, r, min_of(d.s, (b + 1) * step) - b * step,
-                            d.c, part + b * 2 * d.c, part + b * 2 * d.c + d.c);
-#pragma omp single
-        {
-            join_blocks(part, blocks, d.c, c->out[1].data, c->out[2].data);
-            dx_factors(gain, r, c->out[1].data, c->out[2].data, d.c, 1, d.s, scale, shift, slope);
+        for (int64_t i = 0; i < j.n * groups; i++) {
+            group_statistics(&j, &room, i / groups, i % groups);
+            image_vectors(&j, &room, i / groups, i % groups * j.k, (i % groups + 1) * j.k);
         }
-#pragma omp for schedule(static)
-        for (int64_t b = 0; b < blocks; b++)
-            column_dx(x + b * step * d.c, dy + b * step * d.c, mean, scale, shift, slope,
-                      min_of(d.s, (b + 1) * step) - b * step, d.c, dx + b * step * d.c);
-    }
-}
-
-/* One image: channel moments, joined over the channels of a group. */
-static void group_image(const struct ad_call *c, struct norm_dims d, int64_t n, float *room)
-{
-    const struct norm_attr *a = c->attr;
-    const float *gain = a->gain ? c->in[1].data : NULL, *bias = a->bias ? c->in[1 + a->gain].data : NULL;
-    const float *x = (const float *)c->in[0].data + n * d.s * d.c;
-    float *mean = room, *square = room + d.c, *scale = square + d.c;
-    column_moments(x, d.s, d.c, mean, square);
-    for (int64_t g = 0; g < d.g; g++) {
-        double m = 0, v = 0;
-        for (int64_t j = g * d.k; j < (g + 1) * d.k; j++) m += mean[j] / (double)d.k;
-        for (int64_t j = g * d.k; j < (g + 1) * d.k; j++) v += square[j] + (double)d.s * (mean[j] - m) * (mean[j] - m);
-        v /= (double)(d.s * d.k);
-        ((float *)c->out[1].data)[n * d.g + g] = (float)m;
-        ((float *)c->out[2].data)[n * d.g + g] = (float)v;
-        for (int64_t j = g * d.k; j < (g + 1) * d.k; j++) {
-            mean[j] = (float)m;
-            scale[j] = rstd_of((float)v, a) * gain_at(gain, j);
+        for (int64_t t = mine.last; t-- > mine.first;) {
+            struct columns k = columns_of(&j, &room, t);
+            columns_affine(&k);
         }
     }
-    column_affine(x, mean, scale, bias, d.s, d.c, (float *)c->out[0].data + n * d.s * d.c);
 }
 
-static void run_group(const struct ad_call *c)
-{
-    struct norm_dims d = norm_dims_of(c->in[0].shape, c->attr);
-    float *room = c->scratch;
-#pragma omp parallel for schedule(static) if (d.n * d.s * d.c > PAR_MIN)
-    for (int64_t n = 0; n < d.n; n++) group_image(c, d, n, room + n * 3 * d.c);
-}
+/* ---- gradient --------------------------------------------------------------------------------------------------------- */
 
-static void grad_group_image(const struct ad_call *c, struct norm_dims d, int64_t n, float *sums, float *room)
+/* The blocks' sums of channels first .. last-1, in order; then what dx needs, by group. */
+static void image_sums(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t first, int64_t last,
+                       float *dgain, float *dbias)
 {
-    const struct norm_attr *a = c->attr;
-    const float *gain = a->gain ? c->in[4].data : NULL;
-    int64_t at = n * d.s * d.c;
-    const float *x = (const float *)c->in[0].data + at, *dy = (const float *)c->in[1].data + at;
-    float *mean = room, *r = mean + d.c, *scale = r + d.c, *shift = scale + d.c, *slope = shift + d.c;
-    for (int64_t j = 0; j < d.c; j++) {
-        mean[j] = ((const float *)c->in[2].data)[n * d.g + j / d.k];
-        r[j] = rstd_of(((const float *)c->in[3].data)[n * d.g + j / d.k], a);
+    float *v = room->image + n * VECTORS * j->c, *sum_x = v + SLOPE * j->c, *sum = v + SHIFT * j->c;
+    for (int64_t c = first; c < last; c++) sum_x[c] = sum[c] = 0;
+    for (int64_t b = 0; b < j->blocks; b++) {
+        const float *part = room->block + (n * j->blocks + b) * SUMS * j->c;
+        for (int64_t c = first; c < last; c++) sum_x[c] += part[c];
+        for (int64_t c = first; c < last; c++) sum[c] += part[j->c + c];
     }
-    column_products(x, dy, mean, r, d.s, d.c, sums, sums + d.c);
-    dx_factors(gain, r, sums, sums + d.c, d.g, d.k, d.s, scale, shift, slope);
-    column_dx(x, dy, mean, scale, shift, slope, d.s, d.c, (float *)c->out[0].data + at);
-}
-
-static void run_grad_group(const struct ad_call *c)
-{
-    struct norm_dims d = norm_dims_of(c->in[0].shape, c->attr);
-    float *sums = c->scratch, *room = sums + d.n * 2 * d.c;
-#pragma omp parallel for schedule(static) if (d.n * d.s * d.c > PAR_MIN)
-    for (int64_t n = 0; n < d.n; n++) grad_group_image(c, d, n, sums + n * 2 * d.c, room + n * 5 * d.c);
-    join_blocks(sums, d.n, d.c, c->out[1].data, c->out[2].data);
-}
-
-static int kind_of(const struct ad_call *c)
-{
-    return ((const struct norm_attr *)c->attr)->kind;
-}
-
-static bool by_columns(const struct ad_call *c)
-{
-    return kind_of(c) == NORM_BATCH || kind_of(c) == NORM_GROUP;
+    for (int64_t g = first / j->k; g < last / j->k; g++) {
+        double r = rstd(j, j->var[n * (j->c / j->k) + g]), u = 0, ux = 0, count = (double)(j->s * j->k);
+        for (int64_t c = g * j->k; c < (g + 1) * j->k; c++) {
+            dgain[c] = (n ? dgain[c] : 0) + (float)(sum_x[c] * r);
+            dbias[c] = (n ? dbias[c] : 0) + sum[c];
+            u += (double)gain_at(j, c) * sum[c];
+            ux += (double)gain_at(j, c) * sum_x[c] * r;
+        }
+        for (int64_t c = g * j->k; c < (g + 1) * j->k; c++) {
+            sum[c] = (float)(r * u / count);
+            sum_x[c] = (float)(r * r * ux / count);
+        }
+    }
 }
 
 static void run_grad(const struct ad_call *c)
 {
-    if (kind_of(c) == NORM_BATCH)
-        run_grad_batch(c);
-    else
-        run_grad_group(c);
+    struct norm_job j = job_of(c);
+    struct norm_room room = room_of(&j, c->scratch);
+    int64_t chunk = (max_of(64, j.k) + j.k - 1) / j.k * j.k, chunks = (j.c + chunk - 1) / chunk;
+#pragma omp parallel if (j.n * j.s * j.c > PAR_MIN)
+    {
+        struct share mine = share_of(j.n * j.blocks);
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < j.n; n++) image_vectors(&j, &room, n, 0, j.c);
+        for (int64_t t = mine.first; t < mine.last; t++) {
+            struct columns k = columns_of(&j, &room, t);
+            float *part = room.block + t * SUMS * j.c;
+            columns_products(&k, part, part + j.c, part + 2 * j.c);
+        }
+#pragma omp barrier
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < chunks; i++)
+            for (int64_t n = 0; n < j.n; n++)
+                image_sums(&j, &room, n, i * chunk, min_of(j.c, (i + 1) * chunk), c->out[1].data, c->out[2].data);
+        for (int64_t t = mine.last; t-- > mine.first;) {
+            struct columns k = columns_of(&j, &room, t);
+            columns_dx(&k);
+        }
+    }
+    if (!j.n) { /* no image: nothing to sum */
+        memset(c->out[1].data, 0, (size_t)j.c * sizeof(float));
+        memset(c->out[2].data, 0, (size_t)j.c * sizeof(float));
+    }
+}
+
+static bool is_group(const struct ad_call *c)
+{
+    return ((const struct norm_attr *)c->attr)->kind == NORM_GROUP;
 }
 
 static size_t scratch(const struct ad_call *c)
 {
-    struct norm_dims d = norm_dims_of(c->in[0].shape, c->attr);
-    bool grad = c->op == &ad_op_norm_grad;
-    int64_t vectors = kind_of(c) == NORM_BATCH ? 2 * block_count(d.s) + (grad ? 4 : 1) : d.n * (grad ? 7 : 3);
-    return (size_t)(vectors * d.c) * sizeof(float);
+    struct norm_job j = job_of(c);
+    return (size_t)((j.n * j.blocks * SUMS + j.n * VECTORS) * j.c) * sizeof(float);
 }
 
 const struct ad_kernel ISA_FN(ad_kernels_norm)[] = {
-    {&ad_op_group_norm, AD_F32, NULL, run_group, scratch, "columns"},
-    {&ad_op_batch_norm, AD_F32, NULL, run_batch, scratch, "columns"},
-    {&ad_op_norm_grad, AD_F32, by_columns, run_grad, scratch, "columns"},
+    {&ad_op_group_norm, AD_F32, NULL, run, scratch, "columns"},
+    {&ad_op_norm_grad, AD_F32, is_group, run_grad, scratch, "columns"},
+    {&ad_op_batch_norm, AD_F32, NULL, run, scratch, "columns"},
+    {&ad_op_batch_norm_grad, AD_F32, NULL, run_grad, scratch, "columns"},
     {0},
 };

@@ -5,7 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "autograd/kernels/vmath.h"
 #include "autograd/ops/norm.h"
 #include "base/isa.h"
 #include "base/threads.h"

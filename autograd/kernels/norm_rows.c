@@ -1,27 +1,28 @@
 /* Layer and RMS norm in f32, row by row. Sums over rows are taken within fixed blocks and then over the blocks in order. */
 #pragma GCC optimize("O3")
 #include "autograd/kernels/norm_blocks.h"
+#include "autograd/kernels/simd.h"
 
 /* sum over i of (x_i - mean)^power, power 1 or 2 */
 static inline __attribute__((always_inline)) float row_moment(const float *x, int64_t n, float mean, int power)
 {
-    v8 sum[4] = {{0}}, m = v8_set(mean);
+    vf sum[4] = {{0}}, m = vf_set(mean);
     int64_t i = 0;
-    for (; i + 32 <= n; i += 32)
+    for (; i + 4 * VL <= n; i += 4 * VL)
         for (int u = 0; u < 4; u++) {
-            v8 d = v8_load(x + i + 8 * u) - m;
+            vf d = vf_load(x + i + VL * u) - m;
             sum[u] += power == 2 ? d * d : d;
         }
-    for (; i + 8 <= n; i += 8) {
-        v8 d = v8_load(x + i) - m;
+    for (; i + VL <= n; i += VL) {
+        vf d = vf_load(x + i) - m;
         sum[0] += power == 2 ? d * d : d;
     }
-    float total = v8_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    float total = vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
     for (; i < n; i++) total += power == 2 ? (x[i] - mean) * (x[i] - mean) : x[i] - mean;
     return total;
 }
 
-/* y = (x - mean) r gain + bias; r is one number or, in the column form, part of the gain */
+/* y = (x - mean) r gain + bias */
 static void affine_row(int64_t n, const float *x, float mean, float r, const float *gain, const float *bias, float *y)
 {
     if (gain && bias)
@@ -54,19 +55,19 @@ static void run_rows(const struct ad_call *c)
 static void grad_row(int64_t n, const float *x, const float *dy, const float *gain, float mean, float r, float *dgain,
                      float *dbias, float *sum_u, float *sum_ux)
 {
-    v8 su[2] = {{0}}, sx[2] = {{0}}, m = v8_set(mean), rr = v8_set(r);
+    vf su[2] = {{0}}, sx[2] = {{0}}, m = vf_set(mean), rr = vf_set(r);
     int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
+    for (; i + 2 * VL <= n; i += 2 * VL)
         for (int k = 0; k < 2; k++) {
-            int64_t at = i + 8 * k;
-            v8 d = v8_load(dy + at), xh = (v8_load(x + at) - m) * rr, u = gain ? d * v8_load(gain + at) : d;
-            v8_store(dgain + at, v8_load(dgain + at) + d * xh);
-            v8_store(dbias + at, v8_load(dbias + at) + d);
+            int64_t at = i + VL * k;
+            vf d = vf_load(dy + at), xh = (vf_load(x + at) - m) * rr, u = gain ? d * vf_load(gain + at) : d;
+            vf_store(dgain + at, vf_load(dgain + at) + d * xh);
+            vf_store(dbias + at, vf_load(dbias + at) + d);
             su[k] += u;
             sx[k] += u * xh;
         }
-    *sum_u = v8_sum(su[0] + su[1]);
-    *sum_ux = v8_sum(sx[0] + sx[1]);
+    *sum_u = vf_sum(su[0] + su[1]);
+    *sum_ux = vf_sum(sx[0] + sx[1]);
     for (; i < n; i++) {
         float xh = (x[i] - mean) * r, u = gain ? dy[i] * gain[i] : dy[i];
         dgain[i] += dy[i] * xh;
@@ -76,14 +77,28 @@ static void grad_row(int64_t n, const float *x, const float *dy, const float *ga
     }
 }
 
-/* dx = r (u - mean_u - xhat mean_ux) */
-static void dx_row(int64_t n, const float *x, const float *dy, const float *gain, float mean, float r, float mean_u,
-                   float mean_ux, float *dx)
+struct dx_factors {
+    float mean, r, mean_u, mean_ux;
+};
+
+/* dx = r (u - mean_u - xhat mean_ux) + more; dx may be more. */
+SIMD_FN vf dx_of(vf x, vf u, vf more, struct dx_factors f)
 {
-    if (gain)
-        for (int64_t i = 0; i < n; i++) dx[i] = r * (dy[i] * gain[i] - mean_u - (x[i] - mean) * r * mean_ux);
-    else
-        for (int64_t i = 0; i < n; i++) dx[i] = r * (dy[i] - mean_u - (x[i] - mean) * r * mean_ux);
+    return f.r * (u - f.mean_u - (x - f.mean) * f.r * f.mean_ux) + more;
+}
+SIMD_FN void dx_row(int64_t n, const float *x, const float *dy, const float *gain, struct dx_factors f,
+                    const float *more, float *dx)
+{
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        vf u = gain ? vf_load(dy + i) * vf_load(gain + i) : vf_load(dy + i);
+        vf_store(dx + i, dx_of(vf_load(x + i), u, more ? vf_load(more + i) : vf_set(0), f));
+    }
+    if (i == n) return;
+    vf u = vf_load_part(dy + i, n - i, 0);
+    if (gain) u *= vf_load_part(gain + i, n - i, 0);
+    vf_store_part(
+        dx + i, dx_of(vf_load_part(x + i, n - i, 0), u, more ? vf_load_part(more + i, n - i, 0) : vf_set(0), f), n - i);
 }
 
 static void run_grad_rows(const struct ad_call *c)
@@ -91,7 +106,7 @@ static void run_grad_rows(const struct ad_call *c)
     const struct norm_attr *a = c->attr;
     struct norm_dims d = norm_dims_of(c->in[0].shape, a);
     const float *x = c->in[0].data, *dy = c->in[1].data, *mean = c->in[2].data, *var = c->in[3].data;
-    const float *gain = a->gain ? c->in[4].data : NULL;
+    const float *gain = a->gain ? c->in[4].data : NULL, *more = a->residual ? c->in[4 + a->gain].data : NULL;
     float *dx = c->out[0].data, *part = c->scratch;
     int64_t step = block_rows(d.n), blocks = block_count(d.n);
 #pragma omp parallel for schedule(static) if (d.n * d.c > PAR_MIN)
@@ -102,7 +117,11 @@ static void run_grad_rows(const struct ad_call *c)
             float su, sx, r = rstd_of(var[i], a);
             grad_row(d.c, x + i * d.c, dy + i * d.c, gain, mean[i], r, p, p + d.c, &su, &sx);
             su = a->kind == NORM_RMS ? 0 : su / (float)d.c;
-            dx_row(d.c, x + i * d.c, dy + i * d.c, gain, mean[i], r, su, sx / (float)d.c, dx + i * d.c);
+            struct dx_factors f = {mean[i], r, su, sx / (float)d.c};
+            if (gain)
+                dx_row(d.c, x + i * d.c, dy + i * d.c, gain, f, more ? more + i * d.c : NULL, dx + i * d.c);
+            else
+                dx_row(d.c, x + i * d.c, dy + i * d.c, NULL, f, more ? more + i * d.c : NULL, dx + i * d.c);
         }
     }
     join_blocks(part, blocks, d.c, c->out[1].data, c->out[2].data);
@@ -111,7 +130,7 @@ static void run_grad_rows(const struct ad_call *c)
 static bool by_rows(const struct ad_call *c)
 {
     int kind = ((const struct norm_attr *)c->attr)->kind;
-    return kind != NORM_BATCH && kind != NORM_GROUP;
+    return kind != NORM_GROUP;
 }
 
 static size_t scratch(const struct ad_call *c)

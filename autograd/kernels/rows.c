@@ -5,7 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "autograd/kernels/vfunc.h"
+#include "autograd/kernels/rows.h"
 #include "autograd/op.h"
 #include "autograd/ops/reduce.h"
 #include "base/isa.h"
@@ -18,89 +18,19 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* ---- one contiguous row ------------------------------------------------------------------------------------------ */
-
-/* The last n < 8 numbers, the rest of the vector filled up. */
-static inline v8 tail(const float *p, int64_t n, float rest)
-{
-    float room[8];
-    for (int i = 0; i < 8; i++) room[i] = i < n ? p[i] : rest;
-    return v8_load(room);
-}
-
-static inline void put_tail(float *p, v8 x, int64_t n)
-{
-    float room[8];
-    v8_store(room, x);
-    memcpy(p, room, (size_t)n * sizeof *p);
-}
-
-enum { BLOCK = 2048 }; /* numbers summed in single precision, in 32 lanes: 64 each */
-
-static double row_sum(const float *x, int64_t n)
-{
-    double sum = 0;
-    for (; n > 0; x += BLOCK, n -= BLOCK) {
-        int64_t m = min64(n, BLOCK), i = 0;
-        v8 a = v8_set(0), b = a, c = a, d = a;
-        for (; i + 32 <= m; i += 32) {
-            a += v8_load(x + i);
-            b += v8_load(x + i + 8);
-            c += v8_load(x + i + 16);
-            d += v8_load(x + i + 24);
-        }
-        for (; i + 8 <= m; i += 8) a += v8_load(x + i);
-        if (i < m) b += tail(x + i, m - i, 0);
-        sum += (double)v8_sum((a + b) + (c + d));
-    }
-    return sum;
-}
-
-/* sign 1: the maximum, -1: minus the minimum. A NaN wins. */
-static float row_max(const float *x, int64_t n, float sign)
-{
-    v8 m = v8_set(-INFINITY);
-    for (int64_t i = 0; i < n; i += 8) {
-        v8 y = sign * (i + 8 <= n ? v8_load(x + i) : tail(x + i, n - i, -INFINITY * sign));
-        m = v8_pick((y > m) | (y != y), y, m);
-    }
-    float top = m[0];
-    for (int i = 1; i < 8; i++)
-        if (m[i] > top || isnan(m[i])) top = m[i];
-    return top;
-}
-
-/* y = exp(x - m) into `y`, or only its sum where y is NULL. */
-static double row_exp(const float *x, float *y, int64_t n, float m)
-{
-    double sum = 0;
-    for (int64_t from = 0; from < n; from += BLOCK) {
-        v8 part = v8_set(0);
-        int64_t to = min64(n, from + BLOCK), i = from;
-        for (; i + 8 <= to; i += 8) {
-            v8 e = v8_exp(v8_load(x + i) - m);
-            if (y) v8_store(y + i, e);
-            part += e;
-        }
-        if (i < to) {
-            v8 e = v8_exp(tail(x + i, to - i, -INFINITY) - m);
-            if (y) put_tail(y + i, e, to - i);
-            part += e;
-        }
-        sum += (double)v8_sum(part);
-    }
-    return sum;
-}
+/* ---- softmax and its like: row by row --------------------------------------------------------------------------- */
 
 static void softmax_row(const float *x, float *y, int64_t n)
 {
     float r = (float)(1 / row_exp(x, y, n, row_max(x, n, 1)));
+#pragma omp simd
     for (int64_t i = 0; i < n; i++) y[i] *= r;
 }
 
 static void log_softmax_row(const float *x, float *y, int64_t n)
 {
     float m = row_max(x, n, 1), l = (float)log(row_exp(x, NULL, n, m));
+#pragma omp simd
     for (int64_t i = 0; i < n; i++) y[i] = x[i] - m - l;
 }
 

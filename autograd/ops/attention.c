@@ -112,16 +112,21 @@ static double score(const struct ad_call *c, const struct slice *s, int64_t i, i
 
 static void zero_out(const struct ad_call *c)
 {
-    for (int k = 0; k < c->n_out; k++)
-        for (int64_t i = 0, n = ad_count(c->out[k].shape); i < n; i++) ad_set(&c->out[k], i, 0);
+    for (int k = 0; k < c->n_out; k++) { /* rows may lie apart */
+        int64_t rows = c->out[k].shape.dim[0], n = rows ? ad_count(c->out[k].shape) / rows : 0;
+        for (int64_t i = 0; i < rows * n; i++) ad_set(&c->out[k], i / n * c->out[k].stride[0] + i % n, 0);
+    }
 }
 
 static void attention_row(const struct ad_call *c, const struct slice *s, int64_t i)
 {
     const struct attention_attr *a = c->attr;
     double top = -INFINITY, sum = 0;
-    for (int64_t j = 0; j < s->n_k; j++)
-        if (sees(a, s, i, j)) top = fmax(top, score(c, s, i, j));
+    for (int64_t j = 0; j < s->n_k; j++) {
+        if (!sees(a, s, i, j)) continue;
+        double x = score(c, s, i, j);
+        if (x > top || isnan(x)) top = x; /* once NaN it stays so */
+    }
     if (top == -INFINITY) return;
     for (int64_t j = 0; j < s->n_k; j++)
         if (sees(a, s, i, j)) sum += exp(score(c, s, i, j) - top);
@@ -270,14 +275,14 @@ static void grad_row(const struct ad_call *c, const struct slice *s, int64_t i)
     for (int64_t j = 0; j < s->n_k; j++) {
         if (!sees(a, s, i, j)) continue;
         int64_t key = s->k0 + j, to_k = at_head(&c->out[1], s, key), at_k = at_head(&c->in[1], s, key);
-        int64_t at_v = at_head(&c->in[2], s, key);
+        int64_t at_v = at_head(&c->in[2], s, key), to_v = at_head(&c->out[2], s, key);
         double p = exp(score(c, s, i, j) - l), dp = 0;
         for (int64_t d = 0; d < s->dim; d++) dp += ad_get(dy, at_dy + d) * ad_get(&c->in[2], at_v + d);
         double ds = p * (dp - t);
         for (int64_t d = 0; d < s->dim; d++) {
             add_to(&c->out[0], to_q + d, ds * s->scale * ad_get(&c->in[1], at_k + d));
             add_to(&c->out[1], to_k + d, ds * s->scale * ad_get(&c->in[0], at_q + d));
-            add_to(&c->out[2], to_k + d, p * ad_get(dy, at_dy + d));
+            add_to(&c->out[2], to_v + d, p * ad_get(dy, at_dy + d));
         }
         if (a->bias) add_to(&c->out[3], (s->h * c->in[5].shape.dim[1] + i) * c->in[5].shape.dim[2] + j, ds);
     }
@@ -377,5 +382,6 @@ const struct ad_op ad_op_attention_grad = {
     .eval = grad_eval,
     .vjp = grad_vjp,
     .takes = grad_takes,
+    .apart = 7, /* dq, dk, dv may become columns of a joined gradient */
     .flops = attention_grad_flops,
 };

@@ -53,3 +53,10 @@ double ad_flops_none(const struct ad_call *c)
 {
     return 0;
 }
+
+val ad_variable(struct ad_graph *g, val x)
+{
+    struct ad_shape s;
+    ad_attr_shape(&s, ad_shape_of(g, x));
+    return AD_NODE(g, &ad_op_broadcast, &s, x);
+}

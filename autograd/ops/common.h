@@ -31,6 +31,9 @@ val ad_add_last(struct ad_graph *g, val x);
 /* For `flops` of ops that only move numbers. */
 double ad_flops_none(const struct ad_call *c);
 
+/* The same val as a variable of its own, so that ad_grad gives partial derivatives: for gradients of gradients. */
+val ad_variable(struct ad_graph *g, val x);
+
 /* Walks all index tuples of a shape, the last axis fastest: at[] starts zeroed. */
 static inline void ad_next(struct ad_shape s, int64_t *at)
 {

@@ -49,9 +49,16 @@ static void eval_concat(const struct ad_call *c)
     int axis = (int)((const struct ad_along_attr *)c->attr)->axis;
     int64_t from = 0;
     for (int i = 0; i < c->n_in; i++) {
-        put(&c->in[i], &c->out[0], axis, from, 1);
+        put(&c->in[i], &c->out[0], axis, from, 1); /* what lies there already is put where it is */
         from += c->in[i].shape.dim[axis];
     }
+}
+
+static void part_concat(const struct ad_graph *g, const struct ad_node *n, int i, struct ad_tensor *t, int64_t *offset)
+{
+    int axis = (int)((const struct ad_along_attr *)n->attr)->axis;
+    for (int k = 0; k < i; k++) *offset += ad_dim(g, n->in[k], axis) * t->stride[axis];
+    t->shape = ad_shape_of(g, n->in[i]);
 }
 
 static void vjp_concat(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)
@@ -82,6 +89,7 @@ const struct ad_op ad_op_concat = {.name = "concat",
                                    .infer = infer_concat,
                                    .eval = eval_concat,
                                    .vjp = vjp_concat,
+                                   .part = part_concat,
                                    .flops = ad_flops_none,
                                    AD_CASES(cases_concat)};
 

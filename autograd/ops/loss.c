@@ -1,26 +1,9 @@
-/* Losses that need more than a line of other ops: cross-entropy (composed) and connectionist temporal classification.
- */
+/* Connectionist temporal classification. */
 #include <math.h>
 #include <string.h>
 
 #include "autograd/op.h"
 #include "autograd/ops/ops.h"
-
-/* ---- cross_entropy: loss_i = -(1-e) log p_i[t_i] - e/C sum_c log p_i[c]; (Szegedy et al. 2016, sec. 7), composed */
-val ad_cross_entropy(struct ad_graph *g, val logits, val target, double smoothing, int64_t ignore)
-{
-    if (ad_rank(g, logits) != 2 || ad_rank(g, target) != 1)
-        return ad_fail(g, "cross_entropy: logits must be (N, C), targets (N)");
-    enum ad_dtype t = ad_dtype_of(g, logits), ti = ad_dtype_of(g, target);
-    int64_t n = ad_dim(g, logits, 0);
-    val logp = ad_log_softmax(g, logits);
-    /* An ignored negative number is no class: the first class stands in, and the mask takes it out again. */
-    val index = ignore < 0 ? ad_maximum(g, target, ad_const(g, ti, 0)) : target;
-    val loss = ad_scale(g, ad_take_last(g, logp, index), -(1 - smoothing));
-    if (smoothing > 0) loss = ad_sub(g, loss, ad_scale(g, ad_reshape(g, ad_mean_last(g, logp), SHAPE(n)), smoothing));
-    val keep = ad_not_equal(g, target, ad_const(g, ti, (double)ignore)); /* f32 for integer inputs */
-    return ad_where(g, ad_cast(g, keep, t), loss, ad_const(g, t, 0));
-}
 
 /* ---- ctc_loss ----
  * -log p(l | x), p summed over all paths that reduce to l, by the forward recursion over the labels with blanks between

@@ -1,14 +1,13 @@
-/* Layer norm (Ba et al. 2016), RMS norm (Zhang & Sennrich 2019), group norm (Wu & He 2018), batch norm (Ioffe & Szegedy
- * 2015): one formula over four choices of the numbers that share statistics (norm.h), one shared gradient. */
+/* Layer norm (Ba et al. 2016), RMS norm (Zhang & Sennrich 2019), group norm (Wu & He 2018): one formula over three choices
+ * of the numbers that share statistics (norm.h), one shared gradient. Batch norm is in batch_norm.c. */
 #include "autograd/ops/norm.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "autograd/ops/common.h"
 
-extern const struct ad_op ad_op_broadcast;
-
-/* ---- layer_norm, rms_norm, group_norm, batch_norm: y = (x - mean) / sqrt(var + eps) * gain + bias -------------------
+/* ---- layer_norm, rms_norm, group_norm: y = (x - mean) / sqrt(var + eps) * gain + bias -------------------
  *   x seen as (N, S, G, K)   [gain (C)]   [bias (C)],  C = G K  ->  y as x,  mean (N G),  var (N G) (biased)
  *   mean and var over S and K; rms_norm takes mean = 0, so var is the mean square. mean and var serve the gradient.
  *   error: gain or bias is not (C); groups do not divide C; there is nothing to take a mean of */
@@ -23,7 +22,6 @@ struct norm_dims norm_dims_of(struct ad_shape x, const struct norm_attr *a)
         for (int i = 1; i < x.rank - 1; i++) inner *= x.dim[i];
         return (struct norm_dims){x.dim[0], inner, a->groups, c / a->groups, c};
     }
-    case NORM_BATCH: return (struct norm_dims){1, rows, c, 1, c};
     default: return (struct norm_dims){rows, 1, 1, c, c};
     }
 }
@@ -155,13 +153,18 @@ static void vjp(struct ad_graph *g, const struct ad_node *n, const val *dy, val 
 /* ---- norm_grad: with u = dy gain, xhat = (x - mean) r, r = 1 / sqrt(var + eps), <.> the mean over a group
  *   dx = r (u - <u> - xhat <u xhat>)   (rms_norm: without <u>)     dgain = sum dy xhat     dbias = sum dy
  *   x, dy of one shape, mean and var those of x, [gain (C)] -> dx as x, dgain (C), dbias (C)
+ * In layer and RMS norm the fuse pass adds the other gradient of x, the residual's, to dx on the way.
  * Its own gradient is that of the formula from x on: nothing flows into mean and var, which are functions of x. */
 
 static int infer_grad(struct ad_infer *f)
 {
     struct norm_dims d;
     if (check(f, &d)) return -1;
+    const struct norm_attr *a = f->attr;
     if (!ad_same_shape(f->in_shape[0], f->in_shape[1])) return ad_infer_fail(f, "x and dy differ in shape");
+    CHECK(f->n_in == 4 + a->gain + a->residual && !(a->residual && a->kind != NORM_LAYER && a->kind != NORM_RMS));
+    if (a->residual && !ad_same_shape(f->in_shape[0], f->in_shape[4 + a->gain]))
+        return ad_infer_fail(f, "x and the residual's gradient differ in shape");
     f->n_out = 3;
     f->shape[0] = f->in_shape[0];
     f->shape[1] = f->shape[2] = SHAPE(d.c);
@@ -184,7 +187,8 @@ static void eval_grad_group(const struct ad_call *c, struct norm_dims d, int64_t
         for (int64_t k = 0; k < d.k; k++) {
             double u = ad_get(&c->in[1], at(d, n, s, g, k)) * (a->gain ? ad_get(&c->in[4], g * d.k + k) : 1);
             double xhat = (ad_get(&c->in[0], at(d, n, s, g, k)) - mean) * r;
-            ad_set(&c->out[0], at(d, n, s, g, k), r * (u - mean_u - xhat * mean_ux));
+            double more = a->residual ? ad_get(&c->in[4 + a->gain], at(d, n, s, g, k)) : 0;
+            ad_set(&c->out[0], at(d, n, s, g, k), r * (u - mean_u - xhat * mean_ux) + more);
         }
 }
 
@@ -213,18 +217,10 @@ static double flops_grad(const struct ad_call *c)
     return 14 * (double)ad_count(c->in[0].shape);
 }
 
-/* The same val as a variable of its own, so that ad_grad gives partial derivatives. */
-static val variable(struct ad_graph *g, val x)
-{
-    struct ad_shape s;
-    ad_attr_shape(&s, ad_shape_of(g, x));
-    return AD_NODE(g, &ad_op_broadcast, &s, x);
-}
-
 static void vjp_grad(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)
 {
     const struct norm_attr *a = n->attr;
-    val in[3] = {variable(g, n->in[0]), variable(g, n->in[1]), a->gain ? variable(g, n->in[4]) : 0};
+    val in[3] = {ad_variable(g, n->in[0]), ad_variable(g, n->in[1]), a->gain ? ad_variable(g, n->in[4]) : 0};
     struct parts p = parts_of(g, a, in[0]);
     val d = ad_reshape(g, in[1], p.wide), u = a->gain ? ad_mul(g, d, ad_reshape(g, in[2], p.vector)) : d;
     enum { STAT_AXES = 1 << 1 | 1 << 3, VECTOR_AXES = 1 << 0 | 1 << 1 };
@@ -245,6 +241,24 @@ static void vjp_grad(struct ad_graph *g, const struct ad_node *n, const val *dy,
     dx[0] = partial[0];
     dx[1] = partial[1];
     if (a->gain) dx[4] = partial[2];
+    if (a->residual) dx[4 + a->gain] = dy[0];
+}
+
+extern const struct ad_op ad_op_add;
+
+static val absorb_grad(struct ad_graph *g, const struct ad_node *n, const val *in, const struct ad_op *user, int at,
+                       val other)
+{
+    struct norm_attr a;
+    val more[6];
+    memcpy(&a, n->attr, sizeof a);
+    if (user != &ad_op_add || a.residual || (a.kind != NORM_LAYER && a.kind != NORM_RMS)) return 0;
+    if (!ad_same_shape(ad_shape_of(g, other), ad_shape_of(g, in[0])) || ad_dtype_of(g, other) != ad_dtype_of(g, in[0]))
+        return 0;
+    a.residual = 1;
+    memcpy(more, in, (size_t)n->n_in * sizeof *in);
+    more[n->n_in] = other;
+    return ad_node(g, &ad_op_norm_grad, &a, more, n->n_in + 1);
 }
 
 /* ---- cases ------------------------------------------------------------------------------------------------------- */
@@ -299,31 +313,10 @@ static const struct ad_case cases_group[] = {{.in = "2x2x3x6 6 6", .build = buil
                                              {.in = "2x3x4 4 4", .build = build_group_one},
                                              {.in = "3x6 6 6", .build = build_group}};
 
-static int build_batch(struct ad_graph *g, const val *in, val *out)
-{
-    out[0] = ad_batch_norm(g, in[0], in[1], in[2], 1e-2, &out[1], &out[2]);
-    return 3;
-}
-static int build_batch_plain(struct ad_graph *g, const val *in, val *out)
-{
-    val mean, var;
-    out[0] = ad_batch_norm(g, in[0], 0, 0, 1e-2, &mean, &var);
-    return 1;
-}
-static int build_fixed(struct ad_graph *g, const val *in, val *out)
-{
-    out[0] = ad_batch_norm_fixed(g, in[0], in[1], in[2], in[3], ad_square(g, in[4]), 1e-1);
-    return 1;
-}
-static const struct ad_case cases_batch[] = {{.in = "7x3 3 3", .build = build_batch},
-                                             {.in = "2x3x2x5 5 5", .build = build_batch},
-                                             {.in = "5x1", .build = build_batch_plain},
-                                             {.in = "2x3x5 5 5 5 5", .build = build_fixed}};
-
 static int build_grad(struct ad_graph *g, const val *in, val *out, int kind, int groups)
 {
     struct norm_attr a = {.eps = 1e-2, .kind = kind, .groups = groups, .gain = 1};
-    const struct ad_op *const ops[] = {&ad_op_layer_norm, &ad_op_rms_norm, &ad_op_group_norm, &ad_op_batch_norm};
+    const struct ad_op *const ops[] = {&ad_op_layer_norm, &ad_op_rms_norm, &ad_op_group_norm};
     val y = ad_node(g, ops[kind], &a, in, 2);
     out[0] = AD_NODE(g, &ad_op_norm_grad, &a, in[0], in[2], y + 1, y + 2, in[1]);
     out[1] = out[0] + 1;
@@ -338,18 +331,24 @@ static int build_grad_rms(struct ad_graph *g, const val *in, val *out)
 {
     return build_grad(g, in, out, NORM_RMS, 0);
 }
+static int build_grad_residual(struct ad_graph *g, const val *in, val *out)
+{
+    struct norm_attr a = {.eps = 1e-2, .kind = NORM_LAYER, .gain = 1};
+    val y = ad_node(g, &ad_op_layer_norm, &a, in, 2);
+    a.residual = 1;
+    out[0] = AD_NODE(g, &ad_op_norm_grad, &a, in[0], in[2], y + 1, y + 2, in[1], in[3]);
+    out[1] = out[0] + 1;
+    out[2] = out[0] + 2;
+    return 3;
+}
 static int build_grad_group(struct ad_graph *g, const val *in, val *out)
 {
     return build_grad(g, in, out, NORM_GROUP, 2);
 }
-static int build_grad_batch(struct ad_graph *g, const val *in, val *out)
-{
-    return build_grad(g, in, out, NORM_BATCH, 0);
-}
 static const struct ad_case cases_grad[] = {{.in = "3x5 5 3x5", .build = build_grad_layer},
                                             {.in = "3x5 5 3x5", .build = build_grad_rms},
-                                            {.in = "2x3x4 4 2x3x4", .build = build_grad_group},
-                                            {.in = "5x3 3 5x3", .build = build_grad_batch}};
+                                            {.in = "3x5 5 3x5 3x5", .build = build_grad_residual},
+                                            {.in = "2x3x4 4 2x3x4", .build = build_grad_group}};
 
 #define NORM_OP(id, which)                                                  \
     const struct ad_op ad_op_##id = {.name = #id,                           \
@@ -364,14 +363,15 @@ static const struct ad_case cases_grad[] = {{.in = "3x5 5 3x5", .build = build_g
 NORM_OP(layer_norm, cases_layer)
 NORM_OP(rms_norm, cases_rms)
 NORM_OP(group_norm, cases_group)
-NORM_OP(batch_norm, cases_batch)
 const struct ad_op ad_op_norm_grad = {.name = "norm_grad",
                                       .attr_size = sizeof(struct norm_attr),
                                       .min_in = 4,
-                                      .max_in = 5,
+                                      .max_in = 6,
                                       .infer = infer_grad,
                                       .eval = eval_grad,
                                       .vjp = vjp_grad,
+                                      .absorb = absorb_grad,
+                                      .alias = 1 << 4 | 1 << 5, /* the residual: gain is of another size */
                                       .flops = flops_grad,
                                       AD_CASES(cases_grad)};
 
@@ -399,19 +399,4 @@ val ad_group_norm(struct ad_graph *g, val x, val gain, val bias, int groups, dou
 {
     return norm(g, &ad_op_group_norm, (struct norm_attr){.eps = eps, .kind = NORM_GROUP, .groups = groups}, x, gain,
                 bias);
-}
-
-val ad_batch_norm(struct ad_graph *g, val x, val gain, val bias, double eps, val *mean, val *var)
-{
-    val y = norm(g, &ad_op_batch_norm, (struct norm_attr){.eps = eps, .kind = NORM_BATCH}, x, gain, bias);
-    *mean = y ? y + 1 : 0;
-    *var = y ? y + 2 : 0;
-    return y;
-}
-
-val ad_batch_norm_fixed(struct ad_graph *g, val x, val gain, val bias, val mean, val var, double eps)
-{
-    val y = ad_mul(g, ad_sub(g, x, mean), ad_rsqrt(g, ad_shift(g, var, eps)));
-    if (gain) y = ad_mul(g, y, gain);
-    return bias ? ad_add(g, y, bias) : y;
 }

@@ -108,9 +108,15 @@ val ad_layer_norm(G, val x, val gain, val bias, double eps); /* over the last ax
 val ad_rms_norm(G, val x, val gain, double eps);
 val ad_group_norm(G, val x, val gain, val bias, int groups,
                   double eps); /* (N, ..., C) over the inner axes and C/groups */
+
+/* ---- batch_norm.c -------------------------------------------------------------------------------------------------- */
 /* (..., C) over all but the last axis. Training: batch statistics; *mean, *var (biased) (C) come out for the running
- * ones. */
+ * ones. gain and bias may be 0 (none). */
 val ad_batch_norm(G, val x, val gain, val bias, double eps, val *mean, val *var);
+enum ad_norm_act { AD_ACT_NONE, AD_ACT_RELU, AD_ACT_SILU };
+/* act(batch norm of x + residual): one op, whose gradient keeps x only. residual as x, or 0 (none). */
+val ad_batch_norm_act(G, val x, val gain, val bias, val residual, enum ad_norm_act act, double eps, val *mean,
+                      val *var);
 /* With given statistics: inference. */
 val ad_batch_norm_fixed(G, val x, val gain, val bias, val mean, val var, double eps);
 
@@ -145,9 +151,9 @@ enum ad_attention_flags { AD_CAUSAL = 1 };
  * at least the longest item. Causal: key position <= query position + (n_k - n_q). No S x S tensor is kept. */
 val ad_attention(G, val q, val k, val v, val q_offsets, val k_offsets, val bias, int heads, unsigned flags);
 
-/* ---- loss.c ------------------------------------------------------------------------------------------------------ */
+/* ---- cross_entropy.c, loss.c ------------------------------------------------------------------------------------- */
 /* logits (N, C), target (N) int -> the loss of each row (N); rows whose target is `ignore` give 0. (Szegedy et al.
- * 2016.) */
+ * 2016.) Any other target outside of 0 .. C-1 ends the run with an error. */
 val ad_cross_entropy(G, val logits, val target, double smoothing, int64_t ignore);
 /* Connectionist temporal classification (Graves et al. 2006), -log p, per item (B): log-probabilities packed (T, C)
  * with offsets, targets packed (L) int with target_offsets; `blank`. Impossible targets give 0 if zero_infinity, else

@@ -95,36 +95,82 @@ UNARY(erf, FLOAT, erf(x), ad_mul(g, d, ad_scale(g, ad_exp(g, ad_neg(g, ad_square
 /* The gradient asks y, not x, so that x need not be kept. */
 UNARY(relu, ANY, x <= 0 ? 0 : x, ad_mul(g, d, positive(g, y)), KINK)
 
-/* x F(x) with the normal distribution F (Hendrycks & Gimpel 2016); the gradient is F(x) + x f(x), f its density. */
-static val gelu_gradient(struct ad_graph *g, val x)
+/* The gates x F(x), F a distribution. The gradient d y'(x) is an op of x and d, so that it is one pass over both; its own
+ * gradient is that of y' in other ops. */
+#define GATE(name_, value, slope_value, slope)                                                               \
+    static double scalar_##name_##_grad(const double *in, const void *attr)                                  \
+    {                                                                                                        \
+        return in[1] * slope_value(in[0]);                                                                   \
+    }                                                                                                        \
+    static void vjp_##name_##_grad(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)      \
+    {                                                                                                        \
+        val x = ad_variable(g, n->in[0]), y = slope, seed = ad_mul(g, dy[0], n->in[1]);                      \
+        ad_grad(g, &y, &seed, 1, &x, 1, &dx[0]);                                                             \
+        dx[1] = AD_NODE(g, &ad_op_##name_##_grad, NULL, n->in[0], dy[0]);                                    \
+    }                                                                                                        \
+    static int build_##name_##_grad(struct ad_graph *g, const val *in, val *out)                             \
+    {                                                                                                        \
+        out[0] = AD_NODE(g, &ad_op_##name_##_grad, NULL, in[0], in[1]);                                      \
+        return 1;                                                                                            \
+    }                                                                                                        \
+    static const struct ad_case cases_##name_##_grad[] = {{.in = "4x5 4x5", .build = build_##name_##_grad}}; \
+    const struct ad_op ad_op_##name_##_grad = {.name = #name_ "_grad",                                       \
+                                               .flags = AD_ELEMENTWISE,                                      \
+                                               .min_in = 2,                                                  \
+                                               .max_in = 2,                                                  \
+                                               .infer = FLOAT,                                               \
+                                               .scalar = scalar_##name_##_grad,                              \
+                                               .vjp = vjp_##name_##_grad,                                    \
+                                               AD_CASES(cases_##name_##_grad)};                              \
+    UNARY(name_, FLOAT, value, AD_NODE(g, &ad_op_##name_##_grad, NULL, x, d))
+extern const struct ad_op ad_op_gelu_grad, ad_op_gelu_tanh_grad, ad_op_quick_gelu_grad, ad_op_silu_grad;
+
+/* F is the normal distribution (Hendrycks & Gimpel 2016); y' = F(x) + x f(x), f its density. */
+static double gelu_slope_value(double x)
+{
+    double density = exp(-0.5 * x * x) * M_2_SQRTPI * M_SQRT1_2 / 2;
+    return 0.5 * (1 + erf(x * M_SQRT1_2)) + (density > 0 ? x * density : 0);
+}
+static val gelu_slope(struct ad_graph *g, val x)
 {
     val cdf = ad_scale(g, ad_shift(g, ad_erf(g, ad_scale(g, x, M_SQRT1_2)), 1), 0.5);
     val density = ad_scale(g, ad_exp(g, ad_scale(g, ad_square(g, x), -0.5)), M_2_SQRTPI * M_SQRT1_2 / 2);
     return ad_add(g, cdf, ad_mul(g, x, density));
 }
-UNARY(gelu, FLOAT, 0.5 * x * (1 + erf(x * M_SQRT1_2)), ad_mul(g, d, gelu_gradient(g, x)))
+GATE(gelu, 0.5 * x * (1 + erf(x * M_SQRT1_2)), gelu_slope_value, gelu_slope(g, x))
 
-/* The same with F(x) = (1 + tanh u) / 2, u = k (x + 0.044715 x^3), k = sqrt(2 / pi): as (1 + tanh u) / 2 = sigmoid(2u),
- * the gradient is s + x s (1 - s) 2u'. */
+/* F(x) = (1 + tanh u) / 2, u = k (x + 0.044715 x^3), k = sqrt(2 / pi): as (1 + tanh u) / 2 = sigmoid(2u) = s,
+ * y' = s + x s (1 - s) 2u'. */
 #define GELU_K (M_2_SQRTPI * M_SQRT1_2)
-static val gelu_tanh_gradient(struct ad_graph *g, val x)
+static double gelu_tanh_slope_value(double x)
+{
+    double s = 1 / (1 + exp(-2 * GELU_K * (x + 0.044715 * x * x * x)));
+    return s + (s > 0 && s < 1 ? x * s * (1 - s) * 2 * GELU_K * (1 + 3 * 0.044715 * x * x) : isnan(x) ? x : 0);
+}
+static val gelu_tanh_slope(struct ad_graph *g, val x)
 {
     val x2 = ad_square(g, x);
     val s = ad_sigmoid(g, ad_scale(g, ad_mul(g, x, ad_shift(g, ad_scale(g, x2, 0.044715), 1)), 2 * GELU_K));
     val slope = ad_scale(g, ad_shift(g, ad_scale(g, x2, 3 * 0.044715), 1), 2 * GELU_K);
     return ad_add(g, s, ad_mul(g, ad_mul(g, x, slope), ad_mul(g, s, one_minus(g, s))));
 }
-UNARY(gelu_tanh, FLOAT, 0.5 * x * (1 + tanh(GELU_K * (x + 0.044715 * x * x * x))),
-      ad_mul(g, d, gelu_tanh_gradient(g, x)))
+GATE(gelu_tanh, 0.5 * x * (1 + tanh(GELU_K * (x + 0.044715 * x * x * x))), gelu_tanh_slope_value, gelu_tanh_slope(g, x))
 
-/* x sigmoid(k x); the gradient is s + k y (1 - s). silu has k = 1, quick_gelu (CLIP's) k = 1.702. */
-static val swish_gradient(struct ad_graph *g, val x, val y, double k)
+/* F(x) = sigmoid(k x) = s; y' = s + k x s (1 - s). silu has k = 1, quick_gelu (CLIP's) k = 1.702. */
+static double swish_slope_value(double x, double k)
+{
+    double s = 1 / (1 + exp(-k * x));
+    return s + (s > 0 && s < 1 ? k * x * s * (1 - s) : isnan(x) ? x : 0);
+}
+static val swish_slope(struct ad_graph *g, val x, double k)
 {
     val s = ad_sigmoid(g, ad_scale(g, x, k));
-    return ad_add(g, s, ad_scale(g, ad_mul(g, y, one_minus(g, s)), k));
+    return ad_add(g, s, ad_scale(g, ad_mul(g, x, ad_mul(g, s, one_minus(g, s))), k));
 }
-UNARY(quick_gelu, FLOAT, x / (1 + exp(-1.702 * x)), ad_mul(g, d, swish_gradient(g, x, y, 1.702)))
-UNARY(silu, FLOAT, x / (1 + exp(-x)), ad_mul(g, d, swish_gradient(g, x, y, 1)))
+#define QUICK_VALUE(x) swish_slope_value(x, 1.702)
+#define SILU_VALUE(x) swish_slope_value(x, 1)
+GATE(quick_gelu, x / (1 + exp(-1.702 * x)), QUICK_VALUE, swish_slope(g, x, 1.702))
+GATE(silu, x / (1 + exp(-x)), SILU_VALUE, swish_slope(g, x, 1))
 
 /* x > 0 ? x : slope x */
 OP(leaky_relu, sizeof(struct ad_unary_attr), FLOAT, x > 0 ? x : p->a * x,

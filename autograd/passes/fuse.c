@@ -1,5 +1,5 @@
-/* fuse: elementwise chains become one node that runs tile by tile; a product takes its bias, residual and activation
- * with it where the op says how (`absorb`). Runs after gradients exist, so what it makes need not be differentiable. */
+/* fuse: elementwise chains become one node that runs tile by tile; a product takes its bias, residual and activation,
+ * a norm's gradient the residual's, with it where the op says how (`absorb`). Runs after gradients exist, so what it makes need not be differentiable. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,7 +7,7 @@
 #include "autograd/plan.h"
 #include "autograd/program.h"
 
-/* ---- products that take their only reader with them -------------------------------------------------------------- */
+/* ---- nodes that take their only reader with them ----------------------------------------------------------------- */
 
 struct walk {
     const struct ad_graph *from;
@@ -56,10 +56,10 @@ static void ensure(struct walk *w, val v)
     if (!w->map[v]) copy(w, ad_node_of(w->from, v));
 }
 
-/* A product whose only reader is an elementwise node waits for it. */
+/* A node whose first output has one reader waits for it: it may be an elementwise node that can be taken in. */
 static bool waits(const struct walk *w, const struct ad_node *n)
 {
-    return n->op->absorb && n->n_out == 1 && w->readers[n->out] == 1;
+    return n->op->absorb && w->readers[n->out] == 1;
 }
 
 static bool absorb(struct walk *w, const struct ad_node *user)
@@ -85,6 +85,7 @@ static bool absorb(struct walk *w, const struct ad_node *user)
         w->g->path = path;
         if (!v) continue;
         w->map[user->out] = v;
+        for (int i = 1; i < p->n_out; i++) w->map[p->out + i] = v + i;
         w->changed++;
         return true;
     }

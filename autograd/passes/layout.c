@@ -1,5 +1,5 @@
-/* plan (memory): views where the reader can take strides, in-place results where nobody reads the input afterwards, and
- * one arena in which pieces whose lives do not meet share their bytes (greedy by size, lowest gap that fits). */
+/* plan (memory): views where the reader can take strides, in-place results where nobody reads the input afterwards, parts
+ * of a concat computed where it wants them, and one arena in which pieces whose lives do not meet share their bytes (greedy by size, lowest gap that fits). */
 #include "autograd/passes/layout.h"
 
 #include <stdlib.h>
@@ -106,6 +106,33 @@ static bool place_view(struct layout *l, const struct ad_graph *g, const struct 
     return true;
 }
 
+/* Tries to lay output k of node n, at `at`, where an op that joins it with others (concat) wants it: nothing is left to
+ * copy. All that read it must take what may be columns of a wider matrix. `end`: see find_ends. */
+static bool place_in_part(struct layout *l, const struct ad_graph *g, const struct ad_node *n, int32_t at, int k,
+                          const struct readers *rd, const char *end)
+{
+    val v = n->out + k;
+    int32_t r = rd->head[v];
+    while (r && !g->node[rd->list[r - 1].node]->op->part) r = rd->list[r - 1].next;
+    if (!r || end[v]) return false;
+    const struct ad_node *c = g->node[rd->list[r - 1].node];
+    if (end[c->out]) return false;
+    struct ad_tensor t = {.dtype = g->value[c->out].dtype, .shape = g->value[c->out].shape};
+    int64_t offset = 0;
+    ad_default_strides(&t);
+    c->op->part(g, c, rd->list[r - 1].operand, &t, &offset);
+    if (ad_contiguous(&t))
+        ad_default_strides(&t);
+    else if (!(n->op->apart >> k & 1))
+        return false;
+    for (int32_t o = rd->head[v]; o && !ad_contiguous(&t); o = rd->list[o - 1].next)
+        if (!takes(l, g, g->node[rd->list[o - 1].node], rd->list[o - 1].operand, &t)) return false;
+    if (!l->place[c->out].root) place_root(l, g, c->out, new_root(l, ROOT_ARENA, bytes_of(g, c->out), at));
+    l->place[v] = (struct place){.root = l->place[c->out].root, .offset = offset, .t = t, .view = true};
+    l->n_in_place++;
+    return true;
+}
+
 /* The ends of the graph must own their memory: outputs are read after the run, updates are committed then. */
 static char *find_ends(const struct ad_graph *g)
 {
@@ -127,7 +154,7 @@ static void try_in_place(struct layout *l, const struct ad_graph *g, int32_t at)
 {
     const struct ad_node *n = g->node[at];
     int32_t ro = l->place[n->out].root;
-    if (l->root[ro].kind != ROOT_ARENA || l->root[ro].pinned) return;
+    if (l->root[ro].kind != ROOT_ARENA || l->root[ro].pinned || l->place[n->out].view) return;
     for (int i = 0; i < n->n_in && i < 32; i++) {
         if (!(n->op->flags & AD_ELEMENTWISE) && !(n->op->alias >> i & 1)) continue;
         const struct place *p = &l->place[n->in[i]];
@@ -183,6 +210,7 @@ void ad_layout(const struct ad_graph *g, const char *need, bool reuse, struct la
         l->run[i] = 1;
         for (int k = 0; k < n->n_out; k++) {
             val v = n->out + k;
+            if (l->place[v].root || (reuse && place_in_part(l, g, n, (int32_t)i, k, &rd, end))) continue;
             place_root(l, g, v, new_root(l, end[v] == 2 ? ROOT_CALLER : ROOT_ARENA, bytes_of(g, v), (int32_t)i));
         }
     }

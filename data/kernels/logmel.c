@@ -187,8 +187,7 @@ static void triangles(const struct logmel_tables *t, const vf *z, int n, float *
         for (int64_t i = more; i < VL; i++) a[i] = (vf){0};
 #pragma GCC unroll 4
         for (int i = 0; i < VL; i++)
-            a[i] = t->whisper ? vf_log(vf_pick(a[i] < 1e-10f, (vf){0} + 1e-10f, a[i])) * 0.434294482f
-                              : vf_log(a[i] + 1e-6f);
+            a[i] = t->whisper ? vf_log(vf_max(vf_set(1e-10f), a[i])) * 0.434294482f : vf_log(a[i] + 1e-6f);
         vf_transpose(a);
         for (int l = 0; l < n; l++) {
             float *to = out + l * t->bins + b;

@@ -35,7 +35,7 @@ void ISA_FN(noise_add)(uint64_t key, uint64_t step, uint64_t count, float std, f
         uint32_t word[2 * DRAWS + PHILOX_WORDS];
         float z[DRAWS];
         for (int k = 0; k < 2 * DRAWS + PHILOX_WORDS; k += PHILOX_WORDS)
-            philox_16(key, step, count / 4 + (uint64_t)k / 4, word + k);
+            philox_words(key, step, count / 4 + (uint64_t)k / 4, word + k);
         normals(word + count % 4, z);
         int64_t m = n - i < DRAWS ? n - i : DRAWS;
         for (int64_t k = 0; k < m; k++) x[i + k] += std * z[k];

@@ -44,7 +44,7 @@ static inline struct ad_tensor check_tensor(struct ad_shape s)
 }
 
 struct check_run {
-    struct ad_tensor out[3];
+    struct ad_tensor out[4];
     int n_out;
 };
 static inline void check_free(struct check_run *r)
@@ -59,7 +59,7 @@ static inline struct check_run check_once(const struct ad_op *op, const void *at
     struct ad_graph *g = ad_graph_new();
     struct check_run r = {.n_out = 0};
     struct err e;
-    val v[8];
+    val v[9];
     char name[16];
     for (int i = 0; i < n_in; i++) {
         snprintf(name, sizeof name, "x%d", i);

@@ -2,6 +2,7 @@
  * bits for any number of threads. */
 #include "tests/autograd/kernel_check.h"
 
+#include "autograd/ops/batch_norm.h"
 #include "autograd/ops/conv.h"
 #include "autograd/ops/norm.h"
 #include "autograd/ops/pool.h"
@@ -104,6 +105,107 @@ static void test_cuts(void **state)
         1, {1, 700}, {1, 5}, 1, 13, 8, (struct conv_attr){{1, 2}, {0, 2}, {1, 1}, 1, {0, 0}, {0, 0}}});
 }
 
+/* ---- Winograd's tiles ------------------------------------------------------------------------------------------------ */
+
+/* The conv2d form by plain f32 sums, one after the other, for `op`'s output. */
+static void plain_sums(const struct ad_op *op, const void *attr, const struct ad_tensor *in, struct ad_tensor *out)
+{
+    struct ad_call c = {.in = in, .out = out, .n_in = 2, .n_out = 1, .attr = attr, .op = op};
+    struct conv_call k = conv_call_of(&c);
+    const struct conv_dims *d = &k.d;
+    const float *x = k.x->data, *w = k.w->data, *y = k.y->data;
+    float *to = out->data;
+    memset(to, 0, (size_t)ad_count(out->shape) * sizeof *to);
+    for (int64_t p = 0; p < d->n * d->out[0] * d->out[1]; p++)
+        for (int64_t t = 0; t < 9; t++) {
+            int64_t row = p / d->out[1] % d->out[0] - d->pad[0] + t / 3, col = p % d->out[1] - d->pad[1] + t % 3;
+            if (row < 0 || row >= d->h[0] || col < 0 || col >= d->h[1]) continue;
+            int64_t at = ((p / d->out[1] / d->out[0] * d->h[0] + row) * d->h[1] + col) * d->c;
+            for (int64_t i = 0; i < d->c; i++)
+                for (int64_t f = 0; f < d->f; f++) {
+                    int64_t xi = at + i, wi = (t * d->c + i) * d->f + f, yi = p * d->f + f;
+                    if (op == &ad_op_conv2d)
+                        to[yi] += x[xi] * w[wi];
+                    else if (op == &ad_op_conv2d_transpose)
+                        to[xi] += y[yi] * w[wi];
+                    else
+                        to[wi] += x[xi] * y[yi];
+                }
+        }
+}
+
+static double rms_error(const struct ad_tensor *want, const struct ad_tensor *got, double *worst)
+{
+    double sum = 0;
+    int64_t n = ad_count(want->shape);
+    *worst = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double e = fabs(ad_get(want, i) - ad_get(got, i));
+        sum += e * e;
+        if (!(e <= *worst)) *worst = e;
+    }
+    return sqrt(sum / (double)n);
+}
+
+/* The transforms' sums have at most 9 times the size of the plain one's (winograd.h), so the worst error is within 9 times
+ * the bound of check_products, here with the largest of its sums for all; the typical one, two thirds of the plain f32 sum's
+ * for conv2d and its adjoint here and at most that for conv2d_dw, must be within 1.25 of it. The same bits for any number of threads. */
+static void check_tiles(const struct ad_op *op, const void *attr, const struct ad_tensor *in, int64_t depth,
+                        const char *what)
+{
+    static const int threads[] = {1, 2, 3, 7};
+    struct ad_call c = {.in = in, .n_in = 2, .n_out = 1, .attr = attr, .op = op};
+    struct check_run want = check_once(op, attr, in, 2, false), plain = check_once(op, attr, in, 2, false),
+                     one = {.n_out = 0};
+    c.out = want.out;
+    assert_string_equal(ad_kernel_find(op, &c)->name, "winograd");
+    plain_sums(op, attr, in, plain.out);
+    double worst, usual = rms_error(want.out, plain.out, &worst);
+    for (int t = 0; t < 4; t++) {
+        omp_set_num_threads(threads[t]);
+        struct check_run got = check_once(op, attr, in, 2, true);
+        double rms = rms_error(want.out, got.out, &worst);
+        if (!(rms <= 1.25 * usual))
+            fail_msg("%s %s: the typical error is %.3g, that of a plain sum %.3g", op->name, what, rms, usual);
+        if (!(worst <= 9 * (double)(depth + 8) * 0x1p-23 * (double)depth))
+            fail_msg("%s %s: an error of %.3g", op->name, what, worst);
+        if (t == 0) {
+            one = got;
+            continue;
+        }
+        if (memcmp(one.out[0].data, got.out[0].data, (size_t)ad_count(want.out[0].shape) * sizeof(float)))
+            fail_msg("%s %s: other bits on %d threads", op->name, what, threads[t]);
+        check_free(&got);
+    }
+    check_free(&one);
+    check_free(&want);
+    check_free(&plain);
+}
+
+static void test_winograd(void **state)
+{
+    /* n, h, w, channels in, out, pad: tails of every vector width, odd sizes, more than one block and group of tiles. */
+    static const int sizes[][7] = {{1, 16, 16, 32, 32, 1, 1}, {2, 13, 17, 33, 40, 1, 1}, {4, 11, 9, 47, 36, 0, 1},
+                                   {1, 15, 18, 64, 33, 2, 2}, {4, 24, 23, 37, 61, 1, 2}, {2, 11, 14, 130, 150, 1, 1},
+                                   {5, 7, 8, 32, 300, 1, 1},  {1, 63, 9, 260, 41, 1, 0}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        const int *s = sizes[i];
+        char what[100];
+        snprintf(what, sizeof what, "%d x %d x %d, %d -> %d, pad %d %d", s[0], s[1], s[2], s[3], s[4], s[5], s[6]);
+        struct conv_attr a = {.stride = {1, 1}, .pad = {s[5], s[6]}, .dilation = {1, 1}, .groups = 1}, dw = a;
+        dw.kernel[0] = dw.kernel[1] = 3;
+        int64_t out[2] = {s[1] + 2 * s[5] - 2, s[2] + 2 * s[6] - 2};
+        struct ad_tensor x = check_tensor(SHAPE(s[0], s[1], s[2], s[3])), w = check_tensor(SHAPE(3, 3, s[3], s[4])),
+                         y = check_tensor(SHAPE(s[0], out[0], out[1], s[4]));
+        check_tiles(&ad_op_conv2d, &a, (struct ad_tensor[]){x, w}, 9 * s[3], what);
+        check_tiles(&ad_op_conv2d_transpose, &a, (struct ad_tensor[]){y, w}, 9 * s[4], what);
+        check_tiles(&ad_op_conv2d_dw, &dw, (struct ad_tensor[]){x, y}, s[0] * out[0] * out[1], what);
+        free(x.data);
+        free(y.data);
+        free(w.data);
+    }
+}
+
 /* ---- pooling and resizing: linear, or exact ---------------------------------------------------------------------- */
 
 static void test_resample(void **state)
@@ -163,13 +265,14 @@ static void test_max_pool(void **state)
 /* ---- norms ------------------------------------------------------------------------------------------------------- */
 
 /* Means over m numbers of size 1 are within m 2^-24 in the worst case and sqrt(m) 2^-24 as a rule; 1 / sqrt(var) is
- * below 10 here (eps 0.01). 2e-5 of the largest result covers m = 1,000 by either. */
-static void compare(const struct ad_op *op, const struct norm_attr *a, const struct ad_tensor *in, int n_in,
-                    const char *what)
+ * below 10 here (eps 0.01). 2e-5 of the largest result covers m = 1,000 by either; where sums
+ * cancel, it is 2e-5 of 0.1: their terms are of size 1 and up to 10, and 2e-6 is four roundings of the largest. */
+static void compare(const struct ad_op *op, const void *a, const struct ad_tensor *in, int n_in, const char *what)
 {
+    static const int threads[] = {1, 2, 3, 7};
     struct check_run want = check_once(op, a, in, n_in, false), one = {.n_out = 0};
-    for (int threads = 1; threads <= 3; threads++) {
-        omp_set_num_threads(threads);
+    for (int t = 0; t < 4; t++) {
+        omp_set_num_threads(threads[t]);
         struct check_run got = check_once(op, a, in, n_in, true);
         for (int o = 0; o < want.n_out; o++) {
             double top = 0;
@@ -177,13 +280,12 @@ static void compare(const struct ad_op *op, const struct norm_attr *a, const str
             for (int64_t i = 0; i < n; i++) top = fmax(top, fabs(ad_get(&want.out[o], i)));
             for (int64_t i = 0; i < n; i++) {
                 double w = ad_get(&want.out[o], i), v = ad_get(&got.out[o], i);
-                if (!(fabs(v - w) <= 2e-5 * (top + 0.01)))
-                    fail_msg("%s kind %d: output %d, element %lld is %.9g, not %.9g", what, a->kind, o, (long long)i, v,
-                             w);
+                if (!(fabs(v - w) <= 2e-5 * (top + 0.1)))
+                    fail_msg("%s %s: output %d, element %lld is %.9g, not %.9g", op->name, what, o, (long long)i, v, w);
             }
-            if (threads > 1) assert_memory_equal(one.out[o].data, got.out[o].data, (size_t)n * 4);
+            if (t > 0) assert_memory_equal(one.out[o].data, got.out[o].data, (size_t)n * 4);
         }
-        if (threads == 1)
+        if (t == 0)
             one = got;
         else
             check_free(&got);
@@ -194,9 +296,9 @@ static void compare(const struct ad_op *op, const struct norm_attr *a, const str
 
 static void test_norms(void **state)
 {
-    const struct ad_op *const ops[] = {&ad_op_layer_norm, &ad_op_rms_norm, &ad_op_group_norm, &ad_op_batch_norm};
-    for (int i = 0; i < 160; i++) {
-        struct norm_attr a = {.eps = 0.01, .kind = i % 4, .gain = (int32_t)check_int(0, 1)};
+    const struct ad_op *const ops[] = {&ad_op_layer_norm, &ad_op_rms_norm, &ad_op_group_norm};
+    for (int i = 0; i < 120; i++) {
+        struct norm_attr a = {.eps = 0.01, .kind = i % 3, .gain = (int32_t)check_int(0, 1)};
         a.bias = a.kind == NORM_RMS ? 0 : (int32_t)check_int(0, 1);
         a.groups = a.kind == NORM_GROUP ? (int32_t)check_int(1, 4) : 0;
         int64_t c = check_int(1, 90) * (a.groups ? a.groups : 1), rows = i % 10 == 0 ? 700 : check_int(1, 60);
@@ -208,6 +310,13 @@ static void test_norms(void **state)
         compare(ops[a.kind], &a, in, 1 + a.gain + a.bias, "norm");
         struct check_run y = check_once(ops[a.kind], &a, in, 1 + a.gain + a.bias, false);
         compare(&ad_op_norm_grad, &a, (struct ad_tensor[]){x, dy, y.out[1], y.out[2], gain}, 4 + a.gain, "norm_grad");
+        if (a.kind == NORM_LAYER || a.kind == NORM_RMS) {
+            struct ad_tensor more = check_tensor(x.shape), all[6] = {x, dy, y.out[1], y.out[2], gain};
+            all[4 + a.gain] = more;
+            a.residual = 1;
+            compare(&ad_op_norm_grad, &a, all, 5 + a.gain, "norm_grad with a residual");
+            free(more.data);
+        }
         check_free(&y);
         free(x.data);
         free(dy.data);
@@ -216,11 +325,88 @@ static void test_norms(void **state)
     }
 }
 
+/* Batch norm with every activation, with and without a residual; its gradient. Values that ReLU decides on are moved away
+ * from its kink, where rounding would decide. */
+static void one_batch_norm(struct batch_norm_attr a, int64_t rows, int64_t c)
+{
+    char what[80];
+    snprintf(what, sizeof what, "act %d residual %d, %lld x %lld", a.act, a.residual, (long long)rows, (long long)c);
+    struct ad_tensor x = check_tensor(SHAPE(rows, c)), dy = check_tensor(x.shape), more = check_tensor(x.shape);
+    struct ad_tensor gain = check_tensor(SHAPE(c)), bias = check_tensor(SHAPE(c)), in[4] = {x}, all[7] = {x, dy};
+    for (int64_t k = 0; k < rows * c; k++) ((float *)x.data)[k] += 2;
+    int n = 1, m = 4;
+    if (a.gain) in[n++] = all[m++] = gain;
+    if (a.bias) in[n++] = all[m++] = bias;
+    if (a.residual) in[n++] = more;
+    struct batch_norm_attr plain = a;
+    plain.act = AD_ACT_NONE;
+    plain.residual = 0;
+    struct check_run p = check_once(&ad_op_batch_norm, &plain, in, n - a.residual, false);
+    for (int64_t k = 0; k < rows * c; k++) { /* no residual: an element whose sum is too close takes no part */
+        double sum = ad_get(&p.out[0], k) + (a.residual ? ad_get(&more, k) : 0);
+        if (fabs(sum) > 1e-4) continue;
+        ((float *)more.data)[k] += 0.1f;
+        ((float *)dy.data)[k] = 0;
+    }
+    compare(&ad_op_batch_norm, &a, in, n, what);
+    struct check_run y = check_once(&ad_op_batch_norm, &a, in, n, false);
+    all[2] = y.out[1];
+    all[3] = y.out[2];
+    if (a.residual && a.act != AD_ACT_NONE)
+        all[m++] = a.act == AD_ACT_RELU ? y.out[0] : more;
+    else
+        a.residual = 0;
+    compare(&ad_op_batch_norm_grad, &a, all, m, what);
+    check_free(&p);
+    check_free(&y);
+    free(x.data);
+    free(dy.data);
+    free(more.data);
+    free(gain.data);
+    free(bias.data);
+}
+
+static void test_batch_norm(void **state)
+{
+    static const int64_t channels[] = {1, 3, 5, 8, 16, 17, 32, 33, 40, 70};
+    for (int i = 0; i < 180; i++) {
+        struct batch_norm_attr a = {.eps = 0.01, .act = i % 3, .residual = i / 3 % 2};
+        a.gain = (int32_t)check_int(0, 3) > 0;
+        a.bias = (int32_t)check_int(0, 3) > 0;
+        one_batch_norm(a, i % 10 == 0 ? check_int(500, 900) : check_int(1, 70), channels[i / 6 % 10]);
+    }
+    one_batch_norm((struct batch_norm_attr){.eps = 0.01, .gain = 1, .bias = 1, .act = AD_ACT_RELU}, 9000, 5);
+}
+
+/* What is not finite stays where it is: in its channel; and a channel whose numbers are all alike has no variance. */
+static void test_batch_norm_not_finite(void **state)
+{
+    const struct batch_norm_attr a = {.eps = 0.01, .act = AD_ACT_RELU};
+    struct ad_tensor x = check_tensor(SHAPE(37, 21));
+    float *v = x.data;
+    v[5 * 21 + 3] = NAN;
+    v[7 * 21 + 17] = INFINITY;
+    for (int i = 0; i < 37; i++) v[i * 21 + 20] = 1e-40f, v[i * 21] = 1000.1f;
+    struct check_run r = check_once(&ad_op_batch_norm, &a, &x, 1, true);
+    const float *y = r.out[0].data, *var = r.out[2].data;
+    for (int i = 0; i < 37 * 21; i++) assert_int_equal(isfinite(y[i]), i % 21 != 3 && i % 21 != 17);
+    assert_true(var[0] == 0 && var[20] == 0);
+    for (int i = 0; i < 37; i++) assert_true(y[i * 21] == 0);
+    check_free(&r);
+    free(x.data);
+}
+
 int main(void)
 {
     threads_init(2);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random),   cmocka_unit_test(test_depthwise),
-                                       cmocka_unit_test(test_cuts),     cmocka_unit_test(test_resample),
-                                       cmocka_unit_test(test_max_pool), cmocka_unit_test(test_norms)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random),
+                                       cmocka_unit_test(test_depthwise),
+                                       cmocka_unit_test(test_cuts),
+                                       cmocka_unit_test(test_resample),
+                                       cmocka_unit_test(test_max_pool),
+                                       cmocka_unit_test(test_norms),
+                                       cmocka_unit_test(test_winograd),
+                                       cmocka_unit_test(test_batch_norm),
+                                       cmocka_unit_test(test_batch_norm_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -40,7 +40,8 @@ enum { SEED = 7131 };
 #define X(name, ulp) extern const struct ad_op ad_op_##name;
 NAMES(X)
 #undef X
-extern const struct ad_op ad_op_gelu, ad_op_gelu_tanh, ad_op_quick_gelu, ad_op_silu;
+extern const struct ad_op ad_op_gelu, ad_op_gelu_tanh, ad_op_quick_gelu, ad_op_silu, ad_op_gelu_grad,
+    ad_op_gelu_tanh_grad, ad_op_quick_gelu_grad, ad_op_silu_grad;
 
 static const struct ulp_row {
     const struct ad_op *op;
@@ -134,6 +135,32 @@ static void gates_error(void **state)
                             : fabs((double)y - want) > 2 * 0x1p-23 * fabs((double)x) + FLT_MIN && (float)want != y)
                 fail_msg("%s(%.9g) is %.9g, not %.9g", ops[k]->name, (double)x, (double)y, want);
         }
+    }
+}
+
+/* Slopes lie in -0.2 .. 1.2 and are sums and differences of numbers up to 1: the error is counted in 2^-24, absolute. At
+ * the ends, infinities included, they are 0 and 1. */
+static void slopes_error(void **state)
+{
+    const struct ad_op *ops[] = {&ad_op_gelu_grad, &ad_op_gelu_tanh_grad, &ad_op_quick_gelu_grad, &ad_op_silu_grad};
+    struct rng r = rng_make(SEED, 5, 0);
+    for (int k = 0; k < 4; k++) {
+        double worst = 0;
+        for (int i = 0; i < 200000; i++) {
+            float x = i < 4 ? (float[]){NAN, INFINITY, -INFINITY, 0}[i] : any_float(&r), one = 1, y;
+            const float *in[] = {&x, &one};
+            ad_tile_find(ops[k])(1, in, (const int[]){1, 1}, &y, NULL);
+            double want = ops[k]->scalar((const double[]){(double)x, 1}, NULL);
+            if (isnan(x) || isnan(want)) {
+                if (!isnan(y) || !isnan(x))
+                    fail_msg("%s(%.9g) is %.9g, not %.9g", ops[k]->name, (double)x, (double)y, want);
+                continue;
+            }
+            double error = fabs((double)y - want) * 0x1p24;
+            if (!(error <= 4)) fail_msg("%s(%.9g) is %.9g, not %.9g", ops[k]->name, (double)x, (double)y, want);
+            if (error > worst) worst = error;
+        }
+        if (getenv("SHOW_ULP")) print_message("# %-16s %.2f 2^-24\n", ops[k]->name, worst);
     }
 }
 
@@ -425,10 +452,8 @@ int main(void)
     for (int i = 0; i < KINDS; i++)
         random[i] = (struct CMUnitTest){kinds[i], random_shapes, NULL, NULL, (void *)(uintptr_t)i};
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tiles_in_ulp),
-        cmocka_unit_test(gates_error),
-        cmocka_unit_test(tiles_by_position),
-        cmocka_unit_test(any_number_of_threads),
+        cmocka_unit_test(tiles_in_ulp),      cmocka_unit_test(gates_error),           cmocka_unit_test(slopes_error),
+        cmocka_unit_test(tiles_by_position), cmocka_unit_test(any_number_of_threads),
     };
     int failed = cmocka_run_group_tests_name("tiles and threads", tests, NULL, NULL);
     return failed + cmocka_run_group_tests_name("random shapes", random, NULL, NULL);

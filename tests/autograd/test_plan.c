@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "autograd/passes/layout.h"
 #include "base/threads.h"
 #include "optim/opt.h"
 #include "tests/support/count_malloc.h"
@@ -162,7 +163,7 @@ static val random_node(struct ad_graph *g, struct rng *r, const val *pool, int n
 {
     val x = pool[rng_below(r, n)], y = pool[rng_below(r, n)];
     struct ad_shape s = ad_shape_of(g, x);
-    switch (rng_below(r, 12)) {
+    switch (rng_below(r, 13)) {
     case 0: return ad_tanh(g, x);
     case 1: return ad_sigmoid(g, ad_scale(g, x, 1.5));
     case 2: return ad_mul(g, x, ad_shift(g, x, 0.5));
@@ -173,6 +174,12 @@ static val random_node(struct ad_graph *g, struct rng *r, const val *pool, int n
     case 7: return ad_sub(g, x, ad_mean_last(g, x)); /* a broadcast operand */
     case 8: return ad_flip(g, x, 0);
     case 9: return ad_cumsum(g, ad_scale(g, x, 0.3), 1, false);
+    case 11: { /* parts computed in their place, some of them read by others too */
+        int64_t cut = 1 + rng_below(r, s.dim[0] - 1);
+        val part = ad_softmax(g, ad_slice(g, x, 0, 0, cut, 1));
+        val rest = ad_mul(g, ad_tanh(g, ad_slice(g, x, 0, cut, s.dim[0], 1)), ad_sum(g, part, 1, true));
+        return ad_concat(g, (val[]){part, rest}, 2, 0);
+    }
     case 10: return ad_where(g, ad_greater(g, x, ad_const(g, AD_F32, 0)), x, ad_neg(g, ad_square(g, x)));
     default:
         return ad_same_shape(s, ad_shape_of(g, y)) ? ad_tanh(g, ad_sub(g, x, y)) : ad_add(g, x, ad_swap(g, y, 0, 1));
@@ -224,6 +231,56 @@ static void memory_is_shared_without_harm(void **state)
         net_end(&n);
     }
     assert_true(in_place > 500 && views > 500); /* it was tempted */
+}
+
+/* Lays g out; the place of the k-th output of the only node of that op, and the node's number. */
+static struct place place_of(const struct ad_graph *g, const char *op, int k, size_t *number)
+{
+    struct layout l;
+    char *need = ad_needed(g);
+    struct place p = {0};
+    ad_layout(g, need, true, &l);
+    for (size_t i = 1; i < g->n_node; i++)
+        if (need[i] && !strcmp(g->node[i]->op->name, op)) p = l.place[g->node[i]->out + k], *number = i;
+    ad_layout_free(&l);
+    free(need);
+    return p;
+}
+
+/* The gradients of q, k and v are columns of the joined gradient, unless the caller wants one of them. */
+static void parts_are_computed_in_their_place(void **state)
+{
+    for (int wanted = 0; wanted < 2; wanted++) {
+        struct net n = net_begin(false);
+        struct ad_graph *g = n.m.g;
+        val x = ad_input(g, "x", AD_F32, SHAPE(9, 24)), o = ad_input(g, "offsets", AD_I32, SHAPE(3)), part[3], d[2];
+        ad_split(g, x, 1, 3, part);
+        val loss = ad_sum_all(g, ad_square(g, ad_attention(g, part[0], part[1], part[2], o, o, 0, 2, AD_CAUSAL)));
+        ad_grad(g, &loss, NULL, 1, (val[]){x, part[1]}, 2, d);
+        ad_output(g, "dx", ad_tanh(g, ad_matmul(g, d[0], d[0], true, false)));
+        if (wanted) ad_output(g, "dk", d[1]);
+        size_t joins = 0, at = 0;
+        struct place joined = place_of(g, "concat", 0, &joins);
+        assert_true(joins > 0);
+        for (int k = 0; k < 3; k++) {
+            struct place p = place_of(g, "attention_grad", k, &at);
+            bool in_part = !(wanted && k == 1);
+            assert_true((p.root == joined.root) == in_part);
+            assert_true(p.t.stride[0] == (in_part ? 24 : 8) && p.offset == (in_part ? 8 * k : 0));
+        }
+        float *data = numbers(9 * 24, "joined"), want[24 * 24];
+        for (int way = 0; way < 3; way++) {
+            net_plan(&n, way == 0 ? AD_REFERENCE : way == 1 ? 0 : AD_NO_KERNELS);
+            ad_bind(n.p, "x", data);
+            ad_bind(n.p, "offsets", (const int32_t[]){0, 4, 8}); /* row 8 is padding */
+            net_run(&n, 0, 0);
+            if (way == 0) memcpy(want, net_out(&n, "dx"), sizeof want);
+            for (int i = 0; i < 24 * 24; i++) /* sums of f32 products of numbers near 1 */
+                assert_true(fabs((double)net_out(&n, "dx")[i] - want[i]) <= 1e-5);
+        }
+        free(data);
+        net_end(&n);
+    }
 }
 
 /* ---- state ------------------------------------------------------------------------------------------------------- */
@@ -471,6 +528,7 @@ int main(void)
         cmocka_unit_test(results_do_not_depend_on_threads),
         cmocka_unit_test(steady_runs_allocate_nothing),
         cmocka_unit_test(memory_is_shared_without_harm),
+        cmocka_unit_test(parts_are_computed_in_their_place),
         cmocka_unit_test(updates_come_after_reads),
         cmocka_unit_test(plans_take_turns_in_a_workspace),
         cmocka_unit_test(outputs_to_the_caller),

@@ -148,7 +148,8 @@ static void every_kind_of_work_runs(void **state)
         "lengths: {mean: 8, deviation: 0, least: 8, most: 8}\n"
         "work: {lm: {}}\n",
         "name: ctc\nbatch: 2\n"
-        "wave: {samples: 8000, layers: 1, width: 32, heads: 2, channels: 8}\n"
+        "towers: {a: {kind: audio, max_length: 0.5s, tower: {wav2vec2: {layers: 1, width: 32, heads: 2, channels: "
+        "8}}}}\n"
         "work: {ctc: {classes: 5, labels: 3}}\n",
         "name: net\nbatch: 2\n"
         "towers: {image: {kind: image, size: 32, tower: {efficientnet: {}}}}\n"
@@ -200,9 +201,9 @@ static void slips_are_told(void **state)
     put("bad.yaml", "name: bad\nwork: {lm: {}}\n");
     assert_int_equal(RUN(temp_path(&dir, "bad.yaml")), 3);
     assert_says("lm takes one tower, of kind text, not 0");
-    put("bad.yaml", "name: bad\nwave: {}\nwork: {lm: {}}\n");
+    put("bad.yaml", "name: bad\ntowers: {a: {kind: audio}}\nwork: {lm: {}}\n");
     assert_int_equal(RUN(temp_path(&dir, "bad.yaml")), 3);
-    assert_says("lm takes one tower, of kind text, not 'wave'");
+    assert_says("lm takes one tower, of kind text, not 'a'");
     put("bad.yaml", tiny_vit);
     assert_int_equal(RUN(temp_path(&dir, "bad.yaml"), "towers.image.size=17"), 3);
     assert_says("image size 17 must be a multiple of patch 8");

@@ -85,6 +85,21 @@ static void test_several_resumes(void **state)
     }
 }
 
+/* Moments in 16 bits are stored as they are, and their rounding is a function of the step. A run may also change how it
+ * stores them: it goes on and is another run. */
+static void test_moments_in_16_bits(void **state)
+{
+    train("whole16", "optim.state=bf16 train.save_every=1 train.keep=100");
+    stopped_at("whole16", 5, "from16");
+    train("from16", "--resume optim.state=bf16 train.threads=3");
+    tiny_same(tiny_path(&tiny, "whole16/checkpoints/step-%d", TINY_STEPS),
+              tiny_path(&tiny, "from16/checkpoints/step-%d", TINY_STEPS));
+    stopped_at("whole16", 5, "to32");
+    train("to32", "--resume optim.state=f32");
+    stopped_at("whole", 5, "to16");
+    train("to16", "--resume optim.state=bf16");
+}
+
 /* A finished run may be resumed: it measures again and changes nothing. */
 static void test_resume_at_the_end(void **state)
 {
@@ -152,11 +167,9 @@ static void test_records(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_saving_changes_nothing),
-        cmocka_unit_test(test_any_step_any_threads),
-        cmocka_unit_test(test_several_resumes),
-        cmocka_unit_test(test_resume_at_the_end),
-        cmocka_unit_test(test_records),
+        cmocka_unit_test(test_saving_changes_nothing), cmocka_unit_test(test_any_step_any_threads),
+        cmocka_unit_test(test_several_resumes),        cmocka_unit_test(test_moments_in_16_bits),
+        cmocka_unit_test(test_resume_at_the_end),      cmocka_unit_test(test_records),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

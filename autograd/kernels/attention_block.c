@@ -1,0 +1,203 @@
+/* The small products of attention by register-blocked kernels, and the copies that bring tokens into their layout. */
+#pragma GCC optimize("O3")
+#include "autograd/kernels/attention_block.h"
+
+#include "autograd/kernels/transpose.h"
+#include "autograd/ops/ops.h"
+
+#ifdef __AVX512F__
+enum { MR = 14 }; /* 28 sums, 2 of B, 1 of A in 32 registers */
+#else
+enum { MR = 6 }; /* 12 sums, 2 of B, 1 of A in 16 registers */
+#endif
+
+struct attn_task attn_task_of(const struct ad_call *c, int64_t item, int64_t h)
+{
+    const struct attention_attr *a = c->attr;
+    const int32_t *qo = c->in[3].data, *ko = c->in[4].data;
+    int64_t dim = c->in[0].shape.dim[1] / a->heads;
+    struct attn_task t = {.ldq = c->in[0].stride[0],
+                          .ldk = c->in[1].stride[0],
+                          .ldv = c->in[2].stride[0],
+                          .dim = dim,
+                          .h = h,
+                          .heads = a->heads,
+                          .q_row = qo[item],
+                          .k_row = ko[item],
+                          .n_q = qo[item + 1] - qo[item],
+                          .n_k = ko[item + 1] - ko[item],
+                          .scale = (float)(1 / sqrt((double)dim)),
+                          .causal = a->flags & AD_CAUSAL};
+    t.q = (const float *)c->in[0].data + t.q_row * t.ldq + h * dim;
+    t.k = (const float *)c->in[1].data + t.k_row * t.ldk + h * dim;
+    t.v = (const float *)c->in[2].data + t.k_row * t.ldv + h * dim;
+    if (a->bias) {
+        t.sk = c->in[5].shape.dim[2];
+        t.bias = (const float *)c->in[5].data + h * c->in[5].shape.dim[1] * t.sk;
+    }
+    return t;
+}
+
+/* ---- copies --------------------------------------------------------------------------------------------------------- */
+
+bool attn_all_finite(const float *rows, int64_t ld, int64_t n, int64_t dim)
+{
+    vf sum = {0};
+    float rest = 0;
+    for (int64_t i = 0; i < n; i++, rows += ld) {
+        int64_t d = 0;
+        for (; d + VL <= dim; d += VL) sum += vf_load(rows + d) * 0.0f;
+        for (; d < dim; d++) rest += rows[d] * 0.0f;
+    }
+    return vf_sum(sum) + rest == 0;
+}
+
+void attn_copy_rows(const float *rows, int64_t ld, int64_t n, int64_t dim, float *to)
+{
+    int64_t whole = dim / VL * VL;
+    for (int64_t i = 0; i < n; i++, rows += ld, to += ROW) {
+        for (int64_t d = 0; d < whole; d += VL) vf_store(to + d, vf_load(rows + d));
+        if (whole == dim) continue;
+        vf_store(to + whole, (vf){0});
+        memcpy(to + whole, rows + whole, (size_t)(dim - whole) * sizeof *to);
+    }
+}
+
+void attn_copy_columns(const float *rows, int64_t ld, int64_t n, int64_t dim, float scale, float *to)
+{
+    int64_t wide = (n + VL - 1) / VL * VL;
+    for (int64_t i = 0; i < wide; i += 8) {
+        const float *row[8];
+        int64_t d = 0;
+        for (int j = 0; j < 8; j++) row[j] = rows + attn_min(i + j, n - 1) * ld;
+        for (; d + 8 <= dim; d += 8) {
+            transpose_row r[8];
+#pragma GCC unroll 8
+            for (int j = 0; j < 8; j++) {
+                memcpy(&r[j], row[j] + d, sizeof r[j]);
+                r[j] *= scale;
+            }
+            transpose_registers(r, to + d * LANES + i, LANES);
+        }
+        for (; d < dim; d++)
+            for (int j = 0; j < 8; j++) to[d * LANES + i + j] = row[j][d] * scale;
+    }
+}
+
+/* ---- products ------------------------------------------------------------------------------------------------------- */
+
+/* C (mr x nv vectors, rows ldc) = A B, or += where `add`; A's element (i, k) at a[i * a_row + k * a_col]. */
+SIMD_FN void kernel(int mr, int nv, int a_row, int a_col, int64_t kn, const float *a, const float *b, int64_t ldb,
+                    float *c, int ldc, bool add)
+{
+    vf sum[MR][2];
+#pragma GCC unroll 16
+    for (int i = 0; i < mr; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) sum[i][v] = (vf){0};
+    if (add) {
+#pragma GCC unroll 16
+        for (int i = 0; i < mr; i++)
+#pragma GCC unroll 2
+            for (int v = 0; v < nv; v++) sum[i][v] = vf_load(c + i * ldc + v * VL);
+    }
+    for (int64_t k = 0; k < kn; k++) {
+        vf b0 = vf_load(b), b1 = nv > 1 ? vf_load(b + VL) : b0;
+        b += ldb;
+#pragma GCC unroll 16
+        for (int i = 0; i < mr; i++) {
+            vf x = vf_set(a[i * a_row]);
+            sum[i][0] += x * b0;
+            if (nv > 1) sum[i][1] += x * b1;
+        }
+        a += a_col;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < mr; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) vf_store(c + i * ldc + v * VL, sum[i][v]);
+}
+
+typedef void (*kernel_fn)(int64_t kn, const float *a, const float *b, int64_t ldb, float *c, bool add);
+
+/* clang-format off */
+#define KERNELS(mr, nv)                                                                                               \
+    static void tokens_##mr##_##nv(int64_t kn, const float *a, const float *b, int64_t ldb, float *c, bool add)       \
+    {                                                                                                                 \
+        kernel(mr, nv, ROW, 1, kn, a, b, LANES, c, LANES, false);                                                           \
+    }                                                                                                                 \
+    static void columns_##mr##_##nv(int64_t kn, const float *a, const float *b, int64_t ldb, float *c, bool add)      \
+    {                                                                                                                 \
+        kernel(mr, nv, 1, LANES, kn, a, b, ldb, c, ROW, add);                                                            \
+    }                                                                                                                 \
+    static void rows_##mr##_##nv(int64_t kn, const float *a, const float *b, int64_t ldb, float *c, bool add)         \
+    {                                                                                                                 \
+        kernel(mr, nv, LANES, 1, kn, a, b, ldb, c, ROW, add);                                                            \
+    }
+#define EACH_OF(mr) KERNELS(mr, 1) KERNELS(mr, 2)
+#ifdef __AVX512F__
+#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
+#else
+#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6)
+#endif
+HEIGHTS(EACH_OF)
+#define TOKENS(mr) {tokens_##mr##_1, tokens_##mr##_2},
+#define COLUMNS(mr) {columns_##mr##_1, columns_##mr##_2},
+#define ROWS(mr) {rows_##mr##_1, rows_##mr##_2},
+static const kernel_fn tokens[MR][2] = {HEIGHTS(TOKENS)}, columns[MR][2] = {HEIGHTS(COLUMNS)},
+                       rows[MR][2] = {HEIGHTS(ROWS)};
+/* clang-format on */
+
+/* C (m x n) = or += A (m x k) B (k x n), n rounded up to vectors; A's rows lie a_row apart, C's ldc. */
+SIMD_FN void product(const kernel_fn run[MR][2], int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row,
+                     const float *b, int64_t ldb, float *c, int64_t ldc, bool add)
+{
+    struct parts p = parts_of(m, MR);
+    for (int64_t j = 0; j < n; j += 2 * VL)
+        for (int64_t i = 0; i < p.n; i++) {
+            int64_t at = part_start(p, i), high = i < p.tall ? p.size : p.size - 1;
+            run[high - 1][n - j > VL](k, a + at * a_row, b + j, ldb, c + at * ldc + j, add);
+        }
+}
+
+void attn_product(int64_t keys, int64_t queries, int64_t dim, const float *v, const float *gt, float *s)
+{
+    product(tokens, keys, queries, dim, v, ROW, gt, LANES, s, LANES, false);
+}
+
+void attn_into_queries(int64_t queries, int64_t dim, int64_t keys, const float *p, const float *b, int64_t ldb,
+                       float *c, bool add)
+{
+    product(columns, queries, dim, keys, p, 1, b, ldb, c, ROW, add);
+}
+
+void attn_into_keys(int64_t keys, int64_t dim, int64_t queries, const float *p, const float *b, int64_t ldb, float *c,
+                    bool add)
+{
+    product(rows, keys, dim, queries, p, LANES, b, ldb, c, ROW, add);
+}
+
+/* The first QB are what hides a score, the others what leaves it. */
+#define EIGHT(x) x, x, x, x, x, x, x, x
+#define MANY(x) EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x)
+static const float limit[2 * QB] = {MANY(-INFINITY), MANY(INFINITY)};
+
+void attn_scores(const struct attn_task *t, int64_t q0, int64_t qn, int64_t k0, int64_t kn, const float *k,
+                 const float *qt, float *s, float *room)
+{
+    attn_product(kn, qn, t->dim, k, qt, s);
+    if (t->bias) {
+        attn_copy_columns(t->bias + q0 * t->sk + k0, t->sk, qn, kn, LOG2E, room);
+        for (int64_t j = 0; j < kn; j++)
+            for (int64_t i = 0; i < qn; i += VL)
+                vf_store(s + j * LANES + i, vf_load(s + j * LANES + i) + vf_load(room + j * LANES + i));
+    }
+    if (!t->causal) return;
+    int64_t all = attn_sees(t, q0); /* keys that every query of the block sees */
+    for (int64_t j = all > k0 ? all - k0 : 0; j < kn; j++) {
+        int64_t hidden = k0 + j - (q0 + t->n_k - t->n_q); /* queries before this one do not see the key */
+        const float *to = limit + QB - attn_min(hidden, LANES);
+        for (int64_t i = 0; i < qn; i += VL)
+            vf_store(s + j * LANES + i, vf_min(vf_load(s + j * LANES + i), vf_load(to + i)));
+    }
+}

@@ -1,0 +1,181 @@
+/* What the forward and the backward kernel of packed attention share: a task, the sizes of blocks, small products.
+ *
+ * Scores are held transposed: a row is a key, a column a query of a block of QB, so that the softmax runs along rows of
+ * vectors, keys need no padding, and the two products that follow read the same block by rows (into keys) and by columns
+ * (into queries). Tokens lie in rows of ROW numbers. All strides but one are constants. */
+#ifndef TRIAD_AUTOGRAD_KERNELS_ATTENTION_BLOCK_H
+#define TRIAD_AUTOGRAD_KERNELS_ATTENTION_BLOCK_H
+
+#include <math.h>
+#include <stdbool.h>
+
+#include "autograd/kernels/simd.h"
+#include "autograd/ops/attention.h"
+#include "base/isa.h"
+
+/* Rows of scores and of tokens are an odd number of cache lines wide, so that they do not fall on one set. */
+enum {
+    QB = 64,         /* queries of a block at most */
+    LANES = QB + 16, /* the columns of a row of scores */
+    KB = 96,         /* keys of a block at most: a block of scores fits the first-level cache */
+    SPAN = 256,      /* keys that are copied at once; they and their gradients stay in the second-level cache */
+    MAX_DIM = 128,
+    ROW = MAX_DIM + 16, /* the columns of a token */
+    CHUNK = 128         /* queries of a task of the forward pass at most */
+};
+
+#define LOG2E 1.44269504f
+#define LN2 0.693147181f
+
+/* One item and head. */
+struct attn_task {
+    const float *q, *k, *v; /* at the item's first row and the head's first column */
+    int64_t ldq, ldk, ldv, n_q, n_k, dim;
+    const float *bias; /* (Sq, Sk) of the head, or NULL */
+    int64_t sk;
+    float scale; /* 1 / sqrt(dim) */
+    bool causal;
+    bool careful; /* one query at a time, with exactly the keys that it sees */
+    int64_t q_row, k_row, h, heads;
+};
+
+/* Even parts of n: as few as are needed for at most `most` in each. */
+struct parts {
+    int64_t n, size, tall; /* the first `tall` have `size`, the others one less */
+};
+static inline struct parts parts_of(int64_t n, int64_t most)
+{
+    struct parts p = {.n = (n + most - 1) / most};
+    if (!p.n) return p;
+    p.size = (n + p.n - 1) / p.n;
+    p.tall = n - p.n * (p.size - 1);
+    return p;
+}
+static inline int64_t part_start(struct parts p, int64_t i)
+{
+    return i * p.size - (i > p.tall ? i - p.tall : 0);
+}
+
+/* Rows of memory that the next task will touch. They lie apart by the whole width of a matrix, which the processor does
+ * not guess; asked for in time, they come while this task computes. */
+struct attn_ahead {
+    struct {
+        const float *at;
+        int64_t ld, rows;
+    } of[5];
+    int n, at;
+    int64_t row, dim;
+};
+static inline void attn_add_ahead(struct attn_ahead *a, const float *at, int64_t ld, int64_t rows)
+{
+    a->of[a->n].at = at;
+    a->of[a->n].ld = ld;
+    a->of[a->n++].rows = rows < SPAN ? rows : SPAN;
+}
+/* Asks for the next `rows` rows. */
+static inline void attn_fetch(struct attn_ahead *a, int64_t rows)
+{
+    for (; a->at < a->n && rows > 0; a->at++, a->row = 0)
+        for (; a->row < a->of[a->at].rows; a->row++) {
+            const char *p = (const char *)(a->of[a->at].at + a->row * a->of[a->at].ld);
+            if (rows-- == 0) return;
+            for (int64_t x = 0; x < a->dim * 4; x += 64) __builtin_prefetch(p + x, 0, 2);
+        }
+}
+
+static inline int64_t attn_min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Query i sees the keys 0 .. attn_sees(t, i) - 1. */
+static inline int64_t attn_sees(const struct attn_task *t, int64_t i)
+{
+    if (!t->causal) return t->n_k;
+    int64_t n = i + t->n_k - t->n_q + 1;
+    return n < 0 ? 0 : n;
+}
+/* n queries in blocks: block i has those from attn_at(b, i) to attn_at(b, i + 1). About even numbers of whole vectors;
+ * small ones where causal, since what a block computes for its last query its first does not see. */
+struct attn_blocks {
+    struct parts of;
+    int64_t unit, all;
+};
+static inline struct attn_blocks attn_blocks_of(const struct attn_task *t, int64_t n)
+{
+    int64_t unit = t->careful ? 1 : 16, most = t->careful ? 1 : t->causal ? 2 : QB / 16;
+    return (struct attn_blocks){parts_of((n + unit - 1) / unit, most), unit, n};
+}
+static inline int64_t attn_at(const struct attn_blocks *b, int64_t i)
+{
+    return attn_min(part_start(b->of, i) * b->unit, b->all);
+}
+
+/* 2^x for x <= about 0: 2^n p(x - n), p minimax of degree 5 with p(0) = 1, whose relative error is 9e-8; below -126.5 gives 0, NaN stays NaN. */
+SIMD_FN vf attn_exp2(vf x)
+{
+    const float magic = 12582912.0f + 127; /* the sum's low bits are the exponent of 2^n */
+    x = vf_max(vf_set(-127), x);
+    vf z = x + magic, r = x - (z - magic);
+    vf p = 1.32647e-3f * r + 9.67151e-3f;
+    p = p * r + 5.550734e-2f;
+    p = p * r + 2.4022242e-1f;
+    p = p * r + 6.9314698e-1f;
+    p = p * r + 1.0f;
+    return p * (vf)((vi)z << 23);
+}
+
+#define attn_task_of ISA_FN(attn_task_of)
+#define attn_all_finite ISA_FN(attn_all_finite)
+#define attn_copy_rows ISA_FN(attn_copy_rows)
+#define attn_copy_columns ISA_FN(attn_copy_columns)
+#define attn_scores ISA_FN(attn_scores)
+#define attn_into_queries ISA_FN(attn_into_queries)
+#define attn_into_keys ISA_FN(attn_into_keys)
+#define attn_product ISA_FN(attn_product)
+#define attn_clear_padding ISA_FN(attn_clear_padding)
+#define attn_run_grad ISA_FN(attn_run_grad)
+
+struct attn_task attn_task_of(const struct ad_call *c, int64_t item, int64_t head);
+/* A masked probability of 0 times a NaN or infinity would reach who does not see it. Whether there was one shows in any
+ * row of the product; then the task is done again, carefully. */
+bool attn_all_finite(const float *rows, int64_t ld, int64_t n, int64_t dim);
+
+/* to[i * ROW + d] = rows[i * ld + d]; zero from dim to the end of its last vector. */
+void attn_copy_rows(const float *rows, int64_t ld, int64_t n, int64_t dim, float *to);
+/* to[d * LANES + i] = rows[i * ld + d] * scale for the n <= QB rows i; behind them, to the end of the vector, the last row
+ * again. n > 0. */
+void attn_copy_columns(const float *rows, int64_t ld, int64_t n, int64_t dim, float scale, float *to);
+/* to = from * scale, or += where `add`; dim numbers. */
+SIMD_FN void attn_put_row(float *to, const float *from, int64_t dim, float scale, bool add)
+{
+    int64_t d = 0;
+    if (add) {
+        for (; d + VL <= dim; d += VL) vf_store(to + d, vf_load(to + d) + vf_load(from + d) * scale);
+        for (; d < dim; d++) to[d] += from[d] * scale;
+    } else {
+        for (; d + VL <= dim; d += VL) vf_store(to + d, vf_load(from + d) * scale);
+        for (; d < dim; d++) to[d] = from[d] * scale;
+    }
+}
+
+/* s (keys x queries, rows of LANES) = k (keys x dim, rows of ROW) qt (dim x queries, rows of LANES); the queries are rounded
+ * up to whole vectors. The bias, if there is one, is added times log2 e: `q0`, `k0` are the block's place in the item.
+ * Where `t` is causal, what query i does not see becomes -inf. `room` has KB * LANES floats. */
+void attn_scores(const struct attn_task *t, int64_t q0, int64_t qn, int64_t k0, int64_t kn, const float *k,
+                 const float *qt, float *s, float *room);
+/* c (queries x dim, rows of ROW) = or += p' b, p (keys x queries, rows of LANES), b (keys x dim, rows of ldb). */
+void attn_into_queries(int64_t queries, int64_t dim, int64_t keys, const float *p, const float *b, int64_t ldb,
+                       float *c, bool add);
+/* c (keys x dim, rows of ROW) = or += p b, b (queries x dim, rows of ldb). In both, columns of b and c are rounded up to
+ * whole vectors. */
+void attn_into_keys(int64_t keys, int64_t dim, int64_t queries, const float *p, const float *b, int64_t ldb, float *c,
+                    bool add);
+/* s (keys x queries) = v (keys x dim) gt (dim x queries), as attn_scores without bias and mask. */
+void attn_product(int64_t keys, int64_t queries, int64_t dim, const float *v, const float *gt, float *s);
+
+/* Rows that no item has: zero in every output. */
+void attn_clear_padding(const struct ad_tensor *out, int64_t from);
+void attn_run_grad(const struct ad_call *c);
+
+#endif
