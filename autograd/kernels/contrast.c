@@ -176,7 +176,7 @@ struct columns {
     int32_t keep[TILE], id[TILE]; /* keep: -1 where there is a vector */
     int64_t padded;               /* to whole vectors */
     bool positives;               /* there may be some: the ranges of ids meet */
-} __attribute__((aligned(32)));
+} __attribute__((aligned(64)));
 
 static void id_range(struct span s, int32_t *lo, int32_t *hi)
 {
@@ -194,7 +194,7 @@ static void columns_of(struct span r, struct span c, struct columns *to)
     id_range(r, &lo[0], &hi[0]);
     id_range(c, &lo[1], &hi[1]);
     to->positives = lo[0] <= hi[1] && lo[1] <= hi[0];
-    to->padded = (c.n + 7) / 8 * 8;
+    to->padded = (c.n + VL - 1) / VL * VL;
     for (int64_t i = 0; i < c.n; i++) {
         to->keep[i] = c.s->has[c.at + i] != 0 ? -1 : 0;
         to->id[i] = c.s->id[c.at + i];
@@ -202,27 +202,20 @@ static void columns_of(struct span r, struct span c, struct columns *to)
     for (int64_t i = c.n; i < to->padded; i++) to->keep[i] = to->id[i] = 0;
 }
 
-static inline v8i v8i_load(const int32_t *p)
+SIMD_FN vi vi_load(const int32_t *p)
 {
-    v8i x;
+    vi x;
     memcpy(&x, p, sizeof x);
     return x;
 }
-static inline v8 v8_and(v8i mask, v8 x)
+/* Where lanes of a mask are -1 or 0: x or 0, a or b. */
+SIMD_FN vf keep_lanes(vi mask, vf x)
 {
-    return (v8)(mask & (v8i)x);
+    return (vf)(mask & (vi)x);
 }
-
-/* exp as v8_exp, for numbers up to 88: half of its work is with what lies above. */
-static inline v8 exp_down(v8 x)
+SIMD_FN vf pick_lanes(vi mask, vf a, vf b)
 {
-    v8i low = x < -87.33654f;
-    v8 t = v8_pick(low, v8_set(-87.33654f), x), z = t * 1.44269504f + 12582912.0f, k = z - 12582912.0f;
-    v8 r = (t - k * 0.693359375f) - k * -2.12194440e-4f;
-    v8 p = POLY(r, 1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
-                5.0000001201e-1f);
-    v8i n = (v8i)z - (v8i)v8_set(12582912.0f);
-    return v8_and(~low, (p * r * r + r + 1.0f) * (v8)((n + 127) << 23));
+    return (vf)((mask & (vi)a) | (~mask & (vi)b));
 }
 
 /* ---- InfoNCE forward ---------------------------------------------------------------------------------------------- */
@@ -246,10 +239,10 @@ static void join(float *top, double *sum, float more_top, float part)
     }
 }
 
-static float largest(v8 x)
+static float largest(vf x)
 {
     float top = x[0];
-    for (int i = 1; i < 8; i++) top = x[i] > top ? x[i] : top;
+    for (int i = 1; i < VL; i++) top = x[i] > top ? x[i] : top;
     return top;
 }
 
@@ -258,17 +251,17 @@ static float largest(v8 x)
 static void logits(const struct job *j, struct span r, const struct columns *k, struct tile t, float *s, float *row_top,
                    float *top)
 {
-    v8 scale = v8_set(j->scale), none = v8_set(-INFINITY);
-    for (int64_t x = 0; x < k->padded; x += 8) v8_store(top + x, none);
+    vf scale = vf_set(j->scale), none = vf_set(-INFINITY);
+    for (int64_t x = 0; x < k->padded; x += VL) vf_store(top + x, none);
     for (int64_t i = 0; i < r.n; i++, s += LD) {
-        v8 most = none;
+        vf most = none;
         const float *u = t.u + i * t.ld;
         if (r.s->has[r.at + i] == 0) continue;
-        for (int64_t x = 0; x < k->padded; x += 8) {
-            v8 y = v8_pick(v8i_load(k->keep + x), v8_load(u + x) * scale, none);
-            v8_store(s + x, y);
-            most = v8_max(y, most);
-            v8_store(top + x, v8_max(y, v8_load(top + x)));
+        for (int64_t x = 0; x < k->padded; x += VL) {
+            vf y = pick_lanes(vi_load(k->keep + x), vf_load(u + x) * scale, none);
+            vf_store(s + x, y);
+            most = vf_max(y, most);
+            vf_store(top + x, vf_max(y, vf_load(top + x)));
         }
         row_top[i] = largest(most);
     }
@@ -277,27 +270,27 @@ static void logits(const struct job *j, struct span r, const struct columns *k, 
 /* Adds the positives of the tile to both sides' means and counts. */
 static void add_positives(struct span r, struct span c, const struct columns *k, const float *s)
 {
-    float mean[TILE] __attribute__((aligned(32)));
-    int32_t count[TILE] __attribute__((aligned(32)));
+    float mean[TILE] __attribute__((aligned(64)));
+    int32_t count[TILE] __attribute__((aligned(64)));
     memset(mean, 0, sizeof mean);
     memset(count, 0, sizeof count);
     for (int64_t i = 0; i < r.n; i++, s += LD) {
-        v8 row_mean = v8_set(0);
-        v8i row_count = {0};
+        vf row_mean = vf_set(0);
+        vi row_count = {0};
         int32_t id = r.s->id[r.at + i];
         if (r.s->has[r.at + i] == 0) continue;
-        for (int64_t x = 0; x < k->padded; x += 8) {
-            v8i same = (v8i_load(k->id + x) == id) & v8i_load(k->keep + x), n;
-            v8 here = v8_and(same, v8_load(s + x));
+        for (int64_t x = 0; x < k->padded; x += VL) {
+            vi same = (vi_load(k->id + x) == id) & vi_load(k->keep + x), n;
+            vf here = keep_lanes(same, vf_load(s + x));
             row_mean += here;
             row_count -= same;
-            v8_store(mean + x, v8_load(mean + x) + here);
-            n = v8i_load(count + x) - same;
+            vf_store(mean + x, vf_load(mean + x) + here);
+            n = vi_load(count + x) - same;
             memcpy(count + x, &n, sizeof n);
         }
         int32_t n = 0;
-        for (int x = 0; x < 8; x++) n += row_count[x];
-        r.s->mean[r.at + i] += (double)v8_sum(row_mean);
+        for (int x = 0; x < VL; x++) n += row_count[x];
+        r.s->mean[r.at + i] += (double)vf_sum(row_mean);
         r.s->count[r.at + i] += (float)n;
     }
     for (int64_t x = 0; x < c.n; x++) {
@@ -316,13 +309,13 @@ static void infonce_tile(const struct job *j, struct span r, struct span c, floa
     for (int64_t i = 0; i < r.n; i++) {
         const float *row = s + i * LD;
         if (r.s->has[r.at + i] == 0) continue;
-        v8 part = v8_set(0), row_from = v8_set(reference(row_top[i]));
-        for (int64_t x = 0; x < k.padded; x += 8) {
-            v8 y = v8_load(row + x);
-            part += exp_down(y - row_from);
-            v8_store(sum + x, v8_load(sum + x) + exp_down(y - v8_load(from + x)));
+        vf part = vf_set(0), row_from = vf_set(reference(row_top[i]));
+        for (int64_t x = 0; x < k.padded; x += VL) {
+            vf y = vf_load(row + x);
+            part += vf_exp(y - row_from);
+            vf_store(sum + x, vf_load(sum + x) + vf_exp(y - vf_load(from + x)));
         }
-        join(&r.s->top[r.at + i], &r.s->sum[r.at + i], row_top[i], v8_sum(part));
+        join(&r.s->top[r.at + i], &r.s->sum[r.at + i], row_top[i], vf_sum(part));
     }
     for (int64_t x = 0; x < c.n; x++) join(&c.s->top[c.at + x], &c.s->sum[c.at + x], top[x], sum[x]);
     if (k.positives) add_positives(r, c, &k, s);
@@ -366,14 +359,14 @@ static void siglip_tile(const struct job *j, struct span r, struct span c, float
     columns_of(r, c, &k);
     for (int64_t i = 0; i < r.n; i++) {
         const float *u = tile.u + i * tile.ld;
-        v8 sum = v8_set(0);
+        vf sum = vf_set(0);
         if (r.s->has[r.at + i] == 0) continue;
-        for (int64_t x = 0; x < k.padded; x += 8) {
-            v8i keep = v8i_load(k.keep + x), same = v8i_load(k.id + x) == r.s->id[r.at + i];
-            v8 t = v8_and(keep, v8_load(u + x)) * j->scale + j->bias;
-            sum += v8_and(keep, v8_softplus(v8_pick(same, -t, t)));
+        for (int64_t x = 0; x < k.padded; x += VL) {
+            vi keep = vi_load(k.keep + x), same = vi_load(k.id + x) == r.s->id[r.at + i];
+            vf t = keep_lanes(keep, vf_load(u + x)) * j->scale + j->bias;
+            sum += keep_lanes(keep, vf_softplus(pick_lanes(same, -t, t)));
         }
-        total += (double)v8_sum(sum);
+        total += (double)vf_sum(sum);
     }
     j->part[0][r.at / j->block] += total;
 }
@@ -439,23 +432,22 @@ struct column_weights {
 };
 
 /* h[] = scale h of row i, from its products u (which may be the same memory); adds h u to dscale. */
-static inline __attribute__((always_inline)) void infonce_row(const struct job *j, struct span r, int64_t i,
-                                                              const struct columns *k, const struct column_weights *w,
-                                                              bool positives, const float *u, float *to, double *dscale)
+SIMD_FN void infonce_row(const struct job *j, struct span r, int64_t i, const struct columns *k,
+                         const struct column_weights *w, bool positives, const float *u, float *to, double *dscale)
 {
     float mine, each = 0, lse = r.s->lse[r.at + i], scale = j->scale;
-    v8 sum = v8_set(0);
+    vf sum = vf_set(0);
     mine = weight_of(r.s, r.at + i, &each);
-    for (int64_t x = 0; x < k->padded; x += 8) {
-        v8i keep = v8i_load(k->keep + x);
-        v8 y = v8_and(keep, v8_load(u + x)), s = y * scale;
-        v8 h = mine * exp_down(s - lse) + v8_load(w->all + x) * exp_down(s - v8_load(w->lse + x));
-        if (positives) h -= v8_and(v8i_load(k->id + x) == r.s->id[r.at + i], v8_load(w->positive + x) + each);
-        h = v8_and(keep, h);
+    for (int64_t x = 0; x < k->padded; x += VL) {
+        vi keep = vi_load(k->keep + x);
+        vf y = keep_lanes(keep, vf_load(u + x)), s = y * scale;
+        vf h = mine * vf_exp(s - lse) + vf_load(w->all + x) * vf_exp(s - vf_load(w->lse + x));
+        if (positives) h -= keep_lanes(vi_load(k->id + x) == r.s->id[r.at + i], vf_load(w->positive + x) + each);
+        h = keep_lanes(keep, h);
         sum += h * y;
-        v8_store(to + x, h * scale);
+        vf_store(to + x, h * scale);
     }
-    *dscale += (double)v8_sum(sum);
+    *dscale += (double)vf_sum(sum);
 }
 
 static void infonce_grad_tile(const struct job *j, struct span r, struct span c, float *h)
@@ -491,22 +483,22 @@ static void siglip_grad_tile(const struct job *j, struct span r, struct span c, 
     for (int64_t i = 0; i < r.n; i++) {
         const float *u = tile.u + i * tile.ld;
         float *row = room + i * LD;
-        v8 with_u = v8_set(0), alone = with_u;
+        vf with_u = vf_set(0), alone = with_u;
         if (r.s->has[r.at + i] == 0) {
             memset(row, 0, (size_t)k.padded * sizeof *row);
             continue;
         }
-        for (int64_t x = 0; x < k.padded; x += 8) {
-            v8i keep = v8i_load(k.keep + x), same = v8i_load(k.id + x) == r.s->id[r.at + i];
-            v8 y = v8_and(keep, v8_load(u + x)), t = y * j->scale + j->bias;
-            v8 h = v8_pick(same, v8_set(-j->dloss), v8_set(j->dloss)) / (1.0f + v8_exp(v8_pick(same, t, -t)));
-            h = v8_and(keep, h);
+        for (int64_t x = 0; x < k.padded; x += VL) {
+            vi keep = vi_load(k.keep + x), same = vi_load(k.id + x) == r.s->id[r.at + i];
+            vf y = keep_lanes(keep, vf_load(u + x)), t = y * j->scale + j->bias;
+            vf h = pick_lanes(same, vf_set(-j->dloss), vf_set(j->dloss)) / (1.0f + vf_exp(pick_lanes(same, t, -t)));
+            h = keep_lanes(keep, h);
             with_u += h * y;
             alone += h;
-            v8_store(row + x, h * j->scale);
+            vf_store(row + x, h * j->scale);
         }
-        dscale += (double)v8_sum(with_u);
-        dbias += (double)v8_sum(alone);
+        dscale += (double)vf_sum(with_u);
+        dbias += (double)vf_sum(alone);
     }
     j->part[0][r.at / j->block] += dscale;
     j->part[1][r.at / j->block] += dbias;
