@@ -381,7 +381,8 @@ static const struct conf_field train_fields[] = {
     {"save_time", CONF_DURATION, AT(save_time), "10m", 0, 1e9, .help = "time between checkpoints; 0: none by time"},
     {"keep", CONF_INT, AT(keep), "2", 1, 1e6, .help = "checkpoints kept, besides the best"},
     {"best", CONF_STRING, AT(best), "null", .help = "metric of the best checkpoint, as in metrics.jsonl; null: none"},
-    {"debug", CONF_STRING, AT(debug), "''", .help = "pass switches: nosimplify, nofuse, noplan, nokernels, nan"},
+    {"debug", CONF_STRING, AT(debug), "''",
+     .help = "pass switches: nosimplify, nofuse, norecompute, noplan, nokernels, nan"},
     {0},
 };
 static const struct conf_table train_table = {sizeof(struct run_train), train_fields, .check = check_train};
