@@ -125,6 +125,9 @@ $(VENV)/bin/python:
 bench-peers: all $(VENV)/bin/python ## triad beside PyTorch, taking turns -> build/bench/peers.json; BENCH="--rounds 5"
 	@python3 bench/compare.py peers --triad $(BUILD)/triad --out $(BUILD)/bench --python $(VENV)/bin/python $(BENCH)
 
+bench-emoji: all $(VENV)/bin/python ## the model of configs/emoji-peer.yaml trained by both -> build/bench/emoji.json, docs/emoji-losses.svg; BENCH="--steps 330"
+	@python3 bench/emoji_peer.py --triad $(BUILD)/triad --out $(BUILD)/bench --python $(VENV)/bin/python $(BENCH)
+
 bench-page: ## docs/performance.md and its pictures from the results in build/bench
 	@python3 bench/page.py $(BUILD)/bench
 
@@ -163,5 +166,5 @@ help: ## this list
 
 -include $(shell find $(BUILD) -name '*.d' -not -path '$(BUILD)/asan/*' -not -path '$(BUILD)/fuzz/*' -not -path '$(BUILD)/neon/*' 2>/dev/null)
 
-.PHONY: all tests test-bins examples test neon quickstart bench bench-peers bench-page asan fuzz fuzz-bins style format deps check install clean help
+.PHONY: all tests test-bins examples test neon quickstart bench bench-peers bench-emoji bench-page asan fuzz fuzz-bins style format deps check install clean help
 .SECONDARY:

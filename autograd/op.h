@@ -117,6 +117,7 @@ enum ad_op_flags {
     AD_STRIDED = 2,     /* eval takes inputs with any strides */
     AD_RANDOM = 4,      /* reads seed and step; which numbers it draws is named by a stream in its attributes */
     AD_LEAF = 8,        /* input, parameter, constant: never run */
+    AD_CHEAP = 16,      /* output 0 costs about as much as reading the inputs: may be computed again, not kept */
 };
 
 struct ad_op {

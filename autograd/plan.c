@@ -49,17 +49,20 @@ int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e)
         const char *name;
         unsigned flag;
     } words[] = {
-        {"nosimplify", AD_NO_SIMPLIFY}, {"nofuse", AD_NO_FUSE},   {"noplan", AD_NO_REUSE},
-        {"nokernels", AD_NO_KERNELS},   {"nan", AD_CHECK_FINITE}, {"reference", AD_REFERENCE},
+        {"nosimplify", AD_NO_SIMPLIFY},   {"nofuse", AD_NO_FUSE},   {"noplan", AD_NO_REUSE},
+        {"nokernels", AD_NO_KERNELS},     {"nan", AD_CHECK_FINITE}, {"reference", AD_REFERENCE},
+        {"norecompute", AD_NO_RECOMPUTE},
     };
     *flags = 0;
     for (const char *p = text; *p;) {
         size_t n = strcspn(p, ","), i = 0, count = sizeof words / sizeof *words;
         while (i < count && (strlen(words[i].name) != n || strncmp(words[i].name, p, n))) i++;
         if (i == count)
-            return err_set(e, ERR_USAGE,
-                           "unknown debug word '%.*s'; there are nosimplify, nofuse, noplan, nokernels, nan, reference",
-                           (int)n, p);
+            return err_set(
+                e, ERR_USAGE,
+                "unknown debug word '%.*s'; there are nosimplify, nofuse, noplan, nokernels, norecompute, nan, "
+                "reference",
+                (int)n, p);
         *flags |= words[i].flag;
         p += n + (p[n] == ',');
     }
@@ -121,7 +124,7 @@ static struct ad_graph *clone(const struct ad_graph *from)
     return g;
 }
 
-static struct ad_graph *run_passes(const struct ad_graph *from, unsigned flags)
+static struct ad_graph *run_passes(const struct ad_graph *from, unsigned flags, int64_t *recomputed)
 {
     struct ad_graph *g = flags & AD_NO_SIMPLIFY ? clone(from) : ad_simplify(from);
     if (!(flags & AD_NO_FUSE) && !g->status.code) {
@@ -129,6 +132,7 @@ static struct ad_graph *run_passes(const struct ad_graph *from, unsigned flags)
         ad_graph_free(g);
         g = fused;
     }
+    if (!(flags & AD_NO_RECOMPUTE) && !g->status.code) g = ad_recompute(g, recomputed);
     own_ends(g);
     return g;
 }
@@ -232,7 +236,7 @@ static void add_stats(struct ad_plan *p)
 
 static int plan_build(struct ad_plan *p, const struct ad_graph *g, struct ad_store *store, struct err *e)
 {
-    p->g = run_passes(g, p->flags);
+    p->g = run_passes(g, p->flags, &p->stats.recomputed);
     int rc = ad_status(p->g, e);
     if (rc) return rc;
     char *need = ad_needed(p->g);

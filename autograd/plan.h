@@ -16,10 +16,11 @@ enum ad_pass_flags {
     AD_NO_FUSE = 2,       /* no fused elementwise chains, no matmul epilogues */
     AD_NO_REUSE = 4,      /* every value has memory of its own, nothing in place, no views */
     AD_NO_KERNELS = 8,    /* the plain evals: with all of these the plan is the reference executor */
-    AD_CHECK_FINITE = 16, /* stop at the first node that makes a NaN or infinity from finite inputs */
-    AD_REFERENCE = AD_NO_SIMPLIFY | AD_NO_FUSE | AD_NO_REUSE | AD_NO_KERNELS,
+    AD_NO_RECOMPUTE = 16, /* whatever the gradients need is kept, even what is cheap to compute again */
+    AD_CHECK_FINITE = 32, /* stop at the first node that makes a NaN or infinity from finite inputs */
+    AD_REFERENCE = AD_NO_SIMPLIFY | AD_NO_FUSE | AD_NO_REUSE | AD_NO_KERNELS | AD_NO_RECOMPUTE,
 };
-/* "nofuse,noplan,nan,nokernels,nosimplify" -> flags; ERR_USAGE names the wrong word. */
+/* "nofuse,noplan,nan,nokernels,nosimplify,norecompute" -> flags; ERR_USAGE names the wrong word. */
 int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e) MUST_CHECK;
 
 /* Memory that several plans take turns in: as large as the largest of them asks. Zero-initialise. A plan's results are
@@ -54,7 +55,7 @@ double ad_result_scalar(const struct ad_plan *p, const char *name); /* NAN if th
 
 /* Figures of the plan. */
 struct ad_plan_stats {
-    int64_t nodes, steps, fused, views, in_place; /* graph nodes needed; calls a run; ... */
+    int64_t nodes, steps, fused, views, in_place, recomputed; /* graph nodes needed; calls a run; ... */
     int64_t arena_bytes, input_bytes, param_bytes, const_bytes;
     int64_t unshared_bytes; /* what the arena would be without reuse */
     double flops;           /* floating-point operations a run */
@@ -69,5 +70,7 @@ void ad_plan_report(const struct ad_plan *p, struct buf *out);
 /* The passes, each one file (autograd/passes/). They return a new graph; the old one stays the caller's. */
 struct ad_graph *ad_simplify(const struct ad_graph *g);
 struct ad_graph *ad_fuse(const struct ad_graph *g);
+/* Takes `g` over and frees it. count: the values that are computed twice. */
+struct ad_graph *ad_recompute(struct ad_graph *g, int64_t *count);
 
 #endif

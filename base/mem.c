@@ -167,6 +167,15 @@ char *arena_printf(struct arena *a, const char *fmt, ...)
     return p;
 }
 
+void arena_join(struct arena *to, struct arena *from)
+{
+    struct arena_chunk **end = &to->chunk;
+    while (*end) end = &(*end)->next;
+    *end = from->chunk;
+    to->total += from->total;
+    *from = (struct arena){0};
+}
+
 void arena_free(struct arena *a)
 {
     for (struct arena_chunk *c = a->chunk, *next; c; c = next) {

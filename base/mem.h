@@ -38,6 +38,8 @@ struct arena {
 void *arena_alloc(struct arena *a, size_t bytes); /* 16-byte aligned, zeroed, never NULL */
 char *arena_strdup(struct arena *a, const char *s);
 char *arena_printf(struct arena *a, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* What `from` handed out lives on with `to`; `from` is empty then. */
+void arena_join(struct arena *to, struct arena *from);
 void arena_free(struct arena *a);
 
 #endif

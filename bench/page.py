@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes docs/performance.md and its two pictures from the results in build/bench (triad.json, peers.json).
+"""Writes docs/performance.md and its bars from the results in build/bench (triad.json, peers.json, emoji.json; the curves of
+the last are drawn by bench/emoji_peer.py).
 
     bench/page.py [build/bench]
 
@@ -202,6 +203,24 @@ products of the gradients, with one operand transposed.\n"
     return ["## Matrix products\n", text, table(head, lines), why(sentences, "gemm")]
 
 
+def emoji_part(emoji, sentences):
+    out = [
+        "## One whole training run\n",
+        f"{emoji['cpu']}, {emoji['threads']} threads, {emoji['date']}: `make bench-emoji` trains the model of "
+        f"configs/emoji-peer.yaml (batch {emoji['batch']}) by triad and by PyTorch, from the same first weights, on the same "
+        "data. Samples a second are medians over windows of ten steps. triad decodes its data within the first pass; "
+        "PyTorch's was decoded before, and that time is not counted.\n",
+        "![losses](emoji-losses.svg)\n",
+    ]
+    lines = [[r["program"] + (f", {r['mode']}" if "mode" in r else ""), r["steps"], f"{r['seconds']:.0f}",
+              f"{r['samples_per_s']:.0f}", f"{r['overall_samples_per_s']:.0f}", f"{100 * r['data_share']:.1f}",
+              f"{r['loss']:.3f}", f"{100 * r['r1']['compositions/text->image R@1']:.1f}"] for r in emoji["runs"]]  # fmt: skip
+    head = ["program", "steps", "seconds", "samples/s", "over all", "% waiting for data", "loss", "R@1 text to image"]
+    more = f"{emoji['ratio']:.2f} times PyTorch's samples a second. What was tried to learn more in a given time: " \
+           "[recipes.md](recipes.md).\n"  # fmt: skip
+    return out + [table(head, lines), more, why(sentences, "emoji")]
+
+
 TOP = """# Performance
 
 `make bench` runs every row of `configs/bench/` by triad alone, `make bench-peers` beside PyTorch, and `make bench-page`
@@ -227,10 +246,13 @@ FIELDS = """## The fields of `triad bench ROW`
 
 def main():
     folder = sys.argv[1] if len(sys.argv) > 1 else "build/bench"
-    alone, peers, sentences = load(folder, "triad.json"), load(folder, "peers.json"), kept_sentences()
+    alone, peers, emoji = (load(folder, name) for name in ("triad.json", "peers.json", "emoji.json"))
+    sentences = kept_sentences()
     parts = [TOP]
     if peers:
         parts += peers_part(peers, sentences)
+    if emoji:
+        parts += emoji_part(emoji, sentences)
     if alone:
         parts += roofline_part(alone, sentences) + ops_part(alone, sentences) + gemm_part(alone, sentences)
     parts.append(FIELDS)

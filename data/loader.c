@@ -330,7 +330,8 @@ void data_loader_free(struct data_loader *l)
 {
     if (!l) return;
     pthread_mutex_lock(&l->lock);
-    l->stop = l->plan.stop = true;
+    l->plan.stop = true;
+    l->stop = true;
     pthread_cond_broadcast(&l->work);
     pthread_mutex_unlock(&l->lock);
     for (int i = 0; i < l->n_threads; i++) pthread_join(l->worker[i].thread, NULL);

@@ -123,6 +123,9 @@ struct nn_contrast {
     val has_a, has_b; /* f32 (B): 1 where the sample has the modality; 0 stands for "all have" */
     val group;        /* int32 (B): samples of equal number are positives of each other; 0 stands for "all differ" */
 };
+/* Neither loss makes a (B, B) tensor. Up to so many bytes of products <a_i, b_j> are kept for the gradient, which computes
+ * the others again: all of a batch of 8192. */
+enum { NN_CONTRAST_KEEP = 1 << 28 };
 /* InfoNCE (van den Oord et al. 2018, eq. 4; symmetric as Radford et al. 2021, fig. 3): mean over both directions of the
  * cross-entropy of softmax_j(scale <a_i, b_j>) against the even distribution over i's positives. Samples without the
  * modality are neither queries nor candidates. No valid pair: 0. */

@@ -61,6 +61,7 @@ struct model_resnet {
     int64_t stem_kernel, stem_stride, stem_width; /* the first convolution */
     bool stem_pool;                               /* a 3x3 max pooling with stride 2 after it */
     bool stem_norm;                               /* norm and ReLU after it */
+    bool bare_shortcut;                           /* no norm after a shortcut's convolution */
     double momentum, eps;
 };
 

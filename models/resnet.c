@@ -10,7 +10,7 @@ static val conv_norm(struct nn *m, const struct model_resnet *c, const char *nam
     ad_push(m->g, "%s", name);
     conv.pad = conv.kernel % 2 ? -1 : 0; /* an even kernel cuts the image into patches */
     x = nn_conv2d(m, "conv", x, conv);
-    x = nn_batch_norm_act(m, "norm", x, c->momentum, c->eps, residual != 0, residual, a);
+    x = nn_batch_norm_act(m, "norm", x, c->momentum, c->eps, false, residual, a);
     ad_pop(m->g);
     return x;
 }
@@ -23,12 +23,13 @@ static val block(struct nn *m, const struct model_resnet *c, const char *name, v
     val y = x, shortcut = x;
     struct nn_conv first = {.out = width, .kernel = c->bottleneck ? 1 : 3, .stride = c->bottleneck ? 1 : stride};
     struct nn_conv last = {.out = out, .kernel = c->bottleneck ? 1 : 3, .stride = 1};
+    struct nn_conv across = {.out = out, .kernel = 1, .stride = stride};
     y = conv_norm(m, c, "a", y, first, 0, NN_RELU);
     if (c->bottleneck)
         y = conv_norm(m, c, "b", y, (struct nn_conv){.out = width, .kernel = 3, .stride = stride}, 0, NN_RELU);
     if (stride > 1 || ad_dim(g, x, -1) != out)
-        shortcut =
-            conv_norm(m, c, "shortcut", x, (struct nn_conv){.out = out, .kernel = 1, .stride = stride}, 0, NN_IDENTITY);
+        shortcut = c->bare_shortcut ? nn_conv2d(m, "shortcut", x, across)
+                                    : conv_norm(m, c, "shortcut", x, across, 0, NN_IDENTITY);
     y = conv_norm(m, c, c->bottleneck ? "c" : "b", y, last, shortcut, NN_RELU);
     ad_pop(g);
     return y;

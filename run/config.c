@@ -115,6 +115,7 @@ static const struct conf_field resnet_fields[] = {
      .help = "first convolution: channels; 0: the first stage's"},
     {"stem_pool", CONF_BOOL, AT(stem_pool), "false", .help = "3x3 max pooling with step 2 after it"},
     {"stem_norm", CONF_BOOL, AT(stem_norm), "false", .help = "batch norm and ReLU after it"},
+    {"shortcut_norm", CONF_BOOL, AT(shortcut_norm), "true", .help = "batch norm after a shortcut's convolution"},
     {"momentum", CONF_DOUBLE, AT(momentum), "0.1", 0, 1, .help = "of the running statistics"},
     {"eps", CONF_DOUBLE, AT(eps), "1e-5", CONF_ABOVE_0, 1, .help = "of the norms"},
     {0},
@@ -380,7 +381,8 @@ static const struct conf_field train_fields[] = {
     {"save_time", CONF_DURATION, AT(save_time), "10m", 0, 1e9, .help = "time between checkpoints; 0: none by time"},
     {"keep", CONF_INT, AT(keep), "2", 1, 1e6, .help = "checkpoints kept, besides the best"},
     {"best", CONF_STRING, AT(best), "null", .help = "metric of the best checkpoint, as in metrics.jsonl; null: none"},
-    {"debug", CONF_STRING, AT(debug), "''", .help = "pass switches: nosimplify, nofuse, noplan, nokernels, nan"},
+    {"debug", CONF_STRING, AT(debug), "''",
+     .help = "pass switches: nosimplify, nofuse, norecompute, noplan, nokernels, nan"},
     {0},
 };
 static const struct conf_table train_table = {sizeof(struct run_train), train_fields, .check = check_train};
@@ -544,6 +546,7 @@ static struct model_resnet resnet_of(const struct run_resnet *r)
                              .stem_width = r->stem_width ? r->stem_width : r->widths.v[0],
                              .stem_pool = r->stem_pool,
                              .stem_norm = r->stem_norm,
+                             .bare_shortcut = !r->shortcut_norm,
                              .momentum = r->momentum,
                              .eps = r->eps};
     for (int i = 0; i < m.n_stages; i++) m.width[i] = r->widths.v[i], m.depth[i] = r->depths.v[i];

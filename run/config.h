@@ -38,7 +38,7 @@ struct run_resnet {
     struct run_ints widths, depths;
     int block; /* 0 basic, 1 bottleneck */
     int64_t stem_kernel, stem_stride, stem_width;
-    bool stem_pool, stem_norm;
+    bool stem_pool, stem_norm, shortcut_norm;
     double momentum, eps;
 };
 

@@ -35,7 +35,7 @@ SIMD_FN vf vf_exp(vf x)
 #else
     /* The result is normal between lo and hi, so that adding to the exponent's bits is exact; p of a NaN is one and a
      * whole number of a NaN may be anything, which only changes its payload or is mended at the end. */
-    vf y = (vf)((vi)p + (n << 23));
+    vf y = (vf)((vu)p + ((vu)n << 23));
     y = vf_pick(vf_lt(x, lo), vf_set(0), vf_pick(vf_lt(vf_set(88.72283f), x), VF_INF, y));
     return vf_pick(vf_ne(x, x), x, y);
 #endif

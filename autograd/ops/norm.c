@@ -350,8 +350,9 @@ static const struct ad_case cases_grad[] = {{.in = "3x5 5 3x5", .build = build_g
                                             {.in = "3x5 5 3x5 3x5", .build = build_grad_residual},
                                             {.in = "2x3x4 4 2x3x4", .build = build_grad_group}};
 
-#define NORM_OP(id, which)                                                  \
+#define NORM_OP(id, which, cheap)                                           \
     const struct ad_op ad_op_##id = {.name = #id,                           \
+                                     .flags = cheap,                        \
                                      .attr_size = sizeof(struct norm_attr), \
                                      .min_in = 1,                           \
                                      .max_in = 3,                           \
@@ -360,9 +361,9 @@ static const struct ad_case cases_grad[] = {{.in = "3x5 5 3x5", .build = build_g
                                      .vjp = vjp,                            \
                                      .flops = flops,                        \
                                      AD_CASES(which)};
-NORM_OP(layer_norm, cases_layer)
-NORM_OP(rms_norm, cases_rms)
-NORM_OP(group_norm, cases_group)
+NORM_OP(layer_norm, cases_layer, AD_CHEAP)
+NORM_OP(rms_norm, cases_rms, AD_CHEAP)
+NORM_OP(group_norm, cases_group, 0)
 const struct ad_op ad_op_norm_grad = {.name = "norm_grad",
                                       .attr_size = sizeof(struct norm_attr),
                                       .min_in = 4,

@@ -160,6 +160,19 @@ val ad_cross_entropy(G, val logits, val target, double smoothing, int64_t ignore
  * inf. */
 val ad_ctc_loss(G, val log_probs, val offsets, val targets, val target_offsets, int blank, bool zero_infinity);
 
+/* ---- contrast.c -------------------------------------------------------------------------------------------------- */
+/* Two sets of vectors, all of whose pairs are compared, without any (N, M) tensor forward or backward. */
+struct ad_pairs {
+    val a, b;         /* (N, D), (M, D) */
+    val has_a, has_b; /* of the vectors' dtype (N), (M): 0 where there is no vector; what stands there must be finite */
+    val id_a, id_b;   /* int32 (N), (M): a_i and b_j are a positive pair where the numbers are equal */
+    int64_t keep; /* bytes of f32 products <a_i, b_j> that may be kept for the gradient, which computes others again */
+};
+/* InfoNCE over both directions (van den Oord et al. 2018, eq. 4) of logits scale <a_i, b_j>; scale () -> (). */
+val ad_infonce(G, const struct ad_pairs *p, val scale);
+/* SigLIP's sum over pairs (Zhai et al. 2023, alg. 1) of logits scale <a_i, b_j> + bias; scale (), bias () -> (). */
+val ad_siglip_sum(G, const struct ad_pairs *p, val scale, val bias);
+
 /* ---- random.c ---------------------------------------------------------------------------------------------------- */
 /* f(seed, step, layer path, element): uniform [0,1) or standard normal numbers. Never stored across the backward pass.
  */

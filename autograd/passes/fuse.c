@@ -14,7 +14,7 @@ struct walk {
     struct ad_graph *g;
     val *map;
     int32_t *readers;
-    char *need;
+    char *need, *end; /* end[v]: an output or a new state */
     int64_t changed;
 };
 
@@ -23,6 +23,9 @@ static struct walk walk_begin(const struct ad_graph *from)
     struct walk w = {
         .from = from, .g = ad_graph_new(), .map = mem_zero(from->n_value, sizeof(val)), .need = ad_needed(from)};
     w.readers = ad_readers(from, w.need);
+    w.end = mem_zero(from->n_value, 1);
+    for (size_t i = 0; i < from->n_output; i++) w.end[from->output[i].v] = 1;
+    for (size_t i = 0; i < from->n_update; i++) w.end[from->update[i].next] = 1;
     return w;
 }
 
@@ -32,6 +35,7 @@ static struct ad_graph *walk_end(struct walk *w)
     if (w->from->status.code) w->g->status = w->from->status;
     free(w->map);
     free(w->need);
+    free(w->end);
     free(w->readers);
     return w->g;
 }
@@ -56,10 +60,11 @@ static void ensure(struct walk *w, val v)
     if (!w->map[v]) copy(w, ad_node_of(w->from, v));
 }
 
-/* A node whose first output has one reader waits for it: it may be an elementwise node that can be taken in. */
+/* A node whose first output has one reader waits for it: it may be an elementwise node that can be taken in. What is a
+ * result (a weight's gradient) does not wait: it would keep its inputs alive to the end. */
 static bool waits(const struct walk *w, const struct ad_node *n)
 {
-    return n->op->absorb && w->readers[n->out] == 1;
+    return n->op->absorb && w->readers[n->out] == 1 && !w->end[n->out];
 }
 
 static bool absorb(struct walk *w, const struct ad_node *user)

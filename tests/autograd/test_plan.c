@@ -87,7 +87,7 @@ static void whole_end(struct whole *w)
     net_end(&w->n);
 }
 
-/* Every one of the sixteen combinations against the reference executor: loss, each gradient, running statistics. */
+/* Every one of the thirty-two combinations against the reference executor: loss, each gradient, running statistics. */
 static void passes_agree(void **state)
 {
     struct whole want = whole_begin(AD_REFERENCE);

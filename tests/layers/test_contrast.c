@@ -232,12 +232,104 @@ static void unit_vectors(void **state)
     net_end(&n);
 }
 
+/* ---- the same losses as graphs of ordinary ops over (B, B) tensors -------------------------------------------------- */
+
+static val graph_direction(struct ad_graph *g, val logits, val positive, val has_candidate, val has_query, int64_t n)
+{
+    val absent = ad_scale(g, ad_shift(g, ad_neg(g, has_candidate), 1), -1e9); /* 0, or -1e9 for an absent candidate */
+    val logp = ad_log_softmax(g, ad_add(g, logits, ad_reshape(g, absent, SHAPE(1, n))));
+    val count = ad_sum_last(g, positive); /* (B, 1) */
+    val target = ad_div(g, positive, ad_maximum(g, count, ad_const(g, AD_F32, 1)));
+    val loss = ad_neg(g, ad_sum(g, ad_mul(g, target, logp), 2, false)); /* (B) */
+    val counts = ad_mul(g, has_query, ad_greater(g, ad_reshape(g, count, SHAPE(n)), ad_const(g, AD_F32, 0)));
+    val total = ad_maximum(g, ad_sum_all(g, counts), ad_const(g, AD_F32, 1));
+    return ad_div(g, ad_sum_all(g, ad_mul(g, loss, counts)), total);
+}
+
+static val graph_form(struct ad_graph *g, const struct nn_contrast *c, val scale, val bias)
+{
+    int64_t n = ad_dim(g, c->a, 0);
+    val both = ad_mul(g, ad_reshape(g, c->has_a, SHAPE(n, 1)), ad_reshape(g, c->has_b, SHAPE(1, n)));
+    val same = ad_equal(g, ad_reshape(g, c->group, SHAPE(n, 1)), ad_reshape(g, c->group, SHAPE(1, n)));
+    val positive = ad_mul(g, same, both), logits = ad_mul(g, ad_matmul(g, c->a, c->b, false, true), scale);
+    if (!bias) {
+        val forth = graph_direction(g, logits, positive, c->has_b, c->has_a, n);
+        val back = graph_direction(g, ad_swap(g, logits, 0, 1), ad_swap(g, positive, 0, 1), c->has_a, c->has_b, n);
+        return ad_scale(g, ad_add(g, forth, back), 0.5);
+    }
+    val z = ad_shift(g, ad_scale(g, positive, 2), -1);
+    val loss = ad_mul(g, ad_softplus(g, ad_neg(g, ad_mul(g, z, ad_add(g, logits, bias)))), both);
+    val pairs = ad_maximum(g, ad_sum_all(g, ad_mul(g, c->has_a, c->has_b)), ad_const(g, AD_F32, 1));
+    return ad_div(g, ad_sum_all(g, loss), pairs);
+}
+
+static void emit(struct ad_graph *g, const char *prefix, val loss, const val *x)
+{
+    static const char *const names[] = {"da", "db", "dscale", "dbias"};
+    char name[24];
+    val dx[4];
+    ad_grad(g, &loss, NULL, 1, x, 4, dx);
+    snprintf(name, sizeof name, "%s.loss", prefix);
+    ad_output(g, name, loss);
+    for (int i = 0; i < 4; i++) {
+        snprintf(name, sizeof name, "%s.%s", prefix, names[i]);
+        ad_output(g, name, dx[i]);
+    }
+}
+
+/* At a batch of several tiles, absent samples and groups included. Both are f32: a logit of size 10 is right to some
+ * 1e-6, and so are probabilities relative to themselves. */
+static void tiles_are_the_graph(void **state)
+{
+    enum { ROWS = 333, WIDTH = 40 };
+    for (int sig = 0; sig < 2; sig++) {
+        struct net n = net_begin(true);
+        struct ad_graph *g = n.m.g;
+        val x[4] = {ad_input(g, "a", AD_F32, SHAPE(ROWS, WIDTH)), ad_input(g, "b", AD_F32, SHAPE(ROWS, WIDTH)),
+                    ad_input(g, "scale", AD_F32, SCALAR), ad_input(g, "bias", AD_F32, SCALAR)};
+        struct nn_contrast c = {.a = nn_unit(&n.m, x[0]),
+                                .b = nn_unit(&n.m, x[1]),
+                                .has_a = ad_input(g, "has_a", AD_F32, SHAPE(ROWS)),
+                                .has_b = ad_input(g, "has_b", AD_F32, SHAPE(ROWS)),
+                                .group = ad_input(g, "group", AD_I32, SHAPE(ROWS))};
+        emit(g, "tiles", sig ? nn_siglip(&n.m, &c, x[2], x[3]) : nn_infonce(&n.m, &c, x[2]), x);
+        emit(g, "graph", graph_form(g, &c, x[2], sig ? x[3] : 0), x);
+        net_plan(&n, 0);
+        float *a = numbers(ROWS * WIDTH, "a"), *b = numbers(ROWS * WIDTH, "b"), has_a[ROWS], has_b[ROWS];
+        int32_t group[ROWS];
+        for (int i = 0; i < ROWS; i++) has_a[i] = i % 7 != 3, has_b[i] = i % 5 != 2, group[i] = i * 37 % 250;
+        ad_bind(n.p, "a", a);
+        ad_bind(n.p, "b", b);
+        ad_bind(n.p, "has_a", has_a);
+        ad_bind(n.p, "has_b", has_b);
+        ad_bind(n.p, "group", group);
+        ad_bind(n.p, "scale", &(float){10});
+        ad_bind(n.p, "bias", &(float){-4});
+        net_run(&n, 0, 0);
+        assert_close(net_out(&n, "tiles.loss"), net_out(&n, "graph.loss"), 1, 3e-6);
+        assert_close(net_out(&n, "tiles.da"), net_out(&n, "graph.da"), ROWS * WIDTH, 1e-6);
+        assert_close(net_out(&n, "tiles.db"), net_out(&n, "graph.db"), ROWS * WIDTH, 1e-6);
+        assert_close(net_out(&n, "tiles.dscale"), net_out(&n, "graph.dscale"), 1, 3e-6);
+        assert_close(net_out(&n, "tiles.dbias"), net_out(&n, "graph.dbias"), 1, 3e-6);
+        double size = 0;
+        for (int i = 0; i < ROWS * WIDTH; i++) size = fmax(size, fabs((double)net_out(&n, "tiles.da")[i]));
+        assert_true(size > 1e-3); /* 1e-6 above says something */
+        free(a);
+        free(b);
+        net_end(&n);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(infonce_is_the_formula),     cmocka_unit_test(siglip_is_the_formula),
-        cmocka_unit_test(nothing_to_compare_is_zero), cmocka_unit_test(duplicates_are_not_negatives),
-        cmocka_unit_test(temperature_is_clamped),     cmocka_unit_test(unit_vectors),
+        cmocka_unit_test(infonce_is_the_formula),
+        cmocka_unit_test(siglip_is_the_formula),
+        cmocka_unit_test(nothing_to_compare_is_zero),
+        cmocka_unit_test(duplicates_are_not_negatives),
+        cmocka_unit_test(tiles_are_the_graph),
+        cmocka_unit_test(temperature_is_clamped),
+        cmocka_unit_test(unit_vectors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -90,6 +90,22 @@ static void image_models_have_their_published_sizes(void **state)
         assert_int_equal(count_of(rows[i].yaml, 0, 1000, 0), rows[i].want);
 }
 
+/* The towers of bench/peers/emoji.py, as PyTorch counts them. */
+static void the_emoji_peer_is_expressible(void **state)
+{
+    int64_t image =
+        count_of("{kind: image, size: 64, tower: {resnet: {widths: [32, 64, 128, 256], depths: [1, 1, 1, 1], "
+                 "stem_kernel: 4, stem_stride: 4, shortcut_norm: false}}}",
+                 0, 0, 128);
+    int64_t text = count_of("{kind: text, length: 48, tower: {transformer: {layers: 3}}}", 2048, 0, 128);
+    int64_t speech = count_of("{kind: audio, max_length: 4s, tower: {transformer: {layers: 3, position: learned, stem: "
+                              "[[3, 2], [5, 4]]}}}",
+                              0, 0, 128);
+    assert_int_equal(image, 1259040);
+    assert_int_equal(text, 879872);
+    assert_int_equal(speech, 731008);
+}
+
 /* open_clip's default ViT-B-32: GELU (OpenAI's own weights: activation: quick_gelu), projections without bias, and one
  * number for the temperature. */
 static void clip_b32_is_expressible(void **state)
@@ -144,6 +160,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(image_models_have_their_published_sizes),
+        cmocka_unit_test(the_emoji_peer_is_expressible),
         cmocka_unit_test(clip_b32_is_expressible),
         cmocka_unit_test(wrong_efficientnets_are_refused),
         cmocka_unit_test(wav2vec2_base_has_its_published_size),
