@@ -47,11 +47,10 @@ static inline void philox_words(uint64_t key, uint64_t hi, uint64_t lo, uint32_t
     }
     philox_vec x = (c0 & low) | c1 << 32, y = (c2 & low) | c3 << 32;
 #ifdef __AVX512F__
-    philox_vec pair[2] = {__builtin_shuffle(x, y, (philox_vec){0, 8, 1, 9, 2, 10, 3, 11}),
-                          __builtin_shuffle(x, y, (philox_vec){4, 12, 5, 13, 6, 14, 7, 15})};
+    philox_vec pair[2] = {__builtin_shufflevector(x, y, 0, 8, 1, 9, 2, 10, 3, 11),
+                          __builtin_shufflevector(x, y, 4, 12, 5, 13, 6, 14, 7, 15)};
 #else
-    philox_vec pair[2] = {__builtin_shuffle(x, y, (philox_vec){0, 4, 1, 5}),
-                          __builtin_shuffle(x, y, (philox_vec){2, 6, 3, 7})};
+    philox_vec pair[2] = {__builtin_shufflevector(x, y, 0, 4, 1, 5), __builtin_shufflevector(x, y, 2, 6, 3, 7)};
 #endif
     memcpy(out, pair, sizeof pair);
 }
