@@ -197,15 +197,20 @@ static void add_optimizer(struct bench_job *j, const struct opt_config *c)
     j->own.bytes = (12 + 2 * j->state_per_parameter) * (double)j->n_grad;
 }
 
+static struct opt_config optimizer_config(const struct bench_row *r)
+{
+    return (struct opt_config){.kind = OPT_ADAMW,
+                               .lr = r->lr,
+                               .beta1 = 0.9,
+                               .beta2 = 0.999,
+                               .eps = 1e-8,
+                               .weight_decay = r->weight_decay,
+                               .decay = OPT_CONSTANT};
+}
+
 static int make_optimizer(struct bench_job *j, struct err *e)
 {
-    struct opt_config c = {.kind = OPT_ADAMW,
-                           .lr = j->row->lr,
-                           .beta1 = 0.9,
-                           .beta2 = 0.999,
-                           .eps = 1e-8,
-                           .weight_decay = j->row->weight_decay,
-                           .decay = OPT_CONSTANT};
+    struct opt_config c = optimizer_config(j->row);
     j->opt = opt_new(&c, j->store, e);
     if (!j->opt) return e->code;
     add_optimizer(j, &c);
@@ -221,6 +226,19 @@ static int make_gradient(struct bench_job *j, struct err *e)
     return j->grad ? 0 : ERR_MEMORY;
 }
 
+/* Within row.memory, of which the parameters, gradients, moments and inputs are taken. */
+static int plan_model(struct bench_job *j, const struct ad_graph *g, struct err *e)
+{
+    struct ad_plan_options o = {0};
+    struct opt_config c = optimizer_config(j->row);
+    int rc = run_memory(j->row->memory, &o.budget, e);
+    double taken = (8 + (j->row->work.kind == BENCH_INFONCE ? 0 : opt_bytes_per_parameter(&c))) * (double)j->n_grad;
+    for (int i = 0; i < j->n_input; i++) taken += (double)j->input[i].bytes;
+    o.taken = (int64_t)taken;
+    if (!rc) j->plan = ad_plan_with(g, j->store, &o, e);
+    return rc ? rc : j->plan ? 0 : e->code;
+}
+
 static int make_model(struct bench_job *j, struct err *e)
 {
     struct nn nn = {.g = ad_graph_new(), .store = j->store, .training = true};
@@ -233,9 +251,9 @@ static int make_model(struct bench_job *j, struct err *e)
         rc = nn_status(&nn, e);
     }
     if (!rc) rc = make_gradient(j, e);
-    if (!rc) j->plan = ad_plan_new(nn.g, j->store, 0, e);
+    if (!rc) rc = plan_model(j, nn.g, e);
     ad_graph_free(nn.g);
-    if (!j->plan) return e->code;
+    if (rc) return rc;
     opt_bind_gradients(j->plan, j->store, j->grad);
     for (int i = 0; i < j->n_input; i++) ad_bind(j->plan, j->input[i].name, j->input[i].data);
     return j->row->work.kind == BENCH_INFONCE ? 0 : make_optimizer(j, e);
@@ -326,6 +344,11 @@ int bench_job_step(struct bench_job *j, struct err *e)
     if (j->mel) data_logmel_run(j->mel, j->sound, j->n_sound, j->frames);
     if (j->profile) j->own.seconds += time_now() - start, j->own.calls++;
     return 0;
+}
+
+const struct ad_plan *bench_job_plan(const struct bench_job *j)
+{
+    return j->plan;
 }
 
 struct bench_size bench_job_size(const struct bench_job *j)

@@ -23,6 +23,8 @@ void bench_job_free(struct bench_job *j); /* NULL is fine */
 /* One whole step: forward, loss, backward, AdamW (as far as the row has them). ERR_NONFINITE where the loss is. */
 int bench_job_step(struct bench_job *j, struct err *e) MUST_CHECK;
 
+/* The plan of a row's model, or NULL where it has none. */
+const struct ad_plan *bench_job_plan(const struct bench_job *j);
 struct bench_size bench_job_size(const struct bench_job *j);
 
 /* From now on each call of a step is timed, or not. */

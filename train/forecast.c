@@ -78,6 +78,10 @@ static void print_forecast(const struct train_setup *s, const struct ad_plan_sta
            (long long)p->steps, (long long)p->fused, (long long)p->in_place, (long long)p->views, 1e3 * p->build_s);
     printf("  activations  %s (%s if nothing were reused)\n", text_size(a, sizeof a, (double)p->arena_bytes),
            text_size(b, sizeof b, (double)p->unshared_bytes));
+    if (p->arena_bytes < p->free_bytes)
+        printf("  recomputed   %lld calls, %.1f %% of the FLOPs, to fit train.memory; activations would take %s\n",
+               (long long)p->recomputed, 100 * p->again_flops / p->flops,
+               text_size(a, sizeof a, (double)p->free_bytes));
     printf("  optimizer    %.0f bytes a parameter\n", opt_bytes_per_parameter(&s->opt_config));
     printf("  peak memory  %s predicted\n", text_size(a, sizeof a, peak));
     if (s->total)
