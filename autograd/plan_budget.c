@@ -1,5 +1,6 @@
 /* A plan in a budget: where the arena would be too large, nodes that run a second time (passes/recompute_budget.c) are laid
  * out until it fits. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,15 +86,24 @@ static void take_best(struct ad_plan *p, struct search *s)
     s->best = NULL;
 }
 
+/* Up to the next number of three digits, so that what is printed is enough. */
+static double rounded_up(double bytes)
+{
+    double unit = 1;
+    while (bytes / unit >= 1000) unit *= 10;
+    return ceil(bytes / unit) * unit;
+}
+
 static int no_plan_fits(const struct ad_plan_options *o, int64_t smallest, struct err *e)
 {
     char budget[32], taken[32], least[32], all[32];
-    return err_set(e, ERR_MEMORY,
-                   "no plan fits into %s: with all that can be computed again, activations need %s and the rest of the "
-                   "step %s, together %s; a smaller batch needs less",
-                   text_size(budget, sizeof budget, (double)o->budget),
-                   text_size(least, sizeof least, (double)smallest), text_size(taken, sizeof taken, (double)o->taken),
-                   text_size(all, sizeof all, (double)(smallest + o->taken)));
+    return err_set(
+        e, ERR_MEMORY,
+        "no plan fits into %s: with all that can be computed again, activations need %s, and the rest of the "
+        "step takes %s; together %s would do, and a smaller batch needs less",
+        text_size(budget, sizeof budget, (double)o->budget), text_size(least, sizeof least, (double)smallest),
+        text_size(taken, sizeof taken, (double)o->taken),
+        text_size(all, sizeof all, rounded_up((double)(smallest + o->taken))));
 }
 
 int ad_plan_fit_budget(struct ad_plan *p, const struct ad_plan_options *o, struct err *e)

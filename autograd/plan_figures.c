@@ -91,7 +91,8 @@ static bool is_piece(const struct ad_plan *p, size_t root)
     return p->l.root[root].kind == ROOT_ARENA && p->l.root[root].alias == (int32_t)root;
 }
 
-/* The value that a piece is best named after: the largest that lies in it, and of equals the first. 0: scratch. */
+/* The value that a piece is best named after: the largest that lies in it; of equals the last that the same part of the
+ * graph made there, one in place of another. 0: scratch. */
 static val *names_of_pieces(const struct ad_plan *p)
 {
     val *name = mem_zero(p->l.n_root, sizeof *name);
@@ -99,7 +100,10 @@ static val *names_of_pieces(const struct ad_plan *p)
         int32_t r = p->l.place[v].root;
         if (!r) continue;
         r = ad_layout_root(&p->l, r);
-        if (!name[r] || ad_count(p->g->value[v].shape) > ad_count(p->g->value[name[r]].shape)) name[r] = (val)v;
+        int64_t more = name[r] ? ad_count(p->g->value[v].shape) - ad_count(p->g->value[name[r]].shape) : 1;
+        bool takes_over = name[r] && more == 0 && !p->l.place[v].view &&
+                          ad_node_of(p->g, (val)v)->part == ad_node_of(p->g, name[r])->part;
+        if (more > 0 || takes_over) name[r] = (val)v;
     }
     return name;
 }

@@ -327,7 +327,7 @@ void plot_areas(struct buf *b, const struct plot *p, const struct plot_series *s
     for (int c = 0; c < columns; c++) {
         double sum = 0;
         for (int k = 0; k < n; k++) sum += series[k].y[highest_pile(series, n, c, columns)];
-        f.y1 = fmax(f.y1, sum * 1.08);
+        f.y1 = fmax(f.y1, sum * (1.05 + 0.07 * n_marks)); /* room for their words */
     }
     begin(b, p, width, height);
     add_legend(b, series, n, f.left, top, f.right);

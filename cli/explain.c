@@ -95,6 +95,7 @@ static struct ad_plan *plan_run(struct run_model *m, const struct model_shape *s
     if (!rc) rc = ad_pass_flags_parse(m->config.train.debug, &o.flags, e);
     if (!rc) rc = run_memory(m->config.train.memory, &o.budget, e);
     struct ad_plan *p = rc ? NULL : ad_plan_with(nn.g, m->store, &o, e);
+    if (!rc && !p && o.budget) err_prefix(e, "%s: train.memory", conf_where(&m->conf, &m->config.train.memory));
     ad_graph_free(nn.g);
     return p;
 }
@@ -134,7 +135,7 @@ static int explain_model(struct run_model *m, const struct data_batch *b, const 
     struct bench_explained x = {.name = m->config.name, .depth = (int)o->depth};
     batch_shapes(m, b, shape);
     struct ad_plan *p = plan_run(m, shape, !o->profile, e);
-    if (!p) return err_prefix(e, "%s", conf_where(&m->conf, &m->config.train.memory));
+    if (!p) return e->code;
     int rc = o->profile ? time_run(p, m, b, e) : 0;
     if (!rc) rc = measure_machine(&x, e);
     if (!rc) {
