@@ -213,8 +213,9 @@ static void add_time(const struct bench_explained *x, struct buf *out)
     buf_printf(out, "time of a step    %.4g s at the least, for %.2f GFLOP at %.0f GFLOP/s and %.1f GB/s", limit,
                flops * 1e-9, x->machine.flops * 1e-9, x->machine.bytes * 1e-9);
     if (x->timed) buf_printf(out, "; measured %.4g s", measured);
-    buf_printf(out, "\n  computed again  %lld of %zu calls, %.2f GFLOP, %.4g s of it\n\n", (long long)calls, x->n,
+    buf_printf(out, "\n  computed again  %lld of %zu calls, %.2f GFLOP, %.4g s of it\n", (long long)calls, x->n,
                x->stats.again_flops * 1e-9, again);
+    buf_printf(out, "  planned in      %.1f ms\n\n", 1e3 * x->stats.build_s);
 }
 
 static void add_layers(const struct bench_explained *x, struct buf *out)

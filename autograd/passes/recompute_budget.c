@@ -10,6 +10,7 @@
  * segments grow only as far as the target lets them. At last what turned out not to be necessary is taken back. */
 #include "autograd/passes/recompute.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,15 +20,26 @@ struct life {
     int32_t first, last; /* times; first > last: never there */
 };
 
+/* A node's input: who made it, and the piece of memory that it lies in. */
+struct edge {
+    int32_t maker, root;
+};
+
 struct recompute {
     const struct ad_graph *g;
     const char *need;
     const struct layout *l;
     const double *seconds;
-    int32_t border;      /* the first node of the gradients: what reads from there on reads late */
+    int32_t border; /* the first node of the gradients: what reads from there on reads late */
+    /* The graph once more, close together: the profile is asked for a thousand times. */
+    char *view;              /* [n_node] lies in its input's memory: nothing runs */
+    int32_t *in_at, *out_at; /* [n_node + 1] where a node's inputs and outputs begin in: */
+    struct edge *in;
+    int32_t *out;        /* pieces; a node's scratch is the last of its outputs */
     char *chosen;        /* [n_node] runs a second time if it is asked for */
     char *fixed;         /* [n_node] may not: leaves, results, what is not needed */
     int32_t *read_late;  /* [n_node] the first late reader among the nodes, NEVER */
+    int64_t *size;       /* [n_root] bytes of a piece of the arena; 0: it lies elsewhere */
     int32_t *root_early; /* [n_root] the last node before the border that touches it */
     /* Of what is chosen now: */
     int32_t *due;                    /* [n_node] the node before which its outputs are asked for again, NEVER */
@@ -45,17 +57,34 @@ struct recompute {
     int32_t *tabu;
 };
 
-static bool is_view(const struct recompute *r, int32_t n)
-{
-    return r->g->node[n]->op->view && !r->l->run[n];
-}
-
 static int32_t maker(const struct recompute *r, val v)
 {
     return r->g->value[v].node;
 }
 
 /* ---- what holds for every choice --------------------------------------------------------------------------------- */
+
+static void find_edges(struct recompute *r)
+{
+    const struct ad_graph *g = r->g;
+    size_t n_in = 0, n_out = 0, cap_in = 0, cap_out = 0;
+    for (size_t i = 0; i < g->n_node; i++) {
+        const struct ad_node *n = g->node[i];
+        r->in_at[i] = (int32_t)n_in;
+        r->out_at[i] = (int32_t)n_out;
+        if (i && r->need[i]) {
+            r->view[i] = n->op->view && !r->l->run[i];
+            r->in = mem_grow(r->in, &cap_in, n_in + (size_t)n->n_in + 1, sizeof *r->in);
+            r->out = mem_grow(r->out, &cap_out, n_out + (size_t)n->n_out + 2, sizeof *r->out);
+            for (int k = 0; k < n->n_in; k++)
+                r->in[n_in++] = (struct edge){maker(r, n->in[k]), r->l->place[n->in[k]].root};
+            for (int k = 0; k < n->n_out; k++) r->out[n_out++] = r->l->place[n->out + k].root;
+            if (r->l->scratch[i]) r->out[n_out++] = r->l->scratch[i];
+        }
+    }
+    r->in_at[g->n_node] = (int32_t)n_in;
+    r->out_at[g->n_node] = (int32_t)n_out;
+}
 
 static void find_fixed(struct recompute *r)
 {
@@ -106,6 +135,13 @@ struct recompute *ad_recompute_begin(const struct ad_graph *g, const char *need,
     r->root_early = mem_zero(l->n_root, sizeof(int32_t));
     r->life = mem_zero(l->n_root, sizeof(struct life));
     r->life_copy = mem_zero(l->n_root, sizeof(struct life));
+    r->view = mem_zero(n, 1);
+    r->in_at = mem_zero(n + 1, sizeof(int32_t));
+    r->out_at = mem_zero(n + 1, sizeof(int32_t));
+    r->size = mem_zero(l->n_root, sizeof(int64_t));
+    for (size_t i = 1; i < l->n_root; i++)
+        if (l->root[i].kind == ROOT_ARENA) r->size[i] = (int64_t)ad_layout_padded(l->root[i].bytes);
+    find_edges(r);
     find_fixed(r);
     find_late_readers(r);
     return r;
@@ -113,9 +149,9 @@ struct recompute *ad_recompute_begin(const struct ad_graph *g, const char *need,
 
 void ad_recompute_end(struct recompute *r)
 {
-    void *all[] = {r->chosen,    r->fixed,     r->again, r->chain_mark, r->read_late, r->due,          r->time,
-                   r->time_copy, r->tabu,      r->chain, r->worst,      r->bytes,     r->worst_before, r->root_early,
-                   r->life,      r->life_copy, r};
+    void *all[] = {r->view,       r->in_at,        r->out_at,     r->in,   r->out,       r->chosen, r->fixed, r->again,
+                   r->chain_mark, r->read_late,    r->due,        r->time, r->time_copy, r->tabu,   r->chain, r->worst,
+                   r->bytes,      r->worst_before, r->root_early, r->life, r->life_copy, r->size,   r};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }
 
@@ -129,17 +165,13 @@ static void ask(int32_t *due, int32_t when)
 /* When each node's outputs are first asked for late, and which nodes therefore run again. */
 static void find_due(struct recompute *r)
 {
-    const struct ad_graph *g = r->g;
-    memcpy(r->due, r->read_late, g->n_node * sizeof *r->due);
+    memcpy(r->due, r->read_late, r->g->n_node * sizeof *r->due);
     for (int32_t i = r->border - 1; i > 0; i--) {
-        const struct ad_node *n = g->node[i];
-        if (r->due[i] == NEVER || !r->need[i]) continue;
-        if (is_view(r, i)) ask(&r->due[maker(r, n->in[0])], r->due[i]);
-        for (int k = 0; r->chosen[i] && k < n->n_in; k++) ask(&r->due[maker(r, n->in[k])], r->due[i]);
+        if (r->due[i] == NEVER || !(r->chosen[i] || r->view[i])) continue;
+        for (int32_t k = r->in_at[i]; k < r->in_at[i + 1]; k++) ask(&r->due[r->in[k].maker], r->due[i]);
     }
     for (int32_t i = 1; i < r->border; i++)
-        r->again[i] = r->need[i] && r->due[i] != NEVER &&
-                      (r->chosen[i] || (is_view(r, i) && r->again[maker(r, g->node[i]->in[0])]));
+        r->again[i] = r->due[i] != NEVER && (r->chosen[i] || (r->view[i] && r->again[r->in[r->in_at[i]].maker]));
 }
 
 /* Nodes run in their order; copies in theirs, just before the node that asks. */
@@ -148,7 +180,7 @@ static void find_times(struct recompute *r)
     int32_t n = (int32_t)r->g->n_node, t = 0;
     memset(r->time_copy, 0, (size_t)n * sizeof *r->time_copy);
     for (int32_t i = 1; i < r->border; i++)
-        if (r->again[i] && !is_view(r, i)) r->time_copy[r->due[i]]++; /* counts, for now */
+        if (r->again[i] && !r->view[i]) r->time_copy[r->due[i]]++; /* counts, for now */
     for (int32_t i = 1; i < n; i++) {
         t += r->time_copy[i] + 1;
         r->time[i] = t;
@@ -158,7 +190,7 @@ static void find_times(struct recompute *r)
     int32_t *next = r->chain; /* free now */
     for (int32_t i = r->border; i < n; i++) next[i] = r->time[i] - r->time_copy[i];
     for (int32_t i = 1; i < r->border; i++)
-        if (r->again[i] && !is_view(r, i)) r->time_copy[i] = next[r->due[i]]++;
+        if (r->again[i] && !r->view[i]) r->time_copy[i] = next[r->due[i]]++;
 }
 
 static void touch(struct life *l, int32_t time)
@@ -167,19 +199,17 @@ static void touch(struct life *l, int32_t time)
     if (time > l->last) l->last = time;
 }
 
-static void touch_inputs(struct recompute *r, const struct ad_node *n, int32_t time, bool late)
+static void touch_inputs(struct recompute *r, int32_t i, int32_t time, bool late)
 {
-    for (int k = 0; k < n->n_in; k++) {
-        int32_t root = r->l->place[n->in[k]].root;
-        touch(late && r->again[maker(r, n->in[k])] ? &r->life_copy[root] : &r->life[root], time);
+    for (int32_t k = r->in_at[i]; k < r->in_at[i + 1]; k++) {
+        struct edge e = r->in[k];
+        touch(late && r->again[e.maker] ? &r->life_copy[e.root] : &r->life[e.root], time);
     }
 }
 
 static void touch_outputs(const struct recompute *r, int32_t i, struct life *life, int32_t time)
 {
-    const struct ad_node *n = r->g->node[i];
-    for (int k = 0; k < n->n_out; k++) touch(&life[r->l->place[n->out + k].root], time);
-    if (r->l->scratch[i]) touch(&life[r->l->scratch[i]], time);
+    for (int32_t k = r->out_at[i]; k < r->out_at[i + 1]; k++) touch(&life[r->out[k]], time);
 }
 
 static void find_lives(struct recompute *r)
@@ -187,11 +217,11 @@ static void find_lives(struct recompute *r)
     const struct layout *l = r->l;
     for (size_t i = 0; i < l->n_root; i++) r->life[i] = r->life_copy[i] = (struct life){NEVER, -1};
     for (int32_t i = 1; i < (int32_t)r->g->n_node; i++) {
-        if (!r->need[i] || !l->run[i]) continue;
-        touch_inputs(r, r->g->node[i], r->time[i], i >= r->border);
+        if (!l->run[i]) continue;
+        touch_inputs(r, i, r->time[i], i >= r->border);
         touch_outputs(r, i, r->life, r->time[i]);
         if (!r->again[i]) continue;
-        touch_inputs(r, r->g->node[i], r->time_copy[i], true);
+        touch_inputs(r, i, r->time_copy[i], true);
         touch_outputs(r, i, r->life_copy, r->time_copy[i]);
     }
     for (size_t i = 1; i < l->n_root; i++) {
@@ -209,13 +239,12 @@ static void find_profile(struct recompute *r)
     find_lives(r);
     memset(r->bytes, 0, (size_t)(r->n_time + 1) * sizeof *r->bytes);
     for (size_t i = 1; i < r->l->n_root; i++) {
-        const struct root *x = &r->l->root[i];
-        if (x->kind != ROOT_ARENA) continue;
+        if (!r->size[i]) continue;
         for (int k = 0; k < 2; k++) {
             struct life life = k ? r->life_copy[i] : r->life[i];
             if (life.first > life.last) continue;
-            r->bytes[life.first] += (int64_t)ad_layout_padded(x->bytes);
-            r->bytes[life.last + 1] -= (int64_t)ad_layout_padded(x->bytes);
+            r->bytes[life.first] += r->size[i];
+            r->bytes[life.last + 1] -= r->size[i];
         }
     }
     r->peak = 0;
@@ -254,7 +283,7 @@ static int64_t frees(const struct recompute *r, int32_t n)
         int32_t root = r->l->place[node->out + k].root;
         bool seen = false;
         for (int j = 0; j < k; j++) seen |= r->l->place[node->out + j].root == root;
-        if (!seen && lies_idle(r, root)) bytes += (int64_t)ad_layout_padded(r->l->root[root].bytes);
+        if (!seen && lies_idle(r, root)) bytes += r->size[root];
     }
     return bytes;
 }
@@ -294,11 +323,11 @@ static struct choice weigh(struct recompute *r, int32_t n)
         for (int k = 0; k < m->n_in; k++) {
             val v = m->in[k];
             int32_t p = maker(r, v), root = r->l->place[v].root;
-            while (is_view(r, p)) p = maker(r, r->g->node[p]->in[0]);
+            while (r->view[p]) p = maker(r, r->g->node[p]->in[0]);
             const struct root *x = &r->l->root[root];
             if (r->chain_mark[p] || r->chosen[p] || x->kind != ROOT_ARENA || x->pinned) continue;
             if (r->life[root].last > r->peak && !freed_by_chain(r, root)) continue;
-            int64_t bytes = (int64_t)ad_layout_padded(x->bytes);
+            int64_t bytes = r->size[root];
             if (r->fixed[p] || 16 * bytes < c.bytes)
                 c.bytes -= bytes;
             else
@@ -373,9 +402,9 @@ static void take_back(struct recompute *r, int64_t target)
     find_profile(r);
 }
 
-bool ad_recompute_fit(struct recompute *r, size_t target)
+/* From nothing chosen, down to `want`. */
+static bool descend(struct recompute *r, int64_t want)
 {
-    int64_t want = (int64_t)target;
     memset(r->chosen, 0, r->g->n_node);
     memset(r->tabu, 0, r->g->n_node * sizeof *r->tabu);
     find_profile(r);
@@ -392,9 +421,38 @@ bool ad_recompute_fit(struct recompute *r, size_t target)
             r->tabu[n] = 1;
         }
     }
-    if (r->bytes[r->peak] > want) return false;
-    take_back(r, want);
-    return true;
+    return r->bytes[r->peak] <= want;
+}
+
+static double seconds_again(const struct recompute *r)
+{
+    double s = 0;
+    for (int32_t i = 1; i < r->border; i++)
+        if (r->again[i] && !r->view[i]) s += r->seconds[i];
+    return s;
+}
+
+/* A descent that goes deeper than it must and then takes back more sees other choices: the cheapest counts. */
+bool ad_recompute_fit(struct recompute *r, size_t target)
+{
+    static const double depth[] = {1, 0.85};
+    double least = INFINITY;
+    char *best = mem_zero(r->g->n_node, 1);
+    for (size_t i = 0; i < sizeof depth / sizeof *depth; i++) {
+        if (!descend(r, (int64_t)(depth[i] * (double)target))) continue;
+        take_back(r, (int64_t)target);
+        double seconds = seconds_again(r);
+        if (seconds >= least) continue;
+        least = seconds;
+        memcpy(best, r->chosen, r->g->n_node);
+    }
+    bool fits = least < INFINITY;
+    if (fits) {
+        memcpy(r->chosen, best, r->g->n_node);
+        find_profile(r);
+    }
+    free(best);
+    return fits;
 }
 
 /* ---- the graph that comes of it ---------------------------------------------------------------------------------- */
@@ -424,7 +482,7 @@ struct ad_graph *ad_recompute_graph(const struct recompute *r, int64_t *count)
             val v = copy_node(r, to, c, map, late);
             to->node[to->n_node - 1]->part = AD_AGAIN;
             for (int k = 0; k < g->node[c]->n_out; k++) late[g->node[c]->out + k] = v + k;
-            *count += !is_view(r, c);
+            *count += !r->view[c];
         }
         if (!r->need[i]) continue;
         val v = copy_node(r, to, i, map, i >= r->border ? late : NULL);

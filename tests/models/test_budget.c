@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/threads.h"
 #include "models/head.h"
 #include "optim/opt.h"
 #include "tests/support/net.h"
@@ -163,8 +164,8 @@ static float *run(struct job *j, struct ad_plan *p, size_t *count)
     return out;
 }
 
-/* Returns how many of the falling budgets were met. */
-static int sweep(const struct model_tower *t, unsigned flags)
+/* Budgets that fall by `step` per cent of what the plan takes; returns how many were met. */
+static int sweep(const struct model_tower *t, unsigned flags, int step)
 {
     struct job j;
     struct err e = {0};
@@ -176,7 +177,7 @@ static int sweep(const struct model_tower *t, unsigned flags)
     struct ad_plan_stats whole = ad_plan_stats(p);
     ad_plan_free(p);
     int met = 0;
-    for (int share = 95; share > 10; share -= 8) {
+    for (int share = 95; share > 10; share -= step) {
         struct ad_plan_options o = {.flags = flags, .taken = 1000};
         int64_t room = whole.arena_bytes * share / 100;
         o.budget = room + o.taken;
@@ -218,7 +219,7 @@ static void same_bits_in_every_budget(void **state)
                                          text(NN_POOL_ATTENTION, NN_POS_RELATIVE, false, true),
                                          audio(),
                                          wave()};
-    for (size_t i = 0; i < sizeof towers / sizeof *towers; i++) assert_true(sweep(&towers[i], 0) >= 3);
+    for (size_t i = 0; i < sizeof towers / sizeof *towers; i++) assert_true(sweep(&towers[i], 0, 8) >= 3);
 }
 
 /* The other passes may be on or off. */
@@ -227,7 +228,7 @@ static void same_bits_without_other_passes(void **state)
     static const unsigned flags[] = {AD_NO_FUSE, AD_NO_SIMPLIFY, AD_NO_KERNELS, AD_NO_FUSE | AD_NO_KERNELS};
     const struct model_tower towers[] = {vit(), resnet(false), audio()};
     for (size_t i = 0; i < sizeof towers / sizeof *towers; i++)
-        for (size_t k = 0; k < sizeof flags / sizeof *flags; k++) assert_true(sweep(&towers[i], flags[k]) >= 3);
+        for (size_t k = 0; k < sizeof flags / sizeof *flags; k++) assert_true(sweep(&towers[i], flags[k], 20) >= 2);
 }
 
 /* A chain of blocks goes far below what its activations take, at less than the forward part once more. */
@@ -244,13 +245,15 @@ static void much_is_saved_for_little(void **state)
     ad_plan_free(p);
     double before = 0;
     for (int part = 2; part <= 5; part++) {
+        double cpu = process_cpu();
         p = ad_plan_with(j.n.m.g, j.n.m.store, &(struct ad_plan_options){.budget = whole.arena_bytes / part}, &e);
+        cpu = process_cpu() - cpu;
         if (!p) fail_msg("a part of %d: %s", part, e.msg);
         struct ad_plan_stats x = ad_plan_stats(p);
         assert_true(x.arena_bytes <= whole.arena_bytes / part);
         double again = x.again_flops / (whole.flops - whole.again_flops);
         print_message("1/%d of the memory: %.1f %% more operations, planned in %.1f ms\n", part, 100 * again,
-                      1e3 * x.build_s);
+                      1e3 * cpu);
         assert_true(again < 1.0 / 3 && again >= before - 0.02); /* the forward part is a third of a step */
         before = again;
         ad_plan_free(p);
@@ -306,6 +309,7 @@ static void a_forward_graph_cannot_shrink(void **state)
 
 int main(void)
 {
+    threads_init(1); /* small work: others that want the processor would make threads wait for each other */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_bits_in_every_budget),     cmocka_unit_test(same_bits_without_other_passes),
         cmocka_unit_test(much_is_saved_for_little),      cmocka_unit_test(flags_and_budgets),
