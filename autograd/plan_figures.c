@@ -112,7 +112,7 @@ size_t ad_plan_pieces(const struct ad_plan *p, struct ad_piece *out)
 {
     size_t n = 0, *call = calls_of_nodes(p), border = 0;
     val *name = names_of_pieces(p);
-    while (border < p->n_step && p->step[border].node->part == AD_FORWARD) border++;
+    while (border < p->n_step && p->step[border].node->part != AD_BACKWARD) border++;
     for (size_t i = 1; i < p->l.n_root; i++) {
         const struct root *r = &p->l.root[i];
         if (!is_piece(p, i)) continue;

@@ -24,7 +24,7 @@ void bench_explain_plan(struct bench_explained *x, const struct ad_plan *p)
     x->border = x->n;
     for (size_t i = 0; i < x->n; i++) {
         if (x->t[i].live > x->t[x->peak].live) x->peak = i;
-        if (x->t[i].part != AD_FORWARD && x->border == x->n) x->border = i;
+        if (x->t[i].part == AD_BACKWARD && x->border == x->n) x->border = i;
     }
 }
 

@@ -356,7 +356,11 @@ struct bench_size bench_job_size(const struct bench_job *j)
     struct bench_size s = {.samples = j->samples, .parameters = ad_store_trainable(j->store)};
     s.params_bytes = 4 * (double)j->n_grad;
     s.state_bytes = s.params_bytes + (j->grad ? s.params_bytes : 0) + j->state_per_parameter * (double)j->n_grad;
-    if (j->plan) s.plan_bytes = (double)ad_plan_stats(j->plan).arena_bytes;
+    if (j->plan) {
+        struct ad_plan_stats p = ad_plan_stats(j->plan);
+        s.plan_bytes = (double)p.arena_bytes;
+        s.again_flops = p.again_flops;
+    }
     for (int i = 0; i < j->n_input; i++) s.input_bytes += (double)j->input[i].bytes;
     s.input_bytes += 4 * (double)(j->n_sound + (j->mel ? j->n_frames * j->row->work.logmel.mel.bins : 0));
     return s;

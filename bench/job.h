@@ -14,6 +14,7 @@ struct bench_size {
     double params_bytes, plan_bytes; /* parameters alone; the plan's arena */
     double state_bytes;              /* parameters, gradients and moments together */
     double input_bytes;              /* the step's fixed inputs */
+    double again_flops;              /* a step: computed a second time to save memory */
 };
 
 /* Builds graph, plan, parameters, optimizer and inputs. The row must outlive the job. NULL on error. */

@@ -132,6 +132,8 @@ static int check_row(const void *s, struct err *e)
         return err_set(e, ERR_CONFIG, "work: %s, not '%s'", wants[r->work.kind].what, t[0].name);
     for (int i = 0; i < n; i++)
         if (check_tower(r, &t[i], e)) return err_prefix(e, "towers");
+    int64_t limit;
+    if (run_memory(r->memory, &limit, e)) return err_prefix(e, "memory");
     return 0;
 }
 

@@ -385,7 +385,7 @@ static const struct conf_field train_fields[] = {
     {"keep", CONF_INT, AT(keep), "2", 1, 1e6, .help = "checkpoints kept, besides the best"},
     {"best", CONF_STRING, AT(best), "null", .help = "metric of the best checkpoint, as in metrics.jsonl; null: none"},
     {"memory", CONF_STRING, AT(memory), "0",
-     .help = "limit such as 2GB or 60% (of the machine): what does not fit is computed again; 0: none"},
+     .help = "most bytes of a step: 2GB, 60% (of the machine); what does not fit is computed again; 0: no limit"},
     {"debug", CONF_STRING, AT(debug), "''",
      .help = "pass switches: nosimplify, nofuse, norecompute, noplan, nokernels, nan"},
     {0},

@@ -117,7 +117,7 @@ struct recompute *ad_recompute_begin(const struct ad_graph *g, const char *need,
     r->l = l;
     r->seconds = seconds;
     for (r->border = 1; (size_t)r->border < g->n_node; r->border++)
-        if (need[r->border] && l->run[r->border] && g->node[r->border]->part != AD_FORWARD) break;
+        if (need[r->border] && l->run[r->border] && g->node[r->border]->part == AD_BACKWARD) break;
     size_t n = g->n_node;
     r->chosen = mem_zero(n, 1);
     r->fixed = mem_zero(n, 1);
@@ -384,6 +384,23 @@ static int dearest_first(const void *a, const void *b)
     return *x != *y ? (*x < *y ? 1 : -1) : x < y ? 1 : -1;
 }
 
+/* Whether more than `target` would be alive if node n ran once only: its outputs would lie there until they are due, and
+ * no more than its inputs would go for that. */
+static bool needed(const struct recompute *r, int32_t n, int64_t target)
+{
+    int64_t more = 0, most = 0;
+    int32_t from = 0, to = r->time[r->due[n] - 1];
+    for (int32_t k = r->out_at[n]; k < r->out_at[n + 1]; k++) {
+        int32_t root = r->out[k];
+        if (root == r->l->scratch[n] || r->life[root].last > r->root_early[root]) continue; /* there anyway */
+        more += r->size[root];
+        from = r->root_early[root] > from ? r->root_early[root] : from;
+    }
+    for (int32_t k = r->in_at[n]; k < r->in_at[n + 1]; k++) more -= 2 * r->size[r->in[k].root];
+    for (int32_t t = from + 1; t <= to; t++) most = r->bytes[t] > most ? r->bytes[t] : most;
+    return most + more > target;
+}
+
 /* Takes back what the target does not need, the dearest first. */
 static void take_back(struct recompute *r, int64_t target)
 {
@@ -394,12 +411,14 @@ static void take_back(struct recompute *r, int64_t target)
     qsort(list, n, sizeof *list, dearest_first);
     for (size_t i = 0; i < n; i++) {
         int32_t node = (int32_t)(list[i] - r->seconds);
+        if (!r->again[node] || needed(r, node, target)) continue;
         r->chosen[node] = 0;
         find_profile(r);
-        if (r->bytes[r->peak] > target) r->chosen[node] = 1;
+        if (r->bytes[r->peak] <= target) continue;
+        r->chosen[node] = 1;
+        find_profile(r);
     }
     free(list);
-    find_profile(r);
 }
 
 /* From nothing chosen, down to `want`. */
