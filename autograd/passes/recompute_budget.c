@@ -384,11 +384,25 @@ static int dearest_first(const void *a, const void *b)
     return *x != *y ? (*x < *y ? 1 : -1) : x < y ? 1 : -1;
 }
 
-/* Whether more than `target` would be alive if node n ran once only: its outputs would lie there until they are due, and
- * no more than its inputs would go for that. */
+/* Bytes that lie there only for node n's second run at `time`: pieces of which that is the last use, and what lies there
+ * only for the nodes that make those. */
+static int64_t only_for(const struct recompute *r, int32_t n, int32_t time)
+{
+    int64_t bytes = 0;
+    for (int32_t k = r->in_at[n]; k < r->in_at[n + 1]; k++) {
+        struct edge e = r->in[k];
+        const struct life *life = r->again[e.maker] ? &r->life_copy[e.root] : &r->life[e.root];
+        if (life->last != time) continue;
+        bytes += r->size[e.root];
+        if (r->again[e.maker]) bytes += only_for(r, e.maker, r->view[e.maker] ? time : r->time_copy[e.maker]);
+    }
+    return bytes;
+}
+
+/* Whether more than `target` would be alive if node n ran once only: its outputs would lie there until they are due. */
 static bool needed(const struct recompute *r, int32_t n, int64_t target)
 {
-    int64_t more = 0, most = 0;
+    int64_t more = -only_for(r, n, r->time_copy[n]), most = 0;
     int32_t from = 0, to = r->time[r->due[n] - 1];
     for (int32_t k = r->out_at[n]; k < r->out_at[n + 1]; k++) {
         int32_t root = r->out[k];
@@ -396,7 +410,6 @@ static bool needed(const struct recompute *r, int32_t n, int64_t target)
         more += r->size[root];
         from = r->root_early[root] > from ? r->root_early[root] : from;
     }
-    for (int32_t k = r->in_at[n]; k < r->in_at[n + 1]; k++) more -= 2 * r->size[r->in[k].root];
     for (int32_t t = from + 1; t <= to; t++) most = r->bytes[t] > most ? r->bytes[t] : most;
     return most + more > target;
 }
