@@ -137,20 +137,22 @@ static void threads_and_keys_are_taken(void **state)
 static void a_limit_of_memory_is_kept(void **state)
 {
     put("tiny.yaml", tiny_vit);
-    const char *path = temp_path(&dir, "tiny.yaml"), *layers = "towers.image.tower.vit.layers=6";
-    if (RUN(path, layers, "batch=8", "--steps=1", "--warmup=0")) fail_msg("%s", said);
+    const char *layers = "towers.image.tower.vit.layers=6", *size = "towers.image.size=64";
+    char path[300];
+    snprintf(path, sizeof path, "%s", temp_path(&dir, "tiny.yaml"));
+    if (RUN(path, layers, size, "batch=16", "--steps=1", "--warmup=0")) fail_msg("%s", said);
     json_t *j = line_of();
     double plan = number(j, "plan_mb"), again = number(j, "again_gflop"),
            rest = number(j, "state_mb") + number(j, "input_mb");
     json_decref(j);
     char key[64];
     snprintf(key, sizeof key, "memory=%.0f", (rest + 0.1 + 0.6 * plan) * 1048576);
-    if (RUN(path, layers, "batch=8", "--steps=1", "--warmup=0", key)) fail_msg("%s", said);
+    if (RUN(path, layers, size, "batch=16", "--steps=1", "--warmup=0", key)) fail_msg("%s", said);
     j = line_of();
     assert_true(number(j, "plan_mb") < 0.6 * plan + 0.21 && number(j, "plan_mb") < 0.8 * plan);
     assert_true(number(j, "again_gflop") > again && number(j, "again_gflop") < 0.4 * number(j, "gflop"));
     json_decref(j);
-    assert_int_equal(RUN(path, layers, "batch=8", "memory=1kB"), 7);
+    assert_int_equal(RUN(path, layers, size, "batch=16", "memory=1kB"), 7);
     assert_says("no plan fits into 1.00 kB");
     assert_int_equal(RUN(path, "memory=a lot"), 3);
     assert_says("'a lot'");
