@@ -39,14 +39,15 @@ static int64_t lay_out_choice(struct search *s)
     return bytes;
 }
 
-/* The arena is larger than what is alive at once, by gaps: the target is lowered by as much until it fits. */
+/* The arena is larger than what is alive at once, by gaps: the target is lowered below what came of it until it fits. */
 static bool search_budget(struct search *s, int64_t room)
 {
     int64_t target = room, over;
     for (int i = 0; i < TRIES && target > 0; i++) {
         if (!ad_recompute_fit(s->choice, (size_t)target)) return false;
         if ((over = lay_out_choice(s) - room) <= 0) return true;
-        target -= over;
+        int64_t peak = (int64_t)ad_recompute_peak(s->choice);
+        target = (peak < target ? peak : target) - over * (1 + i);
     }
     return false;
 }
