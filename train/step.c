@@ -148,6 +148,11 @@ int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64
     return 0;
 }
 
+const float *train_stepper_gradient(const struct train_stepper *s)
+{
+    return s->grad;
+}
+
 struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct data_batch *b, struct err *e)
 {
     struct ad_plan *p = plan_for(s, b, s->flags, e);

@@ -1,0 +1,128 @@
+/* The 8-bit maps: as the published definition has them, and codes that are the nearest, for every width of vectors. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <math.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/half.h"
+#include "base/isa.h"
+#include "base/rng.h"
+#include "optim/quant.h"
+
+/* 256 rising values, 0 and 1 among them; a code stands for the middle of one of equal cells of a decade (Dettmers et al.
+ * 2022, fig. 2). tests/golden/optim compares with bitsandbytes' own numbers. */
+static void maps(void **state)
+{
+    for (int positive = 0; positive < 2; positive++) {
+        const struct opt_map *m = opt_map(positive);
+        assert_true(m->positive == (bool)positive);
+        assert_true(m->value[m->zero] == 0 && m->value[255] == 1);
+        for (int i = 1; i < 256; i++) assert_true(m->value[i] > m->value[i - 1]);
+        for (int i = 0; i < m->zero; i++) assert_true(m->value[i] == -m->value[2 * m->zero - i]);
+        int cells[7] = {0};
+        for (int i = m->zero + 1; i < 255; i++) cells[(int)floor(log10((double)m->value[i])) + 7]++;
+        for (int d = 0; d < 7; d++) assert_int_equal(cells[d], 1 << (d + positive));
+    }
+}
+
+/* |x / absmax - value| is the least there is, or as good as that within the division's rounding. */
+static void check_nearest(const struct opt_map *m, const float *x, int n, const uint8_t *code, float absmax)
+{
+    double top = 0;
+    for (int i = 0; i < n; i++) top = fmax(top, fabs((double)x[i]));
+    assert_true((double)absmax == top);
+    for (int i = 0; i < n; i++) {
+        double share = top > 0 ? (double)x[i] / top : 0, least = INFINITY;
+        for (int k = m->positive && x[i] > 0; k < 256; k++) least = fmin(least, fabs(share - (double)m->value[k]));
+        double got = fabs(share - (double)m->value[code[i]]);
+        if (!(got <= least + 2.4e-7 * fabs(share)))
+            fail_msg("%g of %g became %g", (double)x[i], top, (double)m->value[code[i]]);
+        if (m->positive && x[i] > 0) assert_true(code[i] > 0);
+    }
+}
+
+static void codes_are_nearest(void **state)
+{
+    float x[OPT_BLOCK], back[OPT_BLOCK + 1], absmax;
+    uint8_t code[OPT_BLOCK + 1];
+    for (int isa = ISA_PLAIN; isa <= ISA_AVX512; isa++) {
+        isa_use((enum isa)isa);
+        for (int positive = 0; positive < 2; positive++)
+            for (int n = 1; n <= OPT_BLOCK; n += n < 40 ? 1 : 54) {
+                struct rng r = rng_make(1, (uint64_t)n, (uint64_t)positive);
+                float scale = (float)pow(10, rng_range(&r, -30, 30));
+                for (int i = 0; i < n; i++) {
+                    double y = pow(10, rng_range(&r, -8.5, 0));
+                    x[i] = (float)(i % 11 == 10 ? 0 : rng_unit(&r) < 0.5 && !positive ? -y : y) * scale;
+                }
+                code[n] = 77;
+                back[n] = 77;
+                opt_encode(opt_map(positive), x, n, code, &absmax);
+                opt_decode(opt_map(positive), code, n, absmax, back);
+                check_nearest(opt_map(positive), x, n, code, absmax);
+                assert_true(code[n] == 77 && back[n] == 77);
+                for (int i = 0; i < n; i++) assert_true(back[i] == opt_map(positive)->value[code[i]] * absmax);
+                uint8_t again[OPT_BLOCK];
+                float same;
+                opt_encode(opt_map(positive), back, n, again, &same); /* what has been stored once stays */
+                if (same == absmax) assert_memory_equal(code, again, (size_t)n);
+            }
+    }
+    isa_use(ISA_AVX512);
+}
+
+/* Every float between two codes' middles, at the middles and beside them. */
+static void borders(void **state)
+{
+    for (int positive = 0; positive < 2; positive++) {
+        const struct opt_map *m = opt_map(positive);
+        for (int k = 1; k < 256 - m->zero; k++) {
+            float low = m->middle[k - 1], x[4] = {1, low, nextafterf(low, 0), nextafterf(low, 1)}, absmax;
+            uint8_t code[4];
+            opt_encode(m, x, 4, code, &absmax);
+            check_nearest(m, x, 4, code, absmax);
+            assert_int_equal(code[3], m->zero + k);
+            if (k > 1) assert_int_equal(code[2], m->zero + k - 1);
+        }
+    }
+}
+
+/* An all-zero block, one of the smallest floats, and one that is not finite. */
+static void odd_blocks(void **state)
+{
+    for (int positive = 0; positive < 2; positive++) {
+        const struct opt_map *m = opt_map(positive);
+        float x[9] = {0}, absmax, back[9];
+        uint8_t code[9];
+        opt_encode(m, x, 9, code, &absmax);
+        opt_decode(m, code, 9, absmax, back);
+        for (int i = 0; i < 9; i++) assert_true(back[i] == 0);
+        x[4] = 1e-45f;
+        opt_encode(m, x, 9, code, &absmax);
+        opt_decode(m, code, 9, absmax, back);
+        for (int i = 0; i < 9; i++) assert_true(back[i] == x[i]);
+        for (int k = 0; k < 2; k++) {
+            for (int i = 0; i < 9; i++) x[i] = 0.1f * (float)(i + 1);
+            x[8] = k ? INFINITY : float_from_bits(0x7fffffff);
+            opt_encode(m, x, 9, code, &absmax);
+            opt_decode(m, code, 9, absmax, back);
+            assert_false(isfinite(absmax));
+            assert_false(isfinite(back[8]));
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(maps),
+        cmocka_unit_test(codes_are_nearest),
+        cmocka_unit_test(borders),
+        cmocka_unit_test(odd_blocks),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
