@@ -3,45 +3,36 @@
 
 #include <math.h>
 
-#include "base/err.h"
-#include "base/half.h"
-
 enum { DECADES = 7 };
 
-/* Magnitudes 0 < ... < 1 into to[1] .., 0 into to[0]; returns the index of the largest. */
-static int magnitudes(bool positive, double to[256])
+static double value(int decade, double place)
 {
-    int k = 0;
-    to[k++] = 0;
-    for (int i = 0; i < DECADES; i++) {
-        int cells = 1 << (positive ? i + 1 : i);
-        for (int j = 0; j < cells; j++) to[k++] = pow(10, i + 1 - DECADES) * (0.1 + 0.9 * (j + 0.5) / cells);
-    }
-    to[k] = 1;
-    return k;
+    return pow(10, decade + 1 - DECADES) * (0.1 + 0.9 * place);
 }
 
 static void make_map(struct opt_map *m, bool positive)
 {
-    double size[256];
-    int top = magnitudes(positive, size);
-    m->positive = positive;
-    m->zero = positive ? 0 : top - 1; /* -1 has no code */
-    for (int k = 0; k <= top; k++) m->value[m->zero + k] = (float)size[k];
-    for (int k = 1; k <= m->zero; k++) m->value[m->zero - k] = (float)-size[k];
-    for (int k = 0; k < 256; k++) m->middle[k] = k < top ? (float)((size[k] + size[k + 1]) / 2) : INFINITY;
-    for (int i = 0, k = 0; i < OPT_MAP_FIRST; i++) {
-        uint32_t from = (uint32_t)(OPT_MAP_LOW - 1 + i) << 16;
-        while (i > 0 && m->middle[k] < float_from_bits(from)) k++;
-        m->first[i] = (uint8_t)k;
-        CHECK(k >= top || m->middle[k + 1] >= float_from_bits(from + 0x10000)); /* or one comparison is not enough */
+    *m = (struct opt_map){.positive = positive, .zero = positive ? 0 : 127};
+    for (int i = 0; i < DECADES; i++) {
+        double cells = 1 << (positive ? i + 1 : i), first = positive ? cells - 1 : cells, half = 0.5 / cells;
+        m->gain[i] = (float)(cells / (0.9 * value(i, 1)));
+        m->offset[i] = (float)(first - cells / 9);
+        m->last[i] = (float)(first + cells - 0.5);
+        m->power[i] = (float)value(i, 1);
+        m->middle[i] = (float)(0.1 + 0.9 * half);
+        /* half way from the decade's last code to the next one's first */
+        double next = i + 1 < DECADES ? value(i + 1, half / 2) : 1;
+        m->from[i + 1] = (float)((value(i, 1 - half) + next) / 2);
     }
+    m->least = (float)(value(0, positive ? 0.25 : 0.5) / 2);
+    m->offset[DECADES] = m->last[DECADES] = positive ? 255 : 128;
+    m->power[DECADES] = m->middle[DECADES] = 1;
 }
 
 const struct opt_map *opt_map(bool positive)
 {
     static struct opt_map map[2];
-    if (!map[1].value[255])
+    if (!map[1].positive)
         for (int i = 0; i < 2; i++) make_map(&map[i], i);
     return &map[positive];
 }

@@ -12,15 +12,15 @@
 
 enum { OPT_BLOCK = 256 };
 
-/* `first` answers with the upper 16 bits of a float from 2^-23 to 1 how many `middle`s are smaller than all floats that
- * begin so; at most one more lies among them. Three bytes follow, which wide loads may read. */
-enum { OPT_MAP_LOW = (127 - 23) << 7, OPT_MAP_HIGH = 127 << 7, OPT_MAP_FIRST = OPT_MAP_HIGH - OPT_MAP_LOW + 2 };
+/* By decade (the last entry of eight is the code for 1; the tables are as long as a vector may be). Magnitude k of a share s
+ * is trunc(min(s gain + offset, last)); that of code k is power (0.9 f + middle), f being how far k is within its decade. */
 struct opt_map {
     bool positive;
-    int zero;          /* the code of 0: 0, or 127 where there are negative ones below */
-    float value[256];  /* by code, rising */
-    float middle[256]; /* between magnitude k and the next; infinity behind the last */
-    uint8_t first[OPT_MAP_FIRST + 3];
+    int zero;                             /* the code of 0: 0, or 127 where there are negative ones below */
+    float least;                          /* shares up to it are 0 */
+    float from[8];                        /* shares above it are of this decade */
+    float gain[16], offset[16], last[16]; /* encode */
+    float power[16], middle[16];          /* decode */
 };
 /* The map for numbers of both signs, or from 0 on. Made by the first call, which must be alone. */
 const struct opt_map *opt_map(bool positive);
@@ -30,7 +30,8 @@ static inline int64_t opt_blocks(int64_t count)
     return (count + OPT_BLOCK - 1) / OPT_BLOCK;
 }
 
-/* x[0] .. x[n-1], n <= OPT_BLOCK, to codes and their scale: nearest codes, but with a positive map what is above 0 does
+/* x[0] .. x[n-1], n <= OPT_BLOCK, to codes and their scale: nearest codes (of two that are as near within the rounding of
+ * x / scale, 3e-7 of it, either), but with a positive map what is above 0 does
  * not become 0, since the root of a second moment divides (a parameter's step would be eps^-1 long). With a NaN or an
  * infinity in it the block's scale is not finite, nor what comes back of it, but for codes of 0. */
 void opt_encode(const struct opt_map *map, const float *x, int64_t n, uint8_t *code, float *absmax);
