@@ -16,8 +16,9 @@ struct adam {
 
 SIMD_FN struct adam moments_of(vf g, vf m, vf v, const struct opt_factors *f)
 {
-    const float gain1 = (1 - f->b1) * f->grad_scale, gain2 = (1 - f->b2) * f->grad_scale * f->grad_scale;
-    return (struct adam){.m = f->b1 * m + gain1 * g, .v = f->b2 * v + gain2 * (g * g)};
+    const float gain1 = (1 - f->b1) * f->grad_scale, gain2 = sqrtf(1 - f->b2) * f->grad_scale;
+    vf x = gain2 * g;
+    return (struct adam){.m = f->b1 * m + gain1 * g, .v = f->b2 * v + x * x};
 }
 
 /* (Loshchilov & Hutter 2019, alg. 2), with the corrections for the start in the rate and eps: sqrt(v fix2) + eps is
