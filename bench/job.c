@@ -189,31 +189,27 @@ static val emit_loss(struct bench_job *j, struct nn *m, struct err *e)
 
 /* Operations of one parameter's update, as the loop of optim/opt.c has them, and what moves: weight, gradient and
  * moments are read; weight and moments written. */
-static void add_optimizer(struct bench_job *j, const struct opt_config *c)
+static void add_optimizer(struct bench_job *j)
 {
-    j->state_per_parameter = opt_bytes_per_parameter(c);
+    j->state_per_parameter = opt_bytes_per_parameter(j->opt);
     j->own = (struct ad_timing){.op = "adamw", .kernel = "flat", .path = "optimizer"};
     j->own.flops = 14 * (double)j->n_grad;
     j->own.bytes = (12 + 2 * j->state_per_parameter) * (double)j->n_grad;
 }
 
-static struct opt_config optimizer_config(const struct bench_row *r)
-{
-    return (struct opt_config){.kind = OPT_ADAMW,
-                               .lr = r->lr,
-                               .beta1 = 0.9,
-                               .beta2 = 0.999,
-                               .eps = 1e-8,
-                               .weight_decay = r->weight_decay,
-                               .decay = OPT_CONSTANT};
-}
-
 static int make_optimizer(struct bench_job *j, struct err *e)
 {
-    struct opt_config c = optimizer_config(j->row);
+    struct opt_config c = {.kind = OPT_ADAMW,
+                           .lr = j->row->lr,
+                           .beta1 = 0.9,
+                           .beta2 = 0.999,
+                           .eps = 1e-8,
+                           .weight_decay = j->row->weight_decay,
+                           .state = (enum opt_store)j->row->state,
+                           .decay = OPT_CONSTANT};
     j->opt = opt_new(&c, j->store, e);
     if (!j->opt) return e->code;
-    add_optimizer(j, &c);
+    add_optimizer(j);
     return 0;
 }
 
@@ -230,9 +226,8 @@ static int make_gradient(struct bench_job *j, struct err *e)
 static int plan_model(struct bench_job *j, const struct ad_graph *g, struct err *e)
 {
     struct ad_plan_options o = {0};
-    struct opt_config c = optimizer_config(j->row);
     int rc = run_memory(j->row->memory, &o.budget, e);
-    double taken = (8 + (j->row->work.kind == BENCH_INFONCE ? 0 : opt_bytes_per_parameter(&c))) * (double)j->n_grad;
+    double taken = (8 + j->state_per_parameter) * (double)j->n_grad;
     for (int i = 0; i < j->n_input; i++) taken += (double)j->input[i].bytes;
     o.taken = (int64_t)taken;
     if (!rc) j->plan = ad_plan_with(g, j->store, &o, e);
@@ -251,12 +246,13 @@ static int make_model(struct bench_job *j, struct err *e)
         rc = nn_status(&nn, e);
     }
     if (!rc) rc = make_gradient(j, e);
+    if (!rc && j->row->work.kind != BENCH_INFONCE) rc = make_optimizer(j, e);
     if (!rc) rc = plan_model(j, nn.g, e);
     ad_graph_free(nn.g);
     if (rc) return rc;
     opt_bind_gradients(j->plan, j->store, j->grad);
     for (int i = 0; i < j->n_input; i++) ad_bind(j->plan, j->input[i].name, j->input[i].data);
-    return j->row->work.kind == BENCH_INFONCE ? 0 : make_optimizer(j, e);
+    return 0;
 }
 
 static int make_adamw(struct bench_job *j, struct err *e)

@@ -82,9 +82,10 @@ static void batch_shapes(const struct run_model *m, const struct data_batch *b, 
     }
 }
 
-static struct ad_plan *plan_run(struct run_model *m, const struct model_shape *shape, bool dry, struct err *e)
+static struct ad_plan *plan_run(struct run_model *m, const struct opt *opt, const struct model_shape *shape, bool dry,
+                                struct err *e)
 {
-    struct ad_plan_options o = {.dry = dry, .taken = train_held_bytes(m, shape, m->config.train.batch)};
+    struct ad_plan_options o = {.dry = dry, .taken = train_held_bytes(m, opt, shape, m->config.train.batch)};
     struct nn nn = {.g = ad_graph_new(), .store = m->store, .training = true};
     val loss = run_model_loss(&nn, m, shape, m->config.train.batch);
     if (loss) {
@@ -129,17 +130,18 @@ static void about_run(struct bench_explained *x, const struct run_model *m, cons
                  data ? "; the first batch" : "; no data: the largest batch");
 }
 
-static int explain_model(struct run_model *m, const struct data_batch *b, const struct options *o, struct err *e)
+static int explain_model(struct run_model *m, const struct opt *opt, const struct data_batch *b,
+                         const struct options *o, struct err *e)
 {
     struct model_shape shape[RUN_MAX_MODALITIES];
     struct bench_explained x = {.name = m->config.name, .depth = (int)o->depth};
     batch_shapes(m, b, shape);
-    struct ad_plan *p = plan_run(m, shape, !o->profile, e);
+    struct ad_plan *p = plan_run(m, opt, shape, !o->profile, e);
     if (!p) return e->code;
     int rc = o->profile ? time_run(p, m, b, e) : 0;
     if (!rc) rc = measure_machine(&x, e);
     if (!rc) {
-        struct train_held h = train_held(m, shape, m->config.train.batch);
+        struct train_held h = train_held(m, opt, shape, m->config.train.batch);
         int64_t budget = 0;
         rc = run_memory(m->config.train.memory, &budget, e);
         x.budget = (double)budget;
@@ -163,7 +165,7 @@ static int explain_with_data(const struct train_options *t, const struct options
     struct data_batch *b = NULL;
     int rc = train_setup_open(&s, t, e);
     if (!rc) rc = data_loader_next(s.loader, &b, e);
-    if (!rc) rc = explain_model(s.m, b, o, e);
+    if (!rc) rc = explain_model(s.m, s.opt, b, o, e);
     if (b) data_loader_release(s.loader, b);
     train_setup_close(&s);
     return rc;
@@ -178,9 +180,12 @@ static int explain_sketch(const struct train_options *t, const struct options *o
         rc = err_set(e, ERR_IO, "--profile runs the first batch, and the data is not there: %s",
                      m->config.data.manifest);
     if (!rc) rc = run_model_commit(m, e);
-    if (!rc) rc = explain_model(m, NULL, o, e);
+    struct opt_config c = run_opt_config(&m->config);
+    struct opt *opt = rc ? NULL : opt_new(&c, m->store, e);
+    if (opt) rc = explain_model(m, opt, NULL, o, e);
+    opt_free(opt);
     run_model_free(m);
-    return rc;
+    return rc ? rc : e->code;
 }
 
 static int explain_run(const struct train_options *t, const struct options *o, struct err *e)

@@ -82,7 +82,7 @@ static void print_forecast(const struct train_setup *s, const struct ad_plan_sta
         printf("  recomputed   %lld calls, %.1f %% of the FLOPs, to fit train.memory; activations would take %s\n",
                (long long)p->recomputed, 100 * p->again_flops / p->flops,
                text_size(a, sizeof a, (double)p->free_bytes));
-    printf("  optimizer    %.0f bytes a parameter\n", opt_bytes_per_parameter(&s->opt_config));
+    printf("  optimizer    %.3g bytes a parameter\n", opt_bytes_per_parameter(s->opt));
     printf("  peak memory  %s predicted\n", text_size(a, sizeof a, peak));
     if (s->total)
         printf("  whole run    %lld steps, about %s\n", (long long)s->total,

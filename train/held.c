@@ -16,12 +16,12 @@ static double part_bytes(const struct data_modality *d, struct model_shape s, in
     return ids;
 }
 
-struct train_held train_held(const struct run_model *m, const struct model_shape *shape, int64_t batch)
+struct train_held train_held(const struct run_model *m, const struct opt *o, const struct model_shape *shape,
+                             int64_t batch)
 {
     double flat = (double)ad_store_flat_count(m->store);
-    struct opt_config c = run_opt_config(&m->config);
     struct train_held h = {.parameters = 4 * flat, .gradients = 4 * flat, .program = PROGRAM_BYTES};
-    h.optimizer = opt_bytes_per_parameter(&c) * flat;
+    h.optimizer = opt_bytes_per_parameter(o) * flat;
     for (int i = 0; i < ad_store_count(m->store); i++)
         if (ad_store_at(m->store, i)->flags & AD_STATE) h.parameters += 4.0 * (double)ad_store_at(m->store, i)->count;
     for (int i = 0; i < m->n; i++) h.batches += part_bytes(&m->input[i], shape[i], batch);
@@ -29,8 +29,8 @@ struct train_held train_held(const struct run_model *m, const struct model_shape
     return h;
 }
 
-int64_t train_held_bytes(const struct run_model *m, const struct model_shape *shape, int64_t batch)
+int64_t train_held_bytes(const struct run_model *m, const struct opt *o, const struct model_shape *shape, int64_t batch)
 {
-    struct train_held h = train_held(m, shape, batch);
+    struct train_held h = train_held(m, o, shape, batch);
     return (int64_t)(h.parameters + h.gradients + h.optimizer + h.batches + h.program);
 }

@@ -12,8 +12,10 @@ struct train_held {
     double program;                          /* code, libraries, threads, tables */
 };
 /* shape[m->n]; the model must be committed. */
-struct train_held train_held(const struct run_model *m, const struct model_shape *shape, int64_t batch);
+struct train_held train_held(const struct run_model *m, const struct opt *o, const struct model_shape *shape,
+                             int64_t batch);
 /* Their sum. */
-int64_t train_held_bytes(const struct run_model *m, const struct model_shape *shape, int64_t batch);
+int64_t train_held_bytes(const struct run_model *m, const struct opt *o, const struct model_shape *shape,
+                         int64_t batch);
 
 #endif

@@ -66,8 +66,10 @@ static struct ad_plan *make_plan(struct train_stepper *s, const struct model_sha
         opt_emit_gradients(nn.g, s->m->store, loss);
     }
     s->graph_s = time_now() - start;
-    struct ad_plan_options o = {
-        .flags = flags, .space = &s->m->space, .budget = s->budget, .taken = train_held_bytes(s->m, shape, batch)};
+    struct ad_plan_options o = {.flags = flags,
+                                .space = &s->m->space,
+                                .budget = s->budget,
+                                .taken = train_held_bytes(s->m, s->o, shape, batch)};
     struct ad_plan *p = nn_status(&nn, e) ? NULL : ad_plan_with(nn.g, s->m->store, &o, e);
     if (!p && s->budget) err_prefix(e, "%s: train.memory", conf_where(&s->m->conf, &s->m->config.train.memory));
     ad_graph_free(nn.g);
@@ -152,6 +154,11 @@ int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64
     r->compute_s = t2 - t1;
     r->optimizer_s = time_now() - t2;
     return 0;
+}
+
+const float *train_stepper_gradient(const struct train_stepper *s)
+{
+    return s->grad;
 }
 
 struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct data_batch *b, struct err *e)

@@ -26,6 +26,9 @@ void train_stepper_free(struct train_stepper *s);
 int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64_t step, double lr,
                       struct train_result *r, struct err *e) MUST_CHECK;
 
+/* The last step's gradient, before clipping, in the layout of the store. */
+const float *train_stepper_gradient(const struct train_stepper *s);
+
 /* Plans for a batch's shapes and tells the figures; all zero on error. build_s has the graph and its gradients in it.
  */
 struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct data_batch *b, struct err *e);
