@@ -14,6 +14,7 @@ struct nn {
     struct ad_graph *g;
     struct ad_store *store; /* parameters are declared here */
     bool training;          /* dropout, drop path and batch statistics */
+    bool part;              /* towers get a part of a batch and draw the whole batch's masks: see model_first */
     struct err e;           /* the first failure of a declaration */
 };
 int nn_status(const struct nn *m, struct err *e) MUST_CHECK;
@@ -27,6 +28,8 @@ struct nn_seq {
     val offsets; /* int32 (items + 1) */
     int64_t rows, items;
     int64_t longest; /* no item is longer: bounds positions and biases */
+    val first_item,
+        first_row; /* of a larger batch whose masks x gets its part of, integers (1); 0: x is all there is */
 };
 /* A batch of equally long sequences (B, N, D) seen as packed. */
 struct nn_seq nn_seq_fixed(struct nn *m, val x);
@@ -88,8 +91,10 @@ val nn_attention(struct nn *m, const char *name, const struct nn_seq *s, const s
 /* Queries from q, keys and values from kv. */
 val nn_cross_attention(struct nn *m, const char *name, const struct nn_seq *q, const struct nn_seq *kv, int64_t heads,
                        bool bias);
-val nn_mlp(struct nn *m, const char *name, val x, const struct nn_block *c);
+val nn_mlp(struct nn *m, const char *name, const struct nn_seq *s, const struct nn_block *c);
 val nn_transformer_block(struct nn *m, const char *name, const struct nn_seq *s, const struct nn_block *c);
+/* While training, ad_dropout of x whose row 0 is row `first` of the whole batch; first 0: x is the whole. */
+val nn_dropout(struct nn *m, val x, val first, double p, bool per_item);
 /* Drops whole items of a residual branch (Huang et al. 2016) while training. */
 val nn_drop_path(struct nn *m, const struct nn_seq *s, val branch, double p);
 val nn_layer_scale(struct nn *m, const char *name, val x, double start);

@@ -375,6 +375,8 @@ static int check_train(const void *s, struct err *e)
 #define AT(m) offsetof(struct run_train, m)
 static const struct conf_field train_fields[] = {
     {"batch", CONF_INT, AT(batch), "128", 1, 1e7, .help = "samples a step"},
+    {"micro_batch", CONF_INT, AT(micro_batch), "0", 0, 1e7,
+     .help = "samples computed at a time, in their memory, with the gradient of the whole batch; 0: all"},
     {"steps", CONF_INT, AT(steps), "0", 0, 1e12, .help = "length of the run"},
     {"epochs", CONF_DOUBLE, AT(epochs), "0", 0, 1e9, .help = "the same, in passes over the data"},
     {"time", CONF_DURATION, AT(time), "0", 0, 1e9, .help = "the same, by the clock (not repeatable bit for bit)"},

@@ -148,6 +148,7 @@ struct run_optim {
 
 struct run_train {
     int64_t batch;       /* samples a step; the most of them where data.batch_by counts something else */
+    int64_t micro_batch; /* of so many a batch is computed at a time; 0: all at once */
     /* Exactly one of the three is not 0. With time, the schedule follows the clock, and no two runs are the same. */
     int64_t steps;
     double epochs;

@@ -151,4 +151,5 @@ void train_batch_text(const struct run_config *c, struct buf *out)
                    c->modalities.v[of].name, (long long)c->train.batch);
     else
         buf_printf(out, "%lld", (long long)c->train.batch);
+    if (c->train.micro_batch > 0) buf_printf(out, " in micro-batches of %lld", (long long)c->train.micro_batch);
 }

@@ -320,14 +320,16 @@ static void test_changed_config(void **state)
 static void test_poisoned(void **state)
 {
     static const char *const weight[] = {"view.project.weight", "image.project.weight", "sound.project.weight"};
-    for (int i = 0; i < 3; i++) {
+    for (int k = 0; k < 6; k++) { /* each at once and in micro-batches */
         char out[32], layer[32];
-        snprintf(out, sizeof out, "poison-%d", i);
+        int i = k / 2;
+        snprintf(out, sizeof out, "poison-%d", k);
         snprintf(layer, sizeof layer, ": %.*s: ", (int)(strrchr(weight[i], '.') - weight[i]), weight[i]);
         stopped(out, 5, 5);
         rewrite(tiny_path(&tiny, "%s/checkpoints/step-5/model.safetensors", out),
                 &(struct change){.poison = weight[i]});
-        refused(out, "--resume train.save_every=1", ERR_NONFINITE, "step 5: ", layer);
+        refused(out, k % 2 ? "--resume train.save_every=1 train.micro_batch=3" : "--resume train.save_every=1",
+                ERR_NONFINITE, "step 5: ", layer);
         assert_false(file_exists(tiny_path(&tiny, "%s/checkpoints/step-6", out)));
     }
 }
