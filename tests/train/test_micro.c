@@ -1,5 +1,5 @@
 /* Batches in parts: the gradient of a whole batch, whatever the micro-batch; where it is the same bits; batch norm; runs
- * that resume; which plans are kept. */
+ * that resume; which plans are kept. `test_micro big` compares 4,096 samples at once and by 64: errors, time, memory. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/buf.h"
 #include "base/mem.h"
@@ -20,22 +21,27 @@ enum { ITEMS = 220, BATCH = 200 };
 
 static struct tiny tiny;
 
-/* The tiny data ten times over, under other names and texts: pictures and sounds come up to ten times in a batch, so
- * that samples have many positives; every third has no sound, some no text. */
-static int begin(void **state)
+/* The tiny data many times over, under other names and texts: pictures and sounds come up often in a batch, so that
+ * samples have many positives; every third has no sound, some no text. */
+static void put_manifest(const char *name, int items)
 {
     struct buf b = {0};
     struct err e = {0};
-    tiny_make(&tiny);
-    for (int i = 0; i < ITEMS; i++) {
+    for (int i = 0; i < items; i++) {
         buf_printf(&b, "{\"id\": \"%d\", \"image\": \"%d.png\"", i, i % TINY_ITEMS);
         if (i % 7) buf_printf(&b, ", \"text\": \"%.*s thing %d\"", 4 + 9 * (i % 3), "the very odd and even one", i / 2);
         if (i % TINY_ITEMS % 3) buf_printf(&b, ", \"audio\": \"%d.wav\"", i % TINY_ITEMS);
         buf_str(&b, "}\n");
     }
-    int rc = file_write(tiny_path(&tiny, "many.jsonl"), b.data, b.len, &e);
+    assert_int_equal(file_write(tiny_path(&tiny, "%s", name), b.data, b.len, &e), 0);
     buf_free(&b);
-    return rc;
+}
+
+static int begin(void **state)
+{
+    tiny_make(&tiny);
+    put_manifest("many.jsonl", ITEMS);
+    return 0;
 }
 
 static int end(void **state)
@@ -50,7 +56,7 @@ static int end(void **state)
     "\"position_groups\":4,\"layers\":1,\"width\":16,\"heads\":2,\"dropout\":0.1,\"drop_path\":0.1}}",              \
         "modalities.sound.augment.time_masks=0", "modalities.sound.augment.bin_masks=0"
 
-/* A model and a batch of many.jsonl. */
+/* A model and a batch. */
 struct rig {
     struct run_model *m;
     struct manifest data;
@@ -61,14 +67,14 @@ struct rig {
     struct data_batch *batch;
 };
 
-static struct rig rig_open(int64_t micro, const char *const *args, int n_args)
+static struct rig rig_of(const char *name, int64_t batch, int64_t micro, const char *const *args, int n_args)
 {
     struct rig r = {0};
     struct err e = {0};
     char manifest[300], part[60];
     const char *all[20] = {manifest, part};
     int64_t *items, n;
-    snprintf(manifest, sizeof manifest, "data.manifest=%s", tiny_path(&tiny, "many.jsonl"));
+    snprintf(manifest, sizeof manifest, "data.manifest=%s", tiny_path(&tiny, "%s", name));
     snprintf(part, sizeof part, "train.micro_batch=%lld", (long long)micro);
     for (int i = 0; i < n_args; i++) all[2 + i] = args[i];
     if (run_model_new(tiny.config, all, 2 + n_args, &r.m, &e)) fail_msg("%s", e.msg);
@@ -80,7 +86,7 @@ static struct rig rig_open(int64_t micro, const char *const *args, int n_args)
                                    .split = "train",
                                    .modality = r.m->input,
                                    .n_modalities = r.m->n,
-                                   .batch = BATCH};
+                                   .batch = batch};
     assert_int_equal(data_loader_new(&d, &r.loader, &e), 0);
     free(items);
     r.c = run_opt_config(&r.m->config);
@@ -90,6 +96,11 @@ static struct rig rig_open(int64_t micro, const char *const *args, int n_args)
     assert_non_null(r.stepper);
     assert_int_equal(data_loader_next(r.loader, &r.batch, &e), 0);
     return r;
+}
+
+static struct rig rig_open(int64_t micro, const char *const *args, int n_args)
+{
+    return rig_of("many.jsonl", BATCH, micro, args, n_args);
 }
 
 static void rig_close(struct rig *r)
@@ -310,8 +321,68 @@ static void what_is_said(void **state)
     free(text);
 }
 
-int main(void)
+/* ---- by hand ----------------------------------------------------------------------------------------------------- */
+
+static double user_seconds(void)
 {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (double)u.ru_utime.tv_sec + 1e-6 * (double)u.ru_utime.tv_usec;
+}
+
+/* User time of a step, and what its plans and embeddings take. */
+static double measure(struct rig *r, const char *what)
+{
+    struct err e = {0};
+    double mb = 1.0 / (1 << 20);
+    struct ad_plan_stats s = train_stepper_plan(r->stepper, r->batch, &e);
+    rig_step(r);
+    double from = user_seconds();
+    struct train_result t = rig_step(r);
+    from = user_seconds() - from;
+    print_message("%-18s %6.2f s of user time, %.1f GFLOP, activations %.1f MB, embeddings %.1f MB, loss %.9g\n", what,
+                  from, s.flops * 1e-9, mb * (double)s.arena_bytes,
+                  mb * (double)train_stepper_embedding_bytes(r->stepper), t.loss);
+    return from;
+}
+
+static void big(void **state)
+{
+    static const char *const args[] = {
+        "modalities.image.size=32",
+        "modalities.image.tower={\"vit\":{\"patch\":4,\"layers\":4,\"width\":64,\"heads\":2,\"dropout\":0.1,"
+        "\"drop_path\":0.1}}",
+        "modalities.text.tower={\"transformer\":{\"layers\":2,\"width\":64,\"heads\":2,\"dropout\":0.1}}",
+        "loss.pairs=[image-text,image-sound,view-text]", "embed=128"};
+    enum { N_ARGS = sizeof args / sizeof *args };
+    threads_init(1); /* on a machine with other work, threads that wait for one another would be counted too */
+    put_manifest("most.jsonl", 4096);
+    struct rig whole = rig_of("most.jsonl", 4096, 0, args, N_ARGS);
+    double at_once = measure(&whole, "4096 at once");
+    static const int64_t batch[] = {256, 1024, 4096};
+    for (int i = 0; i < 3; i++) {
+        struct rig parts = rig_of("most.jsonl", batch[i], 64, args, N_ARGS);
+        char what[40];
+        snprintf(what, sizeof what, "%d by 64", (int)batch[i]);
+        double seconds = measure(&parts, what);
+        if (batch[i] == 4096) {
+            const char *name;
+            double worst = worst_error(&whole, &parts, &name);
+            print_message("%.3f of the time; largest error %.2g of a tensor's norm (%s)\n", seconds / at_once, worst,
+                          name);
+            assert_true(worst < 1e-5);
+        }
+        rig_close(&parts);
+    }
+    rig_close(&whole);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && !strcmp(argv[1], "big")) {
+        const struct CMUnitTest by_hand[] = {cmocka_unit_test(big)};
+        return cmocka_run_group_tests(by_hand, begin, end);
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_gradient_is_the_whole_batch_s),
         cmocka_unit_test(the_same_bits_where_sums_are_in_one_order),
