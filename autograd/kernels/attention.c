@@ -24,11 +24,11 @@ static void softmax_block(int64_t kn, int64_t qn, float *s, float *top, float *s
         vf_store(top + i, m);
         m = vf_pick(vf_eq(m, vf_set(-INFINITY)), (vf){0}, m); /* nothing seen yet: all become 0 */
         for (int64_t j = 0; j < kn; j++) {
-            vf p = attn_exp2(vf_load(s + j * LANES + i) - m);
+            vf p = vf_exp2_down(vf_load(s + j * LANES + i) - m);
             vf_store(s + j * LANES + i, p);
             part += p;
         }
-        vf less = attn_exp2(old - m);
+        vf less = vf_exp2_down(old - m);
         vf_store(shrink + i, less);
         vf_store(sum + i, vf_load(sum + i) * less + part);
     }

@@ -9,7 +9,7 @@
 #include <math.h>
 #include <stdbool.h>
 
-#include "autograd/kernels/simd.h"
+#include "autograd/kernels/vfunc.h"
 #include "autograd/ops/attention.h"
 #include "base/isa.h"
 
@@ -109,20 +109,6 @@ static inline struct attn_blocks attn_blocks_of(const struct attn_task *t, int64
 static inline int64_t attn_at(const struct attn_blocks *b, int64_t i)
 {
     return attn_min(part_start(b->of, i) * b->unit, b->all);
-}
-
-/* 2^x for x <= about 0: 2^n p(x - n), p minimax of degree 5 with p(0) = 1, whose relative error is 9e-8; below -126.5 gives 0, NaN stays NaN. */
-SIMD_FN vf attn_exp2(vf x)
-{
-    const float magic = 12582912.0f + 127; /* the sum's low bits are the exponent of 2^n */
-    x = vf_max(vf_set(-127), x);
-    vf z = x + magic, r = x - (z - magic);
-    vf p = 1.32647e-3f * r + 9.67151e-3f;
-    p = p * r + 5.550734e-2f;
-    p = p * r + 2.4022242e-1f;
-    p = p * r + 6.9314698e-1f;
-    p = p * r + 1.0f;
-    return p * (vf)((vi)z << 23);
 }
 
 #define attn_task_of ISA_FN(attn_task_of)

@@ -95,7 +95,7 @@ static void differentiate(const struct room *r, int64_t kn, int64_t qn, float *s
     for (int64_t i = 0; i < qn; i += VL) {
         vf lse = vf_load(r->lse + i), delta = vf_load(r->delta + i);
         for (int64_t j = 0; j < kn; j++) {
-            vf p = attn_exp2(vf_load(s + j * LANES + i) - lse);
+            vf p = vf_exp2_down(vf_load(s + j * LANES + i) - lse);
             vf_store(s + j * LANES + i, p);
             vf_store(ds + j * LANES + i, p * (vf_load(ds + j * LANES + i) - delta));
         }

@@ -90,7 +90,7 @@ void columns_moments(const struct columns *k, float *mean, float *square, float 
 SIMD_FN vf activate(int act, vf p)
 {
     if (act == AD_ACT_RELU) return vf_pick(vf_le(p, vf_set(0)), vf_set(0), p);
-    return act == AD_ACT_SILU ? p * vf_sigmoid(p) : p;
+    return act == AD_ACT_SILU ? vf_swish(p, 1) : p;
 }
 
 SIMD_FN void affine_step(const struct columns *k, int64_t i, int rows, int64_t j, int64_t n, int act, bool more)

@@ -1,9 +1,10 @@
 /* One block of a product on this thread, by register-blocked kernels on packed panels (Goto & van de Geijn 2008).
  *
  * A is copied into panels of MR rows: [row][ROW] where its rows are contiguous, [k][MR] where its columns are; the
- * strides are constants, so that the kernel needs one pointer. B is copied into panels [k][NR]. A block of B (KC, NC), as
- * large as the second-level cache, stands while panel after panel of A passes, the next one asked for ahead. Each number of C is
- * summed over k in order, in blocks of KC: how the rest is cut does not change a bit. */
+ * strides are constants, so that the kernel needs one pointer. B is copied into panels [k][NR]. GROUP panels of A stand in
+ * the second-level cache while panel after panel of B passes through the first; with one panel of A it is B that stands.
+ * What is packed next, of A and of B, is asked for ahead. Each number of C is summed over k in order, in blocks of KC: how
+ * the rest is cut does not change a bit. */
 #pragma GCC optimize("O3")
 #include "autograd/kernels/gemm.h"
 
@@ -12,15 +13,15 @@
 #include "autograd/kernels/transpose.h"
 
 #ifdef __AVX512F__
-enum { MR = 14, NC = 1024 }; /* 28 sums, 2 of B, 1 of A in 32 registers */
+enum { MR = 14, GROUP = 1 }; /* 28 sums, 2 of B, 1 of A in 32 registers; a panel of B fills the first-level cache */
 #else
-enum { MR = 6, NC = 512 }; /* 12 sums, 2 of B, 1 of A in 16 registers */
+enum { MR = 6, GROUP = 12 }; /* 12 sums, 2 of B, 1 of A in 16 registers */
 #endif
 /* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
-enum { NR = 2 * VL, KC = 256, ROW = KC + 16, PANEL = KC * NR + 2 * 16 };
+enum { NR = 2 * VL, KC = 256, NC = 1024, ROW = KC + 16, PANEL = KC * NR + 2 * 16, HEAP = MR * ROW + 16 };
 
 struct room {
-    float a[MR * ROW + VL], b[NC / NR * PANEL], tile[MR * NR];
+    float a[GROUP * HEAP + VL], b[NC / NR * PANEL], tile[MR * NR];
 } __attribute__((aligned(64)));
 
 void gemm_enter_thread(void) {}
@@ -129,40 +130,70 @@ static struct heights heights_of(int64_t m)
     return h;
 }
 
-/* Panel of A: rows i .. i+n-1, columns k .. k+kc-1. What lies behind row n is not read by the kernel of that height. */
-static void pack_a(const struct gemm_args *g, bool by_row, int64_t i, int64_t n, int64_t k, int64_t kc, float *to)
+/* Some panels of A: rows i .. i+n-1. */
+struct group {
+    int64_t i, n, first, panels; /* first: of the panels */
+};
+static struct group group_of(const struct heights *h, int64_t first)
 {
-    if (g->source) {
-        g->source->fill(g->source->ctx, i, n, k, kc, to, by_row ? ROW : 1, by_row ? 1 : MR);
-        return;
-    }
-    const float *a = g->a + i * g->a_row + k * g->a_col;
-    if (by_row) {
-        for (int64_t r = 0; r < n; r++, a += g->a_row, to += ROW) vf_copy(to, a, kc);
-        return;
-    }
-    int64_t t = 0;
-    if (i + 2 * VL <=
-        g->m) /* whole vectors: what is too much is overwritten by the next k, or is room behind the last */
-        for (; t < kc; t++, a += g->a_col, to += MR) vf_store(to, vf_load(a));
-    for (; t < kc; t++, a += g->a_col, to += MR)
-        for (int64_t r = 0; r < n; r++) to[r] = a[r * g->a_row];
+    struct group g = {.first = first, .panels = min_of(GROUP, h->panels - first)};
+    int64_t tall = min_of(first, h->tall), end = first + g.panels;
+    g.i = first * (h->mr - 1) + tall;
+    g.n = g.panels * (h->mr - 1) + min_of(end, h->tall) - tall;
+    return g;
+}
+static int height(const struct heights *h, int64_t panel)
+{
+    return (int)(panel < h->tall ? h->mr : h->mr - 1);
 }
 
-/* Asks for a part (of `parts`) of the panel behind row i into the second-level cache. */
-static void prefetch_a(const struct gemm_args *g, bool by_row, int64_t i, int64_t k, int64_t kc, int64_t part,
+/* A's columns are contiguous: k by k through all panels, since lines that lie a power of two apart would throw one another
+ * out of the cache before the next panel wants them. Whole vectors: what is too much is overwritten by the next k, or is
+ * room behind the last. */
+static void pack_columns(const struct gemm_args *g, const struct heights *h, struct group p, int64_t k, int64_t kc,
+                         float *to)
+{
+    const float *a = g->a + p.i * g->a_row + k * g->a_col;
+    bool whole = p.i + p.n + 2 * VL <= g->m;
+    for (int64_t t = 0; t < kc; t++, a += g->a_col)
+        for (int64_t x = 0, i = 0; x < p.panels; x++) {
+            float *at = to + x * HEAP + t * MR;
+            int mr = height(h, p.first + x);
+            if (whole)
+                vf_store(at, vf_load(a + i));
+            else
+                for (int r = 0; r < mr; r++) at[r] = a[(i + r) * g->a_row];
+            i += mr;
+        }
+}
+
+/* A group's panels, columns k .. k+kc-1. What lies behind a panel's last row is not read by the kernel of its height. */
+static void pack_a(const struct gemm_args *g, bool by_row, const struct heights *h, struct group p, int64_t k,
+                   int64_t kc, float *to)
+{
+    if (!g->source && !by_row) {
+        pack_columns(g, h, p, k, kc, to);
+        return;
+    }
+    for (int64_t x = 0, i = p.i; x < p.panels; x++, to += HEAP) {
+        int mr = height(h, p.first + x);
+        if (g->source)
+            g->source->fill(g->source->ctx, i, mr, k, kc, to, by_row ? ROW : 1, by_row ? 1 : MR);
+        else
+            for (int r = 0; r < mr; r++) vf_copy(to + r * ROW, g->a + (i + r) * g->a_row + k * g->a_col, kc);
+        i += mr;
+    }
+}
+
+/* Asks for a part (of `parts`) of a group into the second-level cache. */
+static void prefetch_a(const struct gemm_args *g, bool by_row, struct group p, int64_t k, int64_t kc, int64_t part,
                        int64_t parts)
 {
-    if (g->source || i + MR > g->m) return;
-    const float *a = g->a + i * g->a_row + k * g->a_col;
-    if (by_row) {
-        int64_t lines = (kc + 15) / 16, from = part * MR / parts, to = (part + 1) * MR / parts;
-        for (int64_t r = from; r < to; r++)
-            for (int64_t x = 0; x < lines; x++) __builtin_prefetch(a + r * g->a_row + x * 16, 0, 3);
-    } else {
-        for (int64_t t = part * kc / parts; t < (part + 1) * kc / parts; t++)
-            __builtin_prefetch(a + t * g->a_col + MR - 1, 0, 3);
-    }
+    const float *a = g->a + p.i * g->a_row + k * g->a_col;
+    int64_t lines = by_row ? p.n : kc, from = part * lines / parts, to = (part + 1) * lines / parts;
+    int64_t step = by_row ? g->a_row : g->a_col, length = by_row ? kc : p.n;
+    for (int64_t r = from; r < to; r++)
+        for (int64_t x = 0; x < length; x += 16) __builtin_prefetch(a + r * step + x, 0, 2);
 }
 
 /* ---- a block -------------------------------------------------------------------------------------------------------- */
@@ -174,8 +205,8 @@ struct panel {
 };
 
 /* One tile of C: rows i .., columns j .. j+n-1. */
-static void tile(const struct gemm_args *g, struct room *room, kernel_fn run, int mr, int64_t i, int64_t j, int64_t kc,
-                 struct panel b, bool add)
+static void tile(const struct gemm_args *g, struct room *room, kernel_fn run, const float *a, int mr, int64_t i,
+                 int64_t j, int64_t kc, struct panel b, bool add)
 {
     float *c = g->c + i * g->c_row + j;
     for (int r = 0; r < mr; r++) {
@@ -183,9 +214,9 @@ static void tile(const struct gemm_args *g, struct room *room, kernel_fn run, in
         __builtin_prefetch(c + r * g->c_row + b.n - 1, 1);
     }
     if (b.n == b.width) {
-        run(kc, room->a, b.b, b.ldb, c, g->c_row, add);
+        run(kc, a, b.b, b.ldb, c, g->c_row, add);
     } else {
-        run(kc, room->a, b.b, b.ldb, room->tile, NR, false);
+        run(kc, a, b.b, b.ldb, room->tile, NR, false);
         for (int r = 0; r < mr; r++)
             for (int64_t x = 0; x < b.n; x++)
                 c[r * g->c_row + x] = add ? c[r * g->c_row + x] + room->tile[r * NR + x] : room->tile[r * NR + x];
@@ -198,29 +229,66 @@ static bool reads_in_place(const struct gemm_args *g)
     return g->b_col == 1 && g->m <= 4 * MR;
 }
 
+/* Where a strip of C is: its columns j0 .. j0+n-1, and the block of K. */
+struct strip {
+    int64_t j0, n, first; /* first: the columns before it are read from B in place */
+    int64_t k, kc;
+    bool by_row;
+};
+
+/* Asks for a part (of `parts`) of the next block of B. */
+static void prefetch_b(const struct gemm_args *g, const struct strip *s, int64_t part, int64_t parts)
+{
+    int64_t k = s->k + s->kc, rows = min_of(KC, g->k - k), lines = (s->n + 15) / 16;
+    if (rows <= 0 || g->b_col != 1) return;
+    const float *b = g->b + k * g->b_row + s->j0;
+    for (int64_t x = part * rows * lines / parts; x < (part + 1) * rows * lines / parts; x++)
+        __builtin_prefetch(b + x / lines * g->b_row + x % lines * 16, 0, 2);
+}
+
+/* A group of panels of A meets the strip's panels of B. */
+static void group_times_strip(const struct gemm_args *g, struct room *room, const struct strip *s,
+                              const struct heights *h, struct group p)
+{
+    int64_t panels = (s->n + NR - 1) / NR, groups = (h->panels + GROUP - 1) / GROUP;
+    struct group next = p;
+    pack_a(g, s->by_row, h, p, s->k, s->kc, room->a);
+    int64_t next_k = s->k, next_kc = s->kc;
+    if (p.first + p.panels < h->panels)
+        next = group_of(h, p.first + p.panels);
+    else
+        next = group_of(h, 0), next_k += s->kc, next_kc = min_of(KC, g->k - next_k);
+    bool ahead = !g->source && next_kc > 0;
+    for (int64_t j = 0; j < s->n;) {
+        int64_t width = j < s->first ? min_of(NR, s->first - j) : width_of(s->n, j);
+        struct panel b = {room->b + j / NR * PANEL, width, min_of(width, s->n - j), width};
+        if (j < s->first) b.b = g->b + s->k * g->b_row + s->j0 + j, b.ldb = g->b_row;
+        if (ahead) prefetch_a(g, s->by_row, next, next_k, next_kc, j / NR, panels);
+        prefetch_b(g, s, p.first / GROUP * panels + j / NR, groups * panels);
+        for (int64_t x = 0, i = p.i; x < p.panels; x++) {
+            int mr = height(h, p.first + x);
+            tile(g, room, kernels[mr - 1][width / VL - 1][s->by_row], room->a + x * HEAP, mr, i, s->j0 + j, s->kc, b,
+                 g->add || s->k > 0);
+            i += mr;
+        }
+        j += width;
+    }
+}
+
 /* All rows, columns j0 .. j0+n-1 (at most NC), all of K. */
 static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int64_t n)
 {
     struct heights h = heights_of(g->m);
-    bool by_row = g->source ? !g->source->by_column : g->a_col == 1 || g->k == 1, in_place = reads_in_place(g);
+    struct strip s = {.j0 = j0, .n = n, .first = reads_in_place(g) ? n / VL * VL : 0};
+    s.by_row = g->source ? !g->source->by_column : g->a_col == 1 || g->k == 1;
     bool ends = g->bias || g->residual || g->act;
-    int64_t panels = (n + NR - 1) / NR, first = in_place ? n / VL * VL : 0;
-    for (int64_t k = 0; k < g->k; k += KC) {
-        int64_t kc = min_of(KC, g->k - k);
-        if (first < n) pack_b(g, j0 + first, n - first, k, kc, room->b + first / NR * PANEL);
-        for (int64_t p = 0, i = 0; p < h.panels; p++) {
-            int mr = (int)(p < h.tall ? h.mr : h.mr - 1);
-            pack_a(g, by_row, i, mr, k, kc, room->a);
-            for (int64_t j = 0; j < n;) {
-                int64_t width = j < first ? min_of(NR, first - j) : width_of(n, j);
-                struct panel b = {room->b + j / NR * PANEL, width, min_of(width, n - j), width};
-                if (j < first) b.b = g->b + k * g->b_row + j0 + j, b.ldb = g->b_row;
-                prefetch_a(g, by_row, i + mr, k, kc, j / NR, panels);
-                tile(g, room, kernels[mr - 1][width / VL - 1][by_row], mr, i, j0 + j, kc, b, g->add || k > 0);
-                j += width;
-            }
-            for (int r = 0; r < mr && ends && k + kc == g->k; r++) gemm_epilogue_row(g, n, i + r, j0);
-            i += mr;
+    for (s.k = 0; s.k < g->k; s.k += KC) {
+        s.kc = min_of(KC, g->k - s.k);
+        if (s.first < n) pack_b(g, j0 + s.first, n - s.first, s.k, s.kc, room->b + s.first / NR * PANEL);
+        for (int64_t first = 0; first < h.panels; first += GROUP) {
+            struct group p = group_of(&h, first);
+            group_times_strip(g, room, &s, &h, p);
+            for (int64_t r = 0; r < p.n && ends && s.k + s.kc == g->k; r++) gemm_epilogue_row(g, n, p.i + r, j0);
         }
     }
 }
