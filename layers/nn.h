@@ -14,8 +14,8 @@ struct nn {
     struct ad_graph *g;
     struct ad_store *store; /* parameters are declared here */
     bool training;          /* dropout, drop path and batch statistics */
-    bool part;              /* towers get a part of a batch and draw the whole batch's masks: see model_first */
-    struct err e;           /* the first failure of a declaration */
+    bool part;    /* of a step in parts: towers draw the whole batch's masks (model_first), losses keep less */
+    struct err e; /* the first failure of a declaration */
 };
 int nn_status(const struct nn *m, struct err *e) MUST_CHECK;
 
@@ -129,8 +129,9 @@ struct nn_contrast {
     val group;        /* int32 (B): samples of equal number are positives of each other; 0 stands for "all differ" */
 };
 /* Neither loss makes a (B, B) tensor. Up to so many bytes of products <a_i, b_j> are kept for the gradient, which computes
- * the others again: all of a batch of 8192. */
-enum { NN_CONTRAST_KEEP = 1 << 28 };
+ * the others again, to the same bits: all of a batch of 8192; in parts (nn.part), where they would be most of the memory,
+ * all of one of 2048. */
+enum { NN_CONTRAST_KEEP = 1 << 28, NN_CONTRAST_KEEP_PART = 1 << 24 };
 /* InfoNCE (van den Oord et al. 2018, eq. 4; symmetric as Radford et al. 2021, fig. 3): mean over both directions of the
  * cross-entropy of softmax_j(scale <a_i, b_j>) against the even distribution over i's positives. Samples without the
  * modality are neither queries nor candidates. No valid pair: 0. */

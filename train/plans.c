@@ -60,6 +60,7 @@ static void emit_loss(struct nn *nn, const struct run_model *m, const struct tra
 {
     struct ad_graph *g = nn->g;
     val unit[RUN_MAX_MODALITIES], d[RUN_MAX_MODALITIES];
+    nn->part = true;
     for (int i = 0; i < m->n; i++) unit[i] = unit_input(g, m, i, "unit", key->shape[i].items);
     val loss = run_model_loss_of(nn, m, unit, key->batch);
     if (!loss) return;
