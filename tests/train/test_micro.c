@@ -315,6 +315,9 @@ static void what_is_said(void **state)
     tiny_has(text, "batch        8 in micro-batches of 3; embeddings and their gradients ");
     tiny_has(text, "peak memory");
     free(text);
+    text = tiny_run(&tiny, "dry", "--dry-run data.batch_by=tokens data.budget=60", 0);
+    tiny_has(text, "batch        60 tokens of text, at most 8 samples");
+    free(text);
     text = tiny_run(&tiny, "said", "train.micro_batch=3 train.steps=2", 0);
     tiny_has(text, "batch 8 in micro-batches of 3");
     tiny_has(text, "batch norm sees a micro-batch of 3 at a time");
