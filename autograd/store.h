@@ -19,6 +19,7 @@ struct ad_init {
 enum ad_param_flags {
     AD_STATE = 1,    /* not trained: running statistics, counters */
     AD_NO_DECAY = 2, /* norms, biases, temperatures: no weight decay */
+    AD_EDGE = 4,     /* a matrix at the model's edge: embeddings, first layers of features, heads, projections */
 };
 
 struct ad_entry {

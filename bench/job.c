@@ -189,9 +189,9 @@ static val emit_loss(struct bench_job *j, struct nn *m, struct err *e)
 
 /* Operations of one parameter's update, as the loop of optim/opt.c has them, and what moves: weight, gradient and
  * moments are read; weight and moments written. */
-static void add_optimizer(struct bench_job *j, const struct opt_config *c)
+static void add_optimizer(struct bench_job *j)
 {
-    j->state_per_parameter = opt_bytes_per_parameter(c);
+    j->state_per_parameter = opt_bytes_per_parameter(j->opt);
     j->own = (struct ad_timing){.op = "adamw", .kernel = "flat", .path = "optimizer"};
     j->own.flops = 14 * (double)j->n_grad;
     j->own.bytes = (12 + 2 * j->state_per_parameter) * (double)j->n_grad;
@@ -205,10 +205,11 @@ static int make_optimizer(struct bench_job *j, struct err *e)
                            .beta2 = 0.999,
                            .eps = 1e-8,
                            .weight_decay = j->row->weight_decay,
+                           .state = (enum opt_store)j->row->state,
                            .decay = OPT_CONSTANT};
     j->opt = opt_new(&c, j->store, e);
     if (!j->opt) return e->code;
-    add_optimizer(j, &c);
+    add_optimizer(j);
     return 0;
 }
 

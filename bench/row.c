@@ -143,6 +143,7 @@ static const struct conf_field row_fields[] = {
     {"lengths", CONF_STRUCT, AT(lengths), "{}", .sub = &length_table, .help = "of a text tower's items"},
     {"lr", CONF_DOUBLE, AT(lr), "1e-4", CONF_ABOVE_0, 100, .help = "of AdamW"},
     {"weight_decay", CONF_DOUBLE, AT(weight_decay), "0.1", 0, 10, .help = "of AdamW"},
+    {"state", CONF_ENUM, AT(state), "f32", .choices = opt_state_names, .help = "how AdamW's moments are stored"},
     {"work", CONF_STRUCT, AT(work), NULL, .sub = &work_table, .help = "what a step does"},
     {0},
 };

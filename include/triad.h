@@ -16,6 +16,8 @@
 #include "layers/nn.h"
 #include "models/head.h"
 #include "models/model.h"
+#include "optim/layers.h"
+#include "optim/noise.h"
 #include "optim/opt.h"
 
 #endif

@@ -17,22 +17,32 @@ val nn_param(struct nn *m, const char *name, struct ad_shape s, struct ad_init i
     return v;
 }
 
-val nn_linear(struct nn *m, const char *name, val x, int64_t out, bool bias, double std)
+static val linear(struct nn *m, const char *name, val x, int64_t out, bool bias, double std, unsigned flags)
 {
     ad_push(m->g, "%s", name);
     int64_t in = ad_rank(m->g, x) ? ad_dim(m->g, x, -1) : 1;
     struct ad_init init = {AD_INIT_NORMAL, std > 0 ? std : sqrt(1.0 / (double)in)};
-    val w = nn_param(m, "weight", SHAPE(in, out), init, 0);
+    val w = nn_param(m, "weight", SHAPE(in, out), init, flags);
     val b = bias ? nn_param(m, "bias", SHAPE(out), (struct ad_init){AD_INIT_ZERO, 0}, AD_NO_DECAY) : 0;
     val y = ad_linear(m->g, x, w, b);
     ad_pop(m->g);
     return y;
 }
 
+val nn_linear(struct nn *m, const char *name, val x, int64_t out, bool bias, double std)
+{
+    return linear(m, name, x, out, bias, std, 0);
+}
+
+val nn_edge(struct nn *m, const char *name, val x, int64_t out, bool bias)
+{
+    return linear(m, name, x, out, bias, 0, AD_EDGE);
+}
+
 val nn_embedding(struct nn *m, const char *name, val index, int64_t rows, int64_t width, double std)
 {
     ad_push(m->g, "%s", name);
-    val table = nn_param(m, "weight", SHAPE(rows, width), (struct ad_init){AD_INIT_NORMAL, std}, 0);
+    val table = nn_param(m, "weight", SHAPE(rows, width), (struct ad_init){AD_INIT_NORMAL, std}, AD_EDGE);
     val y = ad_gather(m->g, table, index);
     ad_pop(m->g);
     return y;

@@ -38,6 +38,8 @@ val nn_position(struct nn *m, const struct nn_seq *s); /* int32 (rows), -1 in th
 /* ---- linear.c ---------------------------------------------------------------------------------------------------- */
 /* x (..., K) -> (..., out). Weight: normal, std sqrt(1/K) unless `std` > 0; bias zero. */
 val nn_linear(struct nn *m, const char *name, val x, int64_t out, bool bias, double std);
+/* The same at the model's edge (AD_EDGE): a head, the projection into the shared space, the first layer of features. */
+val nn_edge(struct nn *m, const char *name, val x, int64_t out, bool bias);
 val nn_embedding(struct nn *m, const char *name, val index, int64_t rows, int64_t width, double std);
 
 enum nn_activation { NN_RELU, NN_GELU, NN_GELU_TANH, NN_QUICK_GELU, NN_SILU, NN_TANH, NN_IDENTITY };

@@ -53,7 +53,7 @@ val nn_add_position(struct nn *m, const char *name, enum nn_position_kind kind, 
     ad_push(m->g, "%s", name);
     val table = kind == NN_POS_SINUSOIDAL
                     ? sinusoids(m, s->longest, width)
-                    : nn_param(m, "weight", SHAPE(s->longest, width), (struct ad_init){AD_INIT_NORMAL, 0.02}, 0);
+                    : nn_param(m, "weight", SHAPE(s->longest, width), (struct ad_init){AD_INIT_NORMAL, 0.02}, AD_EDGE);
     val y = ad_add(m->g, s->x, ad_gather(m->g, table, nn_position(m, s)));
     ad_pop(m->g);
     return y;
@@ -117,7 +117,7 @@ val nn_relative_bias(struct nn *m, const char *name, int64_t longest, int64_t he
         for (int64_t k = 0; k < longest; k++) index[q * longest + k] = bucket(k - q, causal);
     val at = ad_const_data(g, AD_I32, SHAPE(longest, longest), index);
     free(index);
-    val table = nn_param(m, "weight", SHAPE(BUCKETS, heads), (struct ad_init){AD_INIT_NORMAL, 0.02}, 0);
+    val table = nn_param(m, "weight", SHAPE(BUCKETS, heads), (struct ad_init){AD_INIT_NORMAL, 0.02}, AD_EDGE);
     val y = ad_transpose(g, ad_gather(g, table, at), (int[]){2, 0, 1});
     ad_pop(g);
     return y;

@@ -18,6 +18,6 @@ struct nn_seq model_audio_hidden(struct nn *m, const struct model_audio *t, stru
                 .out = c->width, .kernel = (int)t->kernel[i], .stride = (int)t->stride[i], .pad = -1, .bias = true});
         x.x = nn_activate(m, (enum nn_activation)c->activation, x.x); /* (T / stride, D) */
     }
-    if (!t->n_stem) x.x = nn_linear(m, "stem", x.x, c->width, true, 0);
+    if (!t->n_stem) x.x = nn_edge(m, "stem", x.x, c->width, true);
     return model_trunk_run(m, c, model_add_position(m, c, x));
 }

@@ -5,7 +5,7 @@
 
 static val head(struct nn *m, val x, int64_t out)
 {
-    return nn_linear(m, "head", x, out, true, 0);
+    return nn_edge(m, "head", x, out, true);
 }
 
 val model_mean(struct nn *m, struct model_sum s)
@@ -49,7 +49,7 @@ struct model_lm model_lm(struct nn *m, const struct model_tower *t, struct model
     lm.logits = model_text_hidden(m, c, s, &tokens);
     lm.next = successors(m, tokens, &lm.logits);
     ad_push(g, "token");
-    val table = nn_param(m, "weight", SHAPE(c->vocab, c->trunk.width), MODEL_TOKEN_INIT, 0);
+    val table = nn_param(m, "weight", SHAPE(c->vocab, c->trunk.width), MODEL_TOKEN_INIT, AD_EDGE);
     ad_pop(g);
     lm.logits.x = ad_matmul(g, lm.logits.x, table, false, true); /* (T, vocab) */
     ad_pop(g);

@@ -44,7 +44,7 @@ val model_features(struct nn *m, const struct model_tower *t, struct model_shape
 val model_embed(struct nn *m, const struct model_tower *t, struct model_shape s, int64_t embed)
 {
     ad_push(m->g, "%s", t->name);
-    val y = nn_unit(m, nn_linear(m, "project", features(m, t, s), embed, t->project_bias, 0));
+    val y = nn_unit(m, nn_edge(m, "project", features(m, t, s), embed, t->project_bias));
     ad_pop(m->g);
     return y;
 }

@@ -10,7 +10,8 @@ struct nn_seq model_text_hidden(struct nn *m, const struct model_text *t, struct
     x.offsets = model_input(m, "offsets", AD_I32, SHAPE(s.items + 1));
     x.x = nn_embedding(m, "token", tokens, t->vocab, c->width, MODEL_TOKEN_INIT.scale); /* (T, D) */
     if (t->token_types) {
-        val type = nn_param(m, "token_type.weight", SHAPE(2, c->width), (struct ad_init){AD_INIT_NORMAL, 0.02}, 0);
+        val type =
+            nn_param(m, "token_type.weight", SHAPE(2, c->width), (struct ad_init){AD_INIT_NORMAL, 0.02}, AD_EDGE);
         x.x = ad_add(m->g, x.x, ad_slice(m->g, type, 0, 0, 1, 1));
     }
     x = model_add_position(m, c, x);

@@ -1,4 +1,4 @@
-/* AdamW and SGD in one pass over memory. See opt.h. */
+/* An optimizer's parameters, their states, and the step over them. See opt.h. */
 #include "optim/opt.h"
 
 #include <fnmatch.h>
@@ -9,71 +9,42 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/threads.h"
-#include "optim/steps.h"
+#include "optim/inner.h"
 
-const char *const opt_kind_names[] = {"adamw", "sgd", NULL};
+const char *const opt_kind_names[] = {"adamw", "sgd", "lamb", "lars", "lion", "adafactor", "muon", NULL};
 const char *const opt_decay_names[] = {"cosine", "linear", "constant", NULL};
-const char *const opt_state_names[] = {"f32", "bf16", NULL};
+const char *const opt_muon_rate_names[] = {"match_rms", "original", NULL};
 
-/* A run of the flat buffer with one set of factors. */
-struct segment {
-    int64_t from, to;
-    float lr_scale, decay;
-};
+/* ---- parameters, states, tasks ----------------------------------------------------------------------------------- */
 
-enum { BLOCK = 16384, MAX_PARTS = 256 }; /* elements a task: bounds that do not depend on the thread count */
-
-struct opt {
-    struct opt_config c;
-    struct ad_store *store;
-    struct segment *segment;
-    int n_segment;
-    int64_t n, steps;
-    struct opt_buffer state[3]; /* AdamW: m, v; SGD: momentum; then the average if there is one */
-    int n_state;
-    float *ema;
-};
-
-static size_t state_bytes(const struct opt *o, int i)
+static enum opt_kind rule_of(const struct opt_config *c, const struct ad_entry *p)
 {
-    return (size_t)o->n * (o->state[i].bf16 ? 2 : 4);
+    bool hidden = p->shape.rank == 2 && !(p->flags & (AD_EDGE | AD_NO_DECAY));
+    return c->kind == OPT_MUON && !hidden ? OPT_ADAMW : c->kind;
 }
 
-static bool add_state(struct opt *o, const char *name, bool bf16, struct err *e)
+static struct opt_param param_of(const struct opt_config *c, const struct ad_entry *p, bool *hit)
 {
-    struct opt_buffer *b = &o->state[o->n_state];
-    *b = (struct opt_buffer){.name = name, .bf16 = bf16};
-    b->data = mem_block(state_bytes(o, o->n_state), name, e);
-    o->n_state += b->data != NULL;
-    return b->data;
-}
-
-static struct segment segment_of(const struct opt_config *c, const struct ad_entry *p, bool *hit)
-{
-    struct segment s = {.from = p->offset, .to = p->offset + p->count, .lr_scale = 1, .decay = (float)c->weight_decay};
+    struct opt_param q = {
+        .entry = p, .rule = rule_of(c, p), .lr_scale = 1, .decay = (float)c->weight_decay, .trust = 1};
     for (int i = 0; i < c->n_group; i++) {
         if (fnmatch(c->group[i].pattern, p->name, 0)) continue;
         hit[i] = true;
-        s.lr_scale = (float)c->group[i].lr_scale;
-        if (c->group[i].weight_decay >= 0) s.decay = (float)c->group[i].weight_decay;
+        q.lr_scale = (float)c->group[i].lr_scale;
+        if (c->group[i].weight_decay >= 0) q.decay = (float)c->group[i].weight_decay;
         break;
     }
-    if (p->flags & AD_NO_DECAY) s.decay = 0;
-    return s;
+    if (p->flags & AD_NO_DECAY) q.decay = 0;
+    return q;
 }
 
-static int make_segments(struct opt *o, struct err *e)
+static int make_params(struct opt *o, struct err *e)
 {
     bool *hit = mem_zero((size_t)o->c.n_group + 1, sizeof *hit);
-    o->segment = mem_zero((size_t)ad_store_count(o->store) + 1, sizeof *o->segment);
+    o->param = mem_zero((size_t)ad_store_count(o->store) + 1, sizeof *o->param);
     for (int i = 0; i < ad_store_count(o->store); i++) {
         const struct ad_entry *p = ad_store_at(o->store, i);
-        if (p->flags & AD_STATE || p->dtype != AD_F32) continue;
-        struct segment s = segment_of(&o->c, p, hit), *last = o->n_segment ? &o->segment[o->n_segment - 1] : NULL;
-        if (last && last->lr_scale == s.lr_scale && last->decay == s.decay)
-            last->to = s.to; /* the gap between is zero and stays so */
-        else
-            o->segment[o->n_segment++] = s;
+        if (!(p->flags & AD_STATE) && p->dtype == AD_F32) o->param[o->n_param++] = param_of(&o->c, p, hit);
     }
     int rc = 0;
     for (int i = 0; i < o->c.n_group && !rc; i++)
@@ -85,22 +56,116 @@ static int make_segments(struct opt *o, struct err *e)
     return rc;
 }
 
+static void make_tasks(struct opt *o)
+{
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) {
+            o->task = mem_zero((size_t)o->n_task + 1, sizeof *o->task);
+            o->part = mem_zero((size_t)o->n_task + 1, sizeof *o->part);
+        }
+        o->n_task = 0;
+        for (int i = 0; i < o->n_param; i++) {
+            struct opt_param *q = &o->param[i];
+            q->first_task = o->n_task;
+            for (int64_t from = 0; from < q->entry->count; from += OPT_TASK, o->n_task++) {
+                int64_t to = from + OPT_TASK < q->entry->count ? from + OPT_TASK : q->entry->count;
+                if (pass) o->task[o->n_task] = (struct opt_task){i, from, to};
+            }
+            q->n_task = o->n_task - q->first_task;
+        }
+    }
+}
+
+/* What is kept of a parameter: at most two states, without their memory. */
+static int states_of(const struct opt *o, const struct opt_param *q, struct opt_state s[2])
+{
+    static const struct {
+        const char *first, *second;
+    } names[] = {[OPT_ADAMW] = {"adamw.m", "adamw.v"}, [OPT_SGD] = {"sgd.momentum", NULL},
+                 [OPT_LAMB] = {"lamb.m", "lamb.v"},    [OPT_LARS] = {"lars.momentum", NULL},
+                 [OPT_LION] = {"lion.m", NULL},        [OPT_ADAFACTOR] = {"adafactor.variance", NULL},
+                 [OPT_MUON] = {"muon.momentum", NULL}};
+    const struct ad_entry *p = q->entry;
+    bool small = o->c.state == OPT_8BIT && p->count < OPT_SMALL;
+    s[0] = (struct opt_state){.name = names[q->rule].first,
+                              .of = p,
+                              .shape = p->shape,
+                              .count = p->count,
+                              .store = small ? OPT_F32 : o->c.state};
+    s[1] = s[0];
+    s[1].name = names[q->rule].second;
+    s[1].positive = true;
+    if ((q->rule == OPT_SGD || q->rule == OPT_LARS) && o->c.momentum == 0) return 0;
+    if (q->rule != OPT_ADAFACTOR || p->shape.rank < 2) return s[1].name ? 2 : 1;
+    int last = --s[0].shape.rank, before = last - 1; /* the mean over the last dimension; over the one before it */
+    s[0].name = "adafactor.row";
+    s[0].count = p->shape.dim[last] ? p->count / p->shape.dim[last] : 0;
+    s[1].name = "adafactor.column";
+    s[1].shape = s[0].shape;
+    s[1].shape.dim[before] = p->shape.dim[last];
+    s[1].count = p->shape.dim[before] ? p->count / p->shape.dim[before] : 0;
+    return 2;
+}
+
+static const size_t width[] = {[OPT_F32] = 4, [OPT_BF16] = 2, [OPT_8BIT] = 1}; /* bytes */
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
+/* Counts the states and their bytes, then gives them their places in one block; the averages lie last and flat. */
+static int make_states(struct opt *o, struct err *e)
+{
+    o->state = mem_zero(3 * (size_t)o->n_param + 1, sizeof *o->state);
+    for (int pass = 0; pass < 2; pass++) {
+        char *at = o->memory;
+        o->bytes = 0;
+        o->n_state = 0;
+        for (int i = 0; i < o->n_param; i++) {
+            struct opt_param *q = &o->param[i];
+            q->slot = o->state + o->n_state;
+            q->n_slot = states_of(o, q, q->slot);
+            for (int k = 0; k < q->n_slot; k++) {
+                struct opt_state *s = &q->slot[k];
+                size_t numbers = aligned((size_t)s->count * width[s->store]),
+                       scales = s->store == OPT_8BIT ? aligned((size_t)opt_blocks(s->count) * sizeof(float)) : 0;
+                if (pass) s->data = at + o->bytes;
+                if (pass && scales) s->absmax = (float *)(void *)(at + o->bytes + numbers);
+                o->bytes += numbers + scales;
+            }
+            o->n_state += q->n_slot;
+        }
+        size_t averages = o->c.ema > 0 ? (size_t)o->n * sizeof(float) : 0;
+        if (pass && averages) o->ema = (float *)(void *)(at + o->bytes);
+        o->bytes += averages;
+        if (!pass && !(o->memory = mem_block(o->bytes, "the optimizer's state", e))) return e->code;
+    }
+    for (int i = 0; i < o->n_param && o->ema; i++) {
+        const struct ad_entry *p = o->param[i].entry;
+        o->state[o->n_state++] = (struct opt_state){
+            .name = "ema", .of = p, .shape = p->shape, .count = p->count, .data = o->ema + p->offset};
+    }
+    if (o->ema) memcpy(o->ema, ad_store_flat(o->store), (size_t)o->n * sizeof(float));
+    return 0;
+}
+
 struct opt *opt_new(const struct opt_config *c, struct ad_store *s, struct err *e)
 {
+    if (c->kind == OPT_ADAFACTOR && c->state != OPT_F32) {
+        err_set(e, ERR_CONFIG, "optim.state: adafactor's is small already and always f32, not %s",
+                opt_state_names[c->state]);
+        return NULL;
+    }
     struct opt *o = mem_zero(1, sizeof *o);
     o->c = *c;
     o->store = s;
     o->n = ad_store_flat_count(s);
-    bool ok = make_segments(o, e) == 0;
-    bool half = c->state == OPT_BF16;
-    if (c->kind == OPT_ADAMW)
-        ok = ok && add_state(o, "adamw.m", half, e) && add_state(o, "adamw.v", half, e);
-    else if (c->momentum > 0)
-        ok = ok && add_state(o, "sgd.momentum", false, e);
-    if (ok && c->ema > 0) {
-        ok = add_state(o, "ema", false, e);
-        if (ok) o->ema = memcpy(o->state[o->n_state - 1].data, ad_store_flat(s), (size_t)o->n * sizeof(float));
-    }
+    if (c->state == OPT_8BIT) opt_map(false); /* made before threads ask for it */
+    bool ok = make_params(o, e) == 0;
+    if (ok) make_tasks(o);
+    ok = ok && make_states(o, e) == 0;
+    if (ok && c->kind == OPT_MUON) ok = (o->muon = opt_muon_new(o, e)) != NULL;
     if (ok) return o;
     opt_free(o);
     return NULL;
@@ -109,10 +174,16 @@ struct opt *opt_new(const struct opt_config *c, struct ad_store *s, struct err *
 void opt_free(struct opt *o)
 {
     if (!o) return;
-    for (int i = 0; i < o->n_state; i++) mem_block_free(o->state[i].data, state_bytes(o, i));
-    free(o->segment);
+    if (o->memory) mem_block_free(o->memory, o->bytes);
+    opt_muon_free(o->muon);
+    free(o->state);
+    free(o->part);
+    free(o->task);
+    free(o->param);
     free(o);
 }
+
+/* ---- the schedule, the norm -------------------------------------------------------------------------------------- */
 
 double opt_lr(const struct opt_config *c, int64_t step, double progress)
 {
@@ -124,9 +195,11 @@ double opt_lr(const struct opt_config *c, int64_t step, double progress)
     return c->lr * warm * (c->floor + (1 - c->floor) * f);
 }
 
+enum { MAX_PARTS = 256 };
+
 double opt_norm(const float *grad, int64_t n)
 {
-    int64_t each = (n / MAX_PARTS / BLOCK + 1) * BLOCK, parts = (n + each - 1) / each;
+    int64_t each = (n / MAX_PARTS / OPT_TASK + 1) * OPT_TASK, parts = (n + each - 1) / each;
     double part[MAX_PARTS], sum = 0;
 #pragma omp parallel for schedule(static) if (n > PAR_MIN)
     for (int64_t b = 0; b < parts; b++) {
@@ -137,52 +210,67 @@ double opt_norm(const float *grad, int64_t n)
     return sqrt(sum);
 }
 
-/* One segment's part of a block. */
-static void run_piece(const struct opt *o, const struct opt_factors *f, const float *grad, int64_t from, int64_t to)
+/* ---- a step ------------------------------------------------------------------------------------------------------ */
+
+struct opt_factors opt_factors_of(const struct opt_param *q, const struct opt_call *c)
 {
-    struct opt_piece p = {.n = to - from,
-                          .first = from,
-                          .w = ad_store_flat(o->store) + from,
-                          .g = grad + from,
-                          .ema = o->ema ? o->ema + from : NULL};
-    bool half = o->state[0].bf16, moments = o->c.kind == OPT_ADAMW || o->c.momentum > 0;
-    if (moments) p.m = (char *)o->state[0].data + from * (half ? 2 : 4);
-    if (o->c.kind == OPT_ADAMW) p.v = (char *)o->state[1].data + from * (half ? 2 : 4);
-    if (o->c.kind == OPT_SGD)
-        ISA_PICK(opt_sgd)(&p, f);
-    else if (half)
+    struct opt_factors f = c->f;
+    f.lr = (float)(c->lr * (double)q->lr_scale);
+    f.decay = q->decay;
+    f.trust = q->trust;
+    return f;
+}
+
+struct opt_piece opt_piece_of(const struct opt *o, const struct opt_param *q, const struct opt_task *t,
+                              const float *grad)
+{
+    int64_t at = q->entry->offset + t->from;
+    return (struct opt_piece){.n = t->to - t->from,
+                              .first = at,
+                              .w = ad_store_flat(o->store) + at,
+                              .g = grad + at,
+                              .ema = o->ema ? o->ema + at : NULL};
+}
+
+void opt_sum(const struct opt *o, const struct opt_param *q, double sum[2])
+{
+    sum[0] = sum[1] = 0;
+    for (int64_t i = q->first_task; i < q->first_task + q->n_task; i++)
+        for (int k = 0; k < 2; k++) sum[k] += o->part[i][k];
+}
+
+static void adamw(const struct opt_param *q, struct opt_piece p, int64_t from, const struct opt_factors *f)
+{
+    if (q->slot[0].store == OPT_BF16) { /* in one pass */
+        p.m = (uint16_t *)q->slot[0].data + from;
+        p.v = (uint16_t *)q->slot[1].data + from;
         ISA_PICK(opt_adamw16)(&p, f);
-    else
-        ISA_PICK(opt_adamw)(&p, f);
+    } else
+        opt_windows(q, p, from, f, ISA_PICK(opt_adamw), true);
 }
 
-static void run_average(const struct opt *o, const struct opt_factors *f, int64_t from, int64_t to)
+static void task_step(const struct opt *o, const struct opt_task *t, const struct opt_call *c)
 {
-    struct opt_piece p = {.n = to - from, .w = ad_store_flat(o->store) + from, .ema = o->ema ? o->ema + from : NULL};
-    if (o->ema && from < to) ISA_PICK(opt_follow)(&p, f);
-}
-
-static void block_step(const struct opt *o, const struct opt_factors *common, const float *grad, double lr,
-                       int64_t from, int64_t to)
-{
-    int64_t done = from; /* the averages follow from here on; gaps and frozen segments do not move but may be behind */
-    for (int k = 0; k < o->n_segment; k++) {
-        const struct segment *s = &o->segment[k];
-        int64_t a = from > s->from ? from : s->from, b = to < s->to ? to : s->to;
-        if (a >= b || s->lr_scale == 0) continue;
-        struct opt_factors f = *common;
-        f.lr = (float)(lr * s->lr_scale);
-        f.decay = s->decay;
-        run_average(o, common, done, a);
-        run_piece(o, &f, grad, a, b);
-        done = b;
+    const struct opt_param *q = &o->param[t->param];
+    struct opt_factors f = opt_factors_of(q, c);
+    struct opt_piece p = opt_piece_of(o, q, t, c->grad);
+    if (q->lr_scale == 0) { /* does not move, but its average may be behind */
+        if (p.ema) ISA_PICK(opt_follow)(&p, &f);
+        return;
     }
-    run_average(o, common, done, to);
+    switch (q->rule) {
+    case OPT_ADAMW: adamw(q, p, t->from, &f); break;
+    case OPT_SGD:
+    case OPT_LARS: opt_windows(q, p, t->from, &f, ISA_PICK(opt_sgd), true); break;
+    case OPT_LAMB: opt_windows(q, p, t->from, &f, ISA_PICK(opt_lamb), false); break;
+    case OPT_LION: opt_windows(q, p, t->from, &f, ISA_PICK(opt_lion), true); break;
+    case OPT_ADAFACTOR: opt_adafactor_step(o, t, c); break;
+    case OPT_MUON: break; /* a matrix at a time: opt_muon_step */
+    }
 }
 
-void opt_step(struct opt *o, const float *grad, double norm, double lr)
+static struct opt_factors factors(const struct opt *o, double norm)
 {
-    o->steps++;
     struct opt_factors f = {.b1 = (float)o->c.beta1,
                             .b2 = (float)o->c.beta2,
                             .eps = (float)o->c.eps,
@@ -196,20 +284,28 @@ void opt_step(struct opt *o, const float *grad, double norm, double lr)
     f.fix2 = (float)(1 / (1 - pow(o->c.beta2, (double)o->steps)));
     if (o->c.clip > 0 && norm > o->c.clip)
         f.grad_scale = (float)(o->c.clip / (norm + 1e-6)); /* as torch.nn.utils.clip_grad_norm_ */
-    int64_t blocks = (o->n + BLOCK - 1) / BLOCK;
-#pragma omp parallel for schedule(static) if (o->n > PAR_MIN)
-    for (int64_t b = 0; b < blocks; b++) {
-        int64_t to = (b + 1) * BLOCK < o->n ? (b + 1) * BLOCK : o->n;
-        block_step(o, &f, grad, lr, b * BLOCK, to);
-    }
+    return f;
 }
+
+void opt_step(struct opt *o, const float *grad, double norm, double lr)
+{
+    o->steps++;
+    struct opt_call c = {.grad = grad, .lr = lr, .f = factors(o, norm)};
+    if (o->c.kind == OPT_LAMB || o->c.kind == OPT_LARS) opt_trust(o, &c);
+    if (o->c.kind == OPT_ADAFACTOR) opt_adafactor_moments(o, &c);
+    if (o->c.kind == OPT_MUON) opt_muon_step(o, &c);
+#pragma omp parallel for schedule(static) if (o->n > PAR_MIN)
+    for (int64_t i = 0; i < o->n_task; i++) task_step(o, &o->task[i], &c);
+}
+
+/* ---- asked from outside ------------------------------------------------------------------------------------------ */
 
 int opt_state_count(const struct opt *o)
 {
     return o->n_state;
 }
 
-struct opt_buffer opt_state(const struct opt *o, int i)
+struct opt_state opt_state(const struct opt *o, int i)
 {
     return o->state[i];
 }
@@ -227,10 +323,14 @@ const float *opt_ema(const struct opt *o)
     return o->ema;
 }
 
-double opt_bytes_per_parameter(const struct opt_config *c)
+double opt_bytes_per_parameter(const struct opt *o)
 {
-    return (c->kind == OPT_ADAMW ? c->state == OPT_BF16 ? 4.0 : 8.0
-            : c->momentum > 0    ? 4.0
-                                 : 0.0) +
-           (c->ema > 0 ? 4.0 : 0.0);
+    double bytes = 0, n = 0;
+    for (int i = 0; i < o->n_state; i++) {
+        const struct opt_state *s = &o->state[i];
+        bytes += (double)s->count * (double)width[s->store];
+        if (s->store == OPT_8BIT) bytes += (double)opt_blocks(s->count) * sizeof(float);
+    }
+    for (int i = 0; i < o->n_param; i++) n += (double)o->param[i].entry->count;
+    return n > 0 ? bytes / n : 0;
 }

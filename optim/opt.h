@@ -1,21 +1,43 @@
-/* Optimizers over flat buffers: parameters, gradients and moments share one layout (autograd/store.h), so that a step
- * is one loop over memory. Also the schedule of the learning rate, clipping by the global norm, and averaged weights.
- */
+/* Optimizers over the flat buffers of parameters and gradients (autograd/store.h): a step is one loop over memory, or a
+ * few where an optimizer needs a norm of each parameter first. Also the schedule of the learning rate, clipping by the
+ * global norm, and averaged weights. */
 #ifndef TRIAD_OPTIM_OPT_H
 #define TRIAD_OPTIM_OPT_H
 
 #include "autograd/plan.h"
 #include "autograd/store.h"
 
-enum opt_kind { OPT_ADAMW, OPT_SGD };
+/* What a step does to a parameter w with the gradient g (after clipping); t counts steps from 1. m and v are the moving
+ * averages of g and g^2 with betas[0] and betas[1]. "Decay" below falls on entries without AD_NO_DECAY.
+ *   OPT_ADAMW      Loshchilov & Hutter 2019, alg. 2
+ *   OPT_SGD        torch.optim.SGD; weight_decay is L2
+ *   OPT_LAMB       You et al. 2020, alg. 2, as timm's Lamb: w -= lr |w| / |u| u, with AdamW's u, the decay in it; the
+ *                  ratio is 1 where a norm is 0 or the parameter has no decay
+ *   OPT_LARS       You et al. 2017, alg. 1, as timm's Lars: SGD on r (g + decay w), r = trust |w| / (|g| + decay |w| +
+ *                  eps); r is 1 as for LAMB
+ *   OPT_LION       Chen et al. 2023, alg. 2: w -= lr (sign(beta1 m + (1 - beta1) g) + decay w), then m with beta2
+ *   OPT_ADAFACTOR  Shazeer & Stern 2018, alg. 4 and 5, as torch.optim.Adafactor with its defaults: no first moment; v of
+ *                  the last two dimensions from its row and column means; beta2 = 1 - t^-0.8; updates of more than RMS 1
+ *                  are scaled down; the step is min(lr, t^-1/2) max(1e-3, RMS(w)). betas and eps do not count
+ *   OPT_MUON       Jordan 2024, as torch.optim.Muon: hidden matrices (two dimensions, no AD_EDGE, no AD_NO_DECAY) go by
+ *                  the orthogonal factor of their momentum (five Newton-Schulz steps, here in f32); the rest is OPT_ADAMW */
+enum opt_kind { OPT_ADAMW, OPT_SGD, OPT_LAMB, OPT_LARS, OPT_LION, OPT_ADAFACTOR, OPT_MUON };
 extern const char *const opt_kind_names[];
 enum opt_decay { OPT_COSINE, OPT_LINEAR, OPT_CONSTANT };
 extern const char *const opt_decay_names[];
+/* Muon's rate for a matrix of `in` rows and `out` columns: OPT_MATCH_RMS 0.2 sqrt(max(in, out)) lr, so that its steps
+ * are as long as AdamW's and one lr serves both (Liu et al. 2025, arXiv 2502.16982, eq. 4); OPT_ORIGINAL
+ * sqrt(max(1, out / in)) lr (Jordan's). */
+enum opt_muon_rate { OPT_MATCH_RMS, OPT_ORIGINAL };
+extern const char *const opt_muon_rate_names[];
 
-/* How AdamW's moments are stored. OPT_BF16 takes half the memory and traffic: they are computed in f32 and rounded at
- * random, without bias, by bits that are a function of (step, place in the flat buffer). */
-enum opt_store { OPT_F32, OPT_BF16 };
+/* How moments are stored; they are computed in f32. OPT_BF16 takes half the memory and traffic: rounded at random,
+ * without bias, by bits that are a function of (step, place in the flat buffer). OPT_8BIT takes about a quarter: codes
+ * of optim/quant.h with one scale for OPT_BLOCK numbers; parameters of fewer than OPT_SMALL numbers keep f32, as their
+ * authors do. Adafactor's row and column means are always f32. */
+enum opt_store { OPT_F32, OPT_BF16, OPT_8BIT };
 extern const char *const opt_state_names[];
+enum { OPT_SMALL = 4096 };
 
 /* Parameters whose name matches `pattern` (shell glob: * and ?, over the whole path) get their own factors. The first
  * matching group counts. */
@@ -27,11 +49,12 @@ struct opt_group {
 
 struct opt_config {
     enum opt_kind kind;
-    double lr, beta1, beta2, eps,
-        weight_decay;     /* AdamW (Loshchilov & Hutter 2019, alg. 2); weight_decay for SGD is L2 */
-    enum opt_store state; /* AdamW's moments */
-    double momentum;      /* SGD */
-    bool nesterov;
+    double lr, beta1, beta2, eps, weight_decay;
+    enum opt_store state;
+    double momentum; /* SGD, LARS, Muon */
+    bool nesterov;   /* the same */
+    double trust;    /* LARS */
+    enum opt_muon_rate muon_rate;
     double clip;          /* largest global gradient norm; 0: none */
     double ema;           /* decay of averaged weights; 0: none */
     int64_t warmup;       /* steps of linear rise from lr / warmup */
@@ -44,7 +67,8 @@ struct opt_config {
 struct opt;
 
 /* The store must be committed; it and the config's groups must outlive the optimizer. No decay for entries marked
- * AD_NO_DECAY, whatever the group says. ERR_CONFIG: a group's pattern matches nothing. */
+ * AD_NO_DECAY, whatever the group says. ERR_CONFIG: a group's pattern matches nothing; Adafactor with another state than
+ * f32. */
 struct opt *opt_new(const struct opt_config *c, struct ad_store *s, struct err *e);
 void opt_free(struct opt *o);
 
@@ -77,23 +101,32 @@ void opt_bind_gradients_of(struct ad_plan *p, const struct ad_store *s, const ch
 void opt_add_gradients(const struct ad_plan *p, const struct ad_store *s, const char *prefix, bool begin, float *grad);
 
 /* One step. `grad` has ad_store_flat_count numbers and `norm` is opt_norm of it, for clipping. Moments are corrected
- * for their start (Kingma & Ba 2015, alg. 1); the averaged weights follow as ema * avg + (1 - ema) * weights. */
+ * for their start (Kingma & Ba 2015, alg. 1); the averaged weights follow as ema * avg + (1 - ema) * weights. Allocates
+ * nothing; the same bits for any number of threads. */
 void opt_step(struct opt *o, const float *grad, double norm, double lr);
 
-/* State for checkpoints: flat buffers by name ("adamw.m", "adamw.v", "sgd.momentum", "ema") of ad_store_flat_count
- * numbers, f32 or bf16, which are the optimizer's; and the number of steps. */
-struct opt_buffer {
+/* State for checkpoints: one tensor for a parameter and what is kept of it ("adamw.m", "adamw.v", "sgd.momentum",
+ * "ema", ...; Adafactor's "adafactor.row" and "adafactor.column" are smaller than the parameter). `data` is the
+ * optimizer's: float, bf16, or one-byte codes with `absmax` (opt_blocks(count) numbers). */
+struct opt_state {
     const char *name;
+    const struct ad_entry *of;
+    struct ad_shape shape;
+    int64_t count;
+    enum opt_store store;
+    bool positive; /* of OPT_8BIT: codes for numbers from 0 on */
     void *data;
-    bool bf16;
+    float *absmax;
 };
 int opt_state_count(const struct opt *o);
-struct opt_buffer opt_state(const struct opt *o, int i);
+struct opt_state opt_state(const struct opt *o, int i);
+/* Gives the state these numbers: rounded to nearest, or to codes. */
+void opt_state_set(const struct opt_state *s, const float *x);
 int64_t opt_steps(const struct opt *o);
 void opt_set_steps(struct opt *o, int64_t steps);
 const float *opt_ema(const struct opt *o); /* NULL if there is none */
 
-/* Bytes of state a parameter: for --dry-run. */
-double opt_bytes_per_parameter(const struct opt_config *c);
+/* Bytes of state for each trained parameter, averages included: for --dry-run. Adafactor's depend on the shapes. */
+double opt_bytes_per_parameter(const struct opt *o);
 
 #endif

@@ -11,10 +11,10 @@
 
 #include "base/buf.h"
 #include "base/file.h"
-#include "base/half.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/safetensors.h"
+#include "optim/quant.h"
 
 #define ASIDE ".saving-"        /* begins the names of folders that are being written or removed */
 #define MOST ((int64_t)1 << 53) /* steps, samples: what a file may say */
@@ -48,24 +48,32 @@ static bool trained(const struct ad_entry *p)
     return !(p->flags & AD_STATE) && p->dtype == AD_F32;
 }
 
-static int save_optimizer(const char *path, const struct ad_store *store, const struct opt *o, struct err *e)
+/* "adamw.m/<parameter>"; the scales of one in 8 bits beside it. The caller frees. */
+static char *state_name(const struct opt_state *s, bool scales)
 {
-    int n = ad_store_count(store), states = opt_state_count(o), k = 0;
-    struct st_item *item = mem_zero((size_t)(n * states + 1), sizeof *item);
-    for (int s = 0; s < states; s++) {
-        struct opt_buffer b = opt_state(o, s);
-        for (int i = 0; i < n; i++) {
-            const struct ad_entry *p = ad_store_at(store, i);
-            if (trained(p))
-                item[k++] =
-                    (struct st_item){mem_printf("%s/%s", b.name, p->name), b.bf16 ? ST_BF16 : ST_F32, p->shape.rank,
-                                     p->shape.dim, (char *)b.data + p->offset * (b.bf16 ? 2 : 4)};
-        }
+    return mem_printf("%s%s/%s", s->name, scales ? ".absmax" : "", s->of->name);
+}
+
+static int save_optimizer(const char *path, const struct opt *o, struct err *e)
+{
+    static const enum st_dtype stored[] = {[OPT_F32] = ST_F32, [OPT_BF16] = ST_BF16, [OPT_8BIT] = ST_U8};
+    int states = opt_state_count(o), k = 0;
+    struct st_item *item = mem_zero((size_t)states * 2 + 1, sizeof *item);
+    struct opt_state *state = mem_zero((size_t)states + 1, sizeof *state);
+    int64_t *blocks = mem_zero((size_t)states + 1, sizeof *blocks);
+    for (int i = 0; i < states; i++) {
+        struct opt_state *s = &state[i];
+        *s = opt_state(o, i);
+        item[k++] = (struct st_item){state_name(s, false), stored[s->store], s->shape.rank, s->shape.dim, s->data};
+        blocks[i] = opt_blocks(s->count);
+        if (s->store == OPT_8BIT) item[k++] = (struct st_item){state_name(s, true), ST_F32, 1, &blocks[i], s->absmax};
     }
     char steps[32];
     snprintf(steps, sizeof steps, "%lld", (long long)opt_steps(o));
     int rc = st_write(path, item, k, (struct st_meta[]){{"format", "triad"}, {"steps", steps}}, 2, e);
     for (int i = 0; i < k; i++) free((void *)(uintptr_t)item[i].name);
+    free(blocks);
+    free(state);
     free(item);
     return rc;
 }
@@ -76,7 +84,11 @@ static int save_state(const char *path, const struct run_state *s, struct err *e
     buf_printf(&b, "{\"step\": %lld, \"epoch\": %lld, \"batch\": %lld, \"samples\": %lld, \"seconds\": %.17g",
                (long long)s->step, (long long)s->epoch, (long long)s->batch, (long long)s->samples, s->seconds);
     if (isfinite(s->best)) buf_printf(&b, ", \"best\": %.17g", s->best);
-    buf_printf(&b, ", \"best_step\": %lld}\n", (long long)s->best_step);
+    buf_printf(&b, ", \"best_step\": %lld", (long long)s->best_step);
+    if (s->noise.count > 0)
+        buf_printf(&b, ", \"noise\": {\"steps\": %lld, \"gradient2\": %.17g, \"noise\": %.17g}",
+                   (long long)s->noise.count, s->noise.gradient2, s->noise.noise);
+    buf_str(&b, "}\n");
     int rc = file_write(path, b.data, b.len, e);
     buf_free(&b);
     return rc;
@@ -89,7 +101,7 @@ static int save_all(const char *aside, const struct run_state *s, const struct a
     char *model = file_join(aside, "model.safetensors"), *optimizer = file_join(aside, "optimizer.safetensors"),
          *state = file_join(aside, "state.json");
     int rc = save_model(model, store, e);
-    if (!rc && o) rc = save_optimizer(optimizer, store, o, e);
+    if (!rc && o) rc = save_optimizer(optimizer, o, e);
     if (!rc) rc = save_state(state, s, e);
     free(model);
     free(optimizer);
@@ -234,6 +246,10 @@ static int load_state(const char *path, struct run_state *s, struct err *e)
     const json_t *best = json_object_get(root, "best"), *seconds = json_object_get(root, "seconds");
     s->best = json_is_number(best) ? json_number_value(best) : NAN;
     s->seconds = json_is_number(seconds) ? json_number_value(seconds) : 0;
+    const json_t *noise = json_object_get(root, "noise");
+    s->noise = (struct opt_noise){.gradient2 = json_number_value(json_object_get(noise, "gradient2")),
+                                  .noise = json_number_value(json_object_get(noise, "noise"))};
+    if (!rc && noise) rc = whole(noise, "steps", 1, path, &s->noise.count, e);
     json_decref(root);
     return rc;
 }
@@ -276,9 +292,9 @@ bool run_checkpoint_any(const char *dir)
     return any;
 }
 
-/* The tensor `name` of f with the shape of p, or an error that says what is there instead. */
+/* The tensor `name` of f with this shape, or an error that says what is there instead. */
 static const struct st_tensor *expect(const struct st_file *f, const char *path, const char *name,
-                                      const struct ad_entry *p, struct err *e)
+                                      struct ad_shape shape, struct err *e)
 {
     const struct st_tensor *t = st_find(f, name);
     char want[96], got[96];
@@ -290,9 +306,9 @@ static const struct st_tensor *expect(const struct st_file *f, const char *path,
     }
     struct ad_shape s = {.rank = t->rank <= AD_MAX_DIMS ? t->rank : 0};
     for (int i = 0; i < s.rank; i++) s.dim[i] = t->dim[i];
-    if (t->rank == s.rank && ad_same_shape(s, p->shape)) return t;
+    if (t->rank == s.rank && ad_same_shape(s, shape)) return t;
     err_set(e, ERR_SHAPE, "%s: tensor '%s' is %s, the model expects %s", path, name, ad_shape_text(got, s),
-            ad_shape_text(want, p->shape));
+            ad_shape_text(want, shape));
     return NULL;
 }
 
@@ -306,22 +322,16 @@ static int read_entry(const struct st_file *f, const struct st_tensor *t, struct
     return 0;
 }
 
-/* What neither the model nor, with `o`, the optimizer has must not be in the file. */
-static int check_extra(const struct st_file *f, const char *path, const struct ad_store *store, const struct opt *o,
-                       struct err *e)
+static int unknown(const char *path, const char *name, const char *what, struct err *e)
 {
-    for (int i = 0; i < st_count(f); i++) {
-        const char *name = st_at(f, i)->name, *parameter = o ? NULL : name;
-        for (int s = 0; o && s < opt_state_count(o) && !parameter; s++) {
-            const char *what = opt_state(o, s).name;
-            size_t n = strlen(what);
-            if (!strncmp(name, what, n) && name[n] == '/') parameter = name + n + 1;
-        }
-        const struct ad_entry *p = parameter ? ad_store_find(store, parameter) : NULL;
-        if (!p || (o && !trained(p)))
-            return err_set(e, ERR_SHAPE, "%s: tensor '%s' is not part of the %s that the config describes", path, name,
-                           o ? "optimizer" : "model");
-    }
+    return err_set(e, ERR_SHAPE, "%s: tensor '%s' is not part of the %s that the config describes", path, name, what);
+}
+
+/* What the model does not have must not be in the file. */
+static int check_extra(const struct st_file *f, const char *path, const struct ad_store *store, struct err *e)
+{
+    for (int i = 0; i < st_count(f); i++)
+        if (!ad_store_find(store, st_at(f, i)->name)) return unknown(path, st_at(f, i)->name, "model", e);
     return 0;
 }
 
@@ -332,55 +342,92 @@ static int load_model(const char *path, struct ad_store *store, struct err *e)
     if (rc) return rc;
     for (int i = 0; i < ad_store_count(store) && !rc; i++) {
         struct ad_entry *p = ad_store_at(store, i);
-        const struct st_tensor *t = expect(f, path, p->name, p, e);
+        const struct st_tensor *t = expect(f, path, p->name, p->shape, e);
         rc = t ? read_entry(f, t, p, path, e) : e->code;
         p->fresh = false;
     }
-    if (!rc) rc = check_extra(f, path, store, NULL, e);
+    if (!rc) rc = check_extra(f, path, store, e);
     st_close(f);
     return rc;
 }
 
-/* One parameter's part of a flat state buffer: `to` in the buffer's type. A run that was begun with moments in f32 goes
- * on in bf16 and the other way round: rounded once, to nearest. */
-static int read_part(const struct st_file *f, const struct st_tensor *t, bool bf16, void *to, struct err *e)
+/* Codes and their scales, as they are or, where the run now keeps this state otherwise, as numbers. */
+static int read_codes(const struct st_file *f, const char *path, const struct st_tensor *t, const struct opt_state *to,
+                      float *x, struct err *e)
 {
-    if (!bf16) return st_read_f32(f, t, to, e);
-    if (t->dtype == ST_BF16) {
-        memcpy(to, t->data, t->bytes);
+    char *name = state_name(to, true);
+    const struct st_tensor *scales = expect(f, path, name, SHAPE(opt_blocks(to->count)), e);
+    free(name);
+    if (!scales) return e->code;
+    if (scales->dtype != ST_F32)
+        return err_set(e, ERR_SHAPE, "%s: tensor '%s' is %s, not F32", path, scales->name,
+                       st_dtype_name(scales->dtype));
+    if (to->store == OPT_8BIT) {
+        memcpy(to->data, t->data, t->bytes);
+        memcpy(to->absmax, scales->data, scales->bytes);
         return 0;
     }
-    float *x = mem_alloc((size_t)(t->count + 1) * sizeof *x);
-    int rc = st_read_f32(f, t, x, e);
-    for (int64_t i = 0; !rc && i < t->count; i++) ((uint16_t *)to)[i] = bf16_from_float(x[i]);
+    for (int64_t i = 0; i < to->count; i += OPT_BLOCK) {
+        float scale;
+        memcpy(&scale, (const char *)scales->data + i / OPT_BLOCK * (int64_t)sizeof scale, sizeof scale);
+        opt_decode(opt_map(to->positive), (const uint8_t *)t->data + i,
+                   to->count - i < OPT_BLOCK ? to->count - i : OPT_BLOCK, scale, x + i);
+    }
+    opt_state_set(to, x);
+    return 0;
+}
+
+/* One state of the optimizer. A run that was begun with moments in f32 goes on in bf16 or 8 bits and the other way round:
+ * rounded once, to nearest. */
+static int read_state(const struct st_file *f, const char *path, const struct opt_state *to, struct err *e)
+{
+    char *name = state_name(to, false);
+    const struct st_tensor *t = expect(f, path, name, to->shape, e);
+    free(name);
+    if (!t) return e->code;
+    if (to->store == OPT_F32 && t->dtype != ST_U8) return st_read_f32(f, t, to->data, e);
+    if (to->store == OPT_BF16 && t->dtype == ST_BF16) {
+        memcpy(to->data, t->data, t->bytes);
+        return 0;
+    }
+    float *x = mem_try((size_t)(t->count + 1) * sizeof *x, to->name, e);
+    if (!x) return e->code;
+    int rc = t->dtype == ST_U8 ? read_codes(f, path, t, to, x, e) : st_read_f32(f, t, x, e);
+    if (!rc && t->dtype != ST_U8) opt_state_set(to, x);
     free(x);
     return rc;
 }
 
-/* One flat state buffer of the optimizer, or the averages into the weights (`data` NULL). */
-static int read_state(const struct st_file *f, const char *path, struct ad_store *store, struct opt_buffer to,
-                      struct err *e)
+/* What the optimizer does not have must not be in the file: names that stand beside codes as their scales are none. */
+static int check_extra_states(const struct st_file *f, const char *path, const struct opt *o, int known, struct err *e)
 {
-    int rc = 0;
-    for (int i = 0; i < ad_store_count(store) && !rc; i++) {
-        struct ad_entry *p = ad_store_at(store, i);
-        if (!trained(p)) continue;
-        char *name = mem_printf("%s/%s", to.name, p->name);
-        const struct st_tensor *t = expect(f, path, name, p, e);
-        void *at = to.data ? (char *)to.data + p->offset * (to.bf16 ? 2 : 4) : p->data;
-        rc = t ? read_part(f, t, to.bf16, at, e) : e->code;
-        free(name);
+    if (known == st_count(f)) return 0;
+    for (int i = 0; i < st_count(f); i++) {
+        bool found = false;
+        for (int k = 0; k < 2 * opt_state_count(o) && !found; k++) {
+            struct opt_state s = opt_state(o, k / 2);
+            char *name = state_name(&s, k % 2);
+            found = !strcmp(st_at(f, i)->name, name);
+            free(name);
+        }
+        if (!found) return unknown(path, st_at(f, i)->name, "optimizer", e);
     }
-    return rc;
+    return err_set(e, ERR_SHAPE, "%s: there are scales of numbers that are not in 8 bits", path);
 }
 
-static int load_optimizer(const char *path, struct ad_store *store, struct opt *o, struct err *e)
+static int load_optimizer(const char *path, struct opt *o, struct err *e)
 {
     struct st_file *f;
-    int rc = st_open(path, &f, e);
+    int rc = st_open(path, &f, e), known = 0;
     if (rc) return rc;
-    for (int s = 0; s < opt_state_count(o) && !rc; s++) rc = read_state(f, path, store, opt_state(o, s), e);
-    if (!rc) rc = check_extra(f, path, store, o, e);
+    for (int i = 0; i < opt_state_count(o) && !rc; i++) {
+        struct opt_state s = opt_state(o, i);
+        rc = read_state(f, path, &s, e);
+        char *name = state_name(&s, false);
+        known += rc ? 0 : st_find(f, name)->dtype == ST_U8 ? 2 : 1;
+        free(name);
+    }
+    if (!rc) rc = check_extra_states(f, path, o, known, e);
     const char *text = st_metadata(f, "steps");
     char *end = NULL;
     long long steps = text ? strtoll(text, &end, 10) : -1;
@@ -399,7 +446,11 @@ static int load_average(const char *path, struct ad_store *store, struct err *e)
     if (rc) return rc;
     bool any = false;
     for (int i = 0; i < st_count(f) && !any; i++) any = !strncmp(st_at(f, i)->name, "ema/", 4);
-    if (any) rc = read_state(f, path, store, (struct opt_buffer){.name = "ema"}, e);
+    for (int i = 0; i < ad_store_count(store) && any && !rc; i++) {
+        struct ad_entry *p = ad_store_at(store, i);
+        struct opt_state s = {.name = "ema", .of = p, .shape = p->shape, .count = p->count, .data = p->data};
+        if (trained(p)) rc = read_state(f, path, &s, e);
+    }
     st_close(f);
     return rc;
 }
@@ -411,7 +462,7 @@ int run_checkpoint_load(const char *folder, struct run_state *s, struct ad_store
          *state = file_join(folder, "state.json");
     int rc = load_state(state, s, e);
     if (!rc) rc = load_model(model, store, e);
-    if (!rc && o) rc = load_optimizer(optimizer, store, o, e);
+    if (!rc && o) rc = load_optimizer(optimizer, o, e);
     if (!rc && average) rc = load_average(optimizer, store, e);
     free(model);
     free(optimizer);

@@ -1,9 +1,11 @@
 /* Checkpoints: RUN/checkpoints/step-N/ holds model.safetensors (weights and running statistics by name),
- * optimizer.safetensors (moments and averages, "adamw.m/<parameter>") and state.json (the rest). */
+ * optimizer.safetensors (moments and averages, "adamw.m/<parameter>"; moments in 8 bits are U8 codes of optim/quant.h with
+ * their scales in "adamw.m.absmax/<parameter>") and state.json (the rest). */
 #ifndef TRIAD_RUN_CHECKPOINT_H
 #define TRIAD_RUN_CHECKPOINT_H
 
 #include "autograd/store.h"
+#include "optim/noise.h"
 #include "optim/opt.h"
 
 /* Where a run stands: enough to go on bit for bit. */
@@ -14,6 +16,7 @@ struct run_state {
     double seconds;       /* trained so far, all parts of the run together */
     double best;          /* of the metric train.best; NAN if none yet */
     int64_t best_step;    /* -1: none */
+    struct opt_noise noise;
 };
 
 /* Writes `dir`/checkpoints/step-N. The folder appears whole or not at all (written aside, synced, renamed); one of the

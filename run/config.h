@@ -132,8 +132,8 @@ struct run_loss {
 };
 
 struct run_optim {
-    int kind, state; /* enum opt_kind, enum opt_store */
-    double lr, weight_decay, eps, momentum;
+    int kind, state, muon_rate; /* enum opt_kind, enum opt_store, enum opt_muon_rate */
+    double lr, weight_decay, eps, momentum, trust;
     struct run_doubles betas;
     bool nesterov;
     double clip, ema;
@@ -157,6 +157,7 @@ struct run_train {
     int64_t threads;     /* 0: all cores */
     const char *out;     /* the run folder; NULL: runs/<name> */
     int64_t log_every;   /* steps between lines of metrics.jsonl */
+    bool layer_norms;    /* the gradient's norm by layer in those lines */
     int64_t valid_every; /* steps between measurements; 0: at the end */
     int64_t save_every;  /* steps between checkpoints; 0: by time only and at the end */
     double save_time;    /* seconds between checkpoints; 0: none */

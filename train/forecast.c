@@ -92,7 +92,7 @@ static void print_forecast(const struct train_setup *s, const struct ad_plan_sta
            (long long)p->steps, (long long)p->fused, (long long)p->in_place, (long long)p->views, 1e3 * p->build_s);
     printf("  activations  %s (%s if nothing were reused)\n", text_size(a, sizeof a, (double)p->arena_bytes),
            text_size(b, sizeof b, (double)p->unshared_bytes));
-    printf("  optimizer    %.0f bytes a parameter\n", opt_bytes_per_parameter(&s->opt_config));
+    printf("  optimizer    %.3g bytes a parameter\n", opt_bytes_per_parameter(s->opt));
     printf("  peak memory  %s predicted\n", text_size(a, sizeof a, peak));
     if (s->total)
         printf("  whole run    %lld steps, about %s\n", (long long)s->total,

@@ -117,6 +117,7 @@ int train_setup_open(struct train_setup *s, const struct train_options *o, struc
     s->opt_config = run_opt_config(&s->m->config);
     s->opt = opt_new(&s->opt_config, s->m->store, e);
     if (!s->opt) return e->code;
+    if (s->c->layer_norms) s->layers = opt_layers_new(s->m->store);
     s->stepper = train_stepper_new(s->m, s->opt, e);
     return s->stepper ? 0 : e->code;
 }
@@ -127,6 +128,7 @@ void train_setup_close(struct train_setup *s)
     data_cache_free(s->cache);
     train_stepper_free(s->stepper);
     opt_free(s->opt);
+    opt_layers_free(s->layers);
     manifest_free(&s->data);
     run_model_free(s->m);
 }

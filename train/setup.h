@@ -2,6 +2,7 @@
 #ifndef TRIAD_TRAIN_SETUP_H
 #define TRIAD_TRAIN_SETUP_H
 
+#include "optim/layers.h"
 #include "train/step.h"
 #include "train/train.h"
 
@@ -13,6 +14,7 @@ struct train_setup {
     struct data_loader *loader;
     struct opt_config opt_config;
     struct opt *opt;
+    struct opt_layers *layers; /* NULL: not asked for */
     struct train_stepper *stepper;
     int64_t total; /* steps; 0 where the clock decides */
 };

@@ -164,6 +164,20 @@ static int measure(struct loop *l, struct err *e)
     return rc;
 }
 
+static void record_layers(struct loop *l)
+{
+    if (!l->s.layers) return;
+    int n = opt_layers_count(l->s.layers);
+    double *norm = mem_alloc((size_t)n * sizeof *norm);
+    opt_layers_norms(l->s.layers, train_stepper_gradient(l->s.stepper), norm);
+    for (int i = 0; i < n; i++) {
+        char *name = mem_printf("grad_norm/%s", opt_layers_name(l->s.layers, i));
+        train_record_value(l->record, name, norm[i]);
+        free(name);
+    }
+    free(norm);
+}
+
 static void write_record(struct loop *l, const struct train_result *r, double lr)
 {
     double wall = time_now() - l->since;
@@ -181,6 +195,7 @@ static void write_record(struct loop *l, const struct train_result *r, double lr
     train_record_value(l->record, "scale", r->scale);
     train_record_value(l->record, "lr", lr);
     train_record_value(l->record, "grad_norm", r->grad_norm);
+    record_layers(l);
     train_record_value(l->record, "samples_per_s", (double)l->samples_since / wall);
     train_record_value(l->record, "share/data", l->data_s / wall);
     train_record_value(l->record, "share/compute", l->compute_s / wall);

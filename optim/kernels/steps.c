@@ -1,9 +1,12 @@
-/* AdamW, SGD, averages and the sum of squares over pieces of flat buffers: everything that a number needs in one pass.
- * What an element becomes does not depend on where a piece begins. */
+/* The optimizers' loops over pieces of flat buffers: everything that a number needs in one pass. What an element becomes
+ * does not depend on where a piece begins. */
 #include "optim/steps.h"
 
-#include "base/simd.h"
+#include <stdbool.h>
+
+#include "base/half.h"
 #include "base/philox.h"
+#include "base/simd.h"
 
 enum { AHEAD = 512 }; /* bytes: four to seven streams are more than some prefetchers follow */
 
@@ -11,14 +14,21 @@ struct adam {
     vf w, m, v;
 };
 
-/* (Loshchilov & Hutter 2019, alg. 2); the square root and both divisions round correctly. */
+SIMD_FN struct adam moments_of(vf g, vf m, vf v, const struct opt_factors *f)
+{
+    const float gain1 = (1 - f->b1) * f->grad_scale, gain2 = sqrtf(1 - f->b2) * f->grad_scale;
+    vf x = gain2 * g;
+    return (struct adam){.m = f->b1 * m + gain1 * g, .v = f->b2 * v + x * x};
+}
+
+/* (Loshchilov & Hutter 2019, alg. 2), with the corrections for the start in the rate and eps: sqrt(v fix2) + eps is
+ * sqrt(fix2) times sqrt(v) + eps / sqrt(fix2). The square root and the division round correctly. */
 SIMD_FN struct adam adam_of(vf w, vf g, vf m, vf v, const struct opt_factors *f)
 {
-    vf x = g * f->grad_scale;
-    m = f->b1 * m + (1 - f->b1) * x;
-    v = f->b2 * v + (1 - f->b2) * x * x;
-    w = w * (1 - f->lr * f->decay) - f->lr * f->fix1 * m / (vf_sqrt(v * f->fix2) + f->eps);
-    return (struct adam){w, m, v};
+    const float root = sqrtf(f->fix2), rate = f->lr * f->fix1 / root, eps = f->eps / root, keep = 1 - f->lr * f->decay;
+    struct adam a = moments_of(g, m, v, f);
+    a.w = w * keep - rate * a.m / (vf_sqrt(a.v) + eps);
+    return a;
 }
 
 SIMD_FN vf get(const float *p, int64_t n)
@@ -68,19 +78,28 @@ void ISA_FN(opt_adamw)(const struct opt_piece *p, const struct opt_factors *f)
 typedef uint16_t vh __attribute__((vector_size(VL * 2)));
 typedef uint32_t vw __attribute__((vector_size(VL * 4)));
 
-SIMD_FN vw widen(const uint16_t *p)
+SIMD_FN vf from_bf16(const uint16_t *p)
 {
     vh x;
     memcpy(&x, p, sizeof x);
-    return __builtin_convertvector(x, vw);
+    return (vf)(__builtin_convertvector(x, vw) << 16);
 }
 
-SIMD_FN vf from_bf16(const uint16_t *p)
+/* Two vectors, one behind the other: on AVX2 by half as many instructions as one by one. */
+SIMD_FN void from_bf16_pair(const uint16_t *p, vf to[2])
 {
-    return (vf)(widen(p) << 16);
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    __m256i x = _mm256_permute4x64_epi64(_mm256_loadu_si256((const __m256i *)(const void *)p), 0xd8);
+    to[0] = (vf)_mm256_unpacklo_epi16(_mm256_setzero_si256(), x);
+    to[1] = (vf)_mm256_unpackhi_epi16(_mm256_setzero_si256(), x);
+#else
+    to[0] = from_bf16(p);
+    to[1] = from_bf16(p + VL);
+#endif
 }
 
-/* Adds the random bits below the last place and cuts. Infinity stays, a NaN is made the quiet one. */
+/* Random bits are added below the last place, which is cut. Infinity stays; a NaN is made the quiet one, or it could carry
+ * over into a zero. */
 SIMD_FN void to_bf16(uint16_t *p, vf x, vw bits)
 {
     vf y = vf_pick(vf_ne(x, x), (vf)((vw){0} + 0x7fc00000u), (vf)((vw)x + bits));
@@ -88,64 +107,179 @@ SIMD_FN void to_bf16(uint16_t *p, vf x, vw bits)
     memcpy(p, &h, sizeof h);
 }
 
-SIMD_FN void adamw16_vector(float *w, const float *g, uint16_t *m, uint16_t *v, float *ema, const uint16_t *random,
-                            int64_t n, const struct opt_factors *f)
+/* Two vectors without a NaN. */
+SIMD_FN void to_bf16_pair(uint16_t *p, const vf x[2], const vw bits[2])
 {
-    vw bits = widen(random);
-    struct adam a = adam_of(get(w, n), get(g, n), from_bf16(m), from_bf16(v), f);
-    to_bf16(m, a.m, bits);
-    to_bf16(v, a.v, bits);
-    put(w, a.w, n);
-    follow(ema, a.w, n, f);
+    vw a = ((vw)x[0] + bits[0]) >> 16, b = ((vw)x[1] + bits[1]) >> 16;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    __m256i h = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)a, (__m256i)b), 0xd8);
+    _mm256_storeu_si256((__m256i *)(void *)p, h);
+#else
+    vh h[2] = {__builtin_convertvector(a, vh), __builtin_convertvector(b, vh)};
+    memcpy(p, h, sizeof h);
+#endif
 }
 
-/* Elements i and i + 64 of a block of 128 share their bits: drawing them is a third of the arithmetic. */
-enum { BLOCK = 128, DRAWN = 64 };
-
-static void draw_block(const struct opt_factors *f, int64_t block, uint16_t bits[DRAWN])
+/* Whether there is a NaN in one of them. */
+SIMD_FN bool any_nan(vf a, vf b)
 {
-    for (int k = 0; k < DRAWN; k += 2 * PHILOX_WORDS) {
-        uint32_t word[PHILOX_WORDS];
-        philox_words(f->key, f->step, (uint64_t)(block * DRAWN + k) / 8, word);
-        memcpy(bits + k, word, sizeof word);
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q);
+#elif defined(__AVX2__)
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q));
+#else
+    vi nan = (a != a) | (b != b);
+    int32_t any = 0;
+    for (int i = 0; i < VL; i++) any |= nan[i];
+    return any;
+#endif
+}
+
+/* A group of 32 elements has the bits of 16 words; DRAWN groups share what was drawn, each times its own odd number. */
+enum { GROUP = 32, HALF = 16, DRAWN = 16, BLOCK = GROUP * DRAWN, COUNTERS = 4 };
+typedef uint16_t words16 __attribute__((vector_size(VL * 4)));
+
+static void draw(const struct opt_factors *f, int64_t block, uint32_t word[HALF])
+{
+    uint32_t w[PHILOX_WORDS]; /* HALF or more */
+    philox_words(f->key, f->step, (uint64_t)block * COUNTERS, w);
+    memcpy(word, w, HALF * sizeof *word);
+}
+
+SIMD_FN void spread(const uint32_t word[HALF], int64_t group, vw spread_word[HALF / VL])
+{
+    for (int i = 0; i < HALF / VL; i++) {
+        words16 x;
+        memcpy(&x, word + i * VL, sizeof x);
+        spread_word[i] = (vw)(x * OPT_SPREAD((uint32_t)group));
     }
+}
+
+/* The bits of VL elements at `at` (a multiple of VL) of a group. */
+SIMD_FN vw bits_at(const vw word[HALF / VL], int64_t at)
+{
+    vw x = word[at % HALF / VL];
+    return at < HALF ? x & 0xffffu : x >> 16;
+}
+
+/* Fewer than a group's elements, from its `at`th on. */
+SIMD_FN void adamw16_part(const struct opt_piece *q, int64_t i, int64_t n, const vw word[HALF / VL], int64_t at,
+                          const struct opt_factors *f)
+{
+    for (int64_t stop = i + n, k; i < stop; i += k, at += k) {
+        k = stop - i < VL ? stop - i : VL;
+        uint16_t m[VL] = {0}, v[VL] = {0}, *to_m = (uint16_t *)q->m + i, *to_v = (uint16_t *)q->v + i;
+        memcpy(m, to_m, (size_t)k * sizeof *m);
+        memcpy(v, to_v, (size_t)k * sizeof *v);
+        struct adam a = adam_of(get(q->w + i, k), get(q->g + i, k), from_bf16(m), from_bf16(v), f);
+        to_bf16(m, a.m, bits_at(word, at));
+        to_bf16(v, a.v, bits_at(word, at));
+        memcpy(to_m, m, (size_t)k * sizeof *m);
+        memcpy(to_v, v, (size_t)k * sizeof *v);
+        put(q->w + i, a.w, k);
+        follow(q->ema ? q->ema + i : NULL, a.w, k, f);
+    }
+}
+
+SIMD_FN void adamw16_group(const struct opt_piece *q, int64_t i, const vw word[HALF / VL], const struct opt_factors *f)
+{
+    float *w = q->w + i;
+    const float *g = q->g + i;
+    uint16_t *m = (uint16_t *)q->m + i, *v = (uint16_t *)q->v + i;
+    __builtin_prefetch((const char *)m + AHEAD);
+    __builtin_prefetch((const char *)v + AHEAD);
+    __builtin_prefetch((const char *)w + AHEAD);
+    __builtin_prefetch((const char *)w + AHEAD + 64);
+    __builtin_prefetch((const char *)g + AHEAD);
+    __builtin_prefetch((const char *)g + AHEAD + 64);
+#pragma GCC unroll 4
+    for (int j = 0; j < GROUP; j += 2 * VL) {
+        const vw bits[2] = {bits_at(word, j), bits_at(word, j + VL)};
+        vf old_m[2], old_v[2], new_m[2], new_v[2], new_w[2];
+        from_bf16_pair(m + j, old_m);
+        from_bf16_pair(v + j, old_v);
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            struct adam a = adam_of(vf_load(w + j + h * VL), vf_load(g + j + h * VL), old_m[h], old_v[h], f);
+            new_m[h] = a.m;
+            new_v[h] = a.v;
+            vf_store(w + j + h * VL, new_w[h] = a.w);
+        }
+        if (__builtin_expect(any_nan(new_w[0], new_w[1]), false)) { /* as it is where a moment is one */
+            for (int h = 0; h < 2; h++) to_bf16(m + j + h * VL, new_m[h], bits[h]);
+            for (int h = 0; h < 2; h++) to_bf16(v + j + h * VL, new_v[h], bits[h]);
+            continue;
+        }
+        to_bf16_pair(m + j, new_m, bits);
+        to_bf16_pair(v + j, new_v, bits);
+    }
+    for (int j = 0; q->ema && j < GROUP; j += VL) follow(q->ema + i + j, vf_load(w + j), VL, f);
 }
 
 void ISA_FN(opt_adamw16)(const struct opt_piece *p, const struct opt_factors *f)
 {
     const struct opt_piece q = *p;
     const struct opt_factors k = *f;
-    uint16_t *m = q.m, *v = q.v, random[DRAWN], part[2][VL];
-    for (int64_t i = 0; i < q.n;) {
-        int64_t place = q.first + i, stop = i + BLOCK - place % BLOCK;
+    uint32_t word[HALF];
+    for (int64_t i = 0, stop; i < q.n; i = stop) {
+        int64_t place = q.first + i;
+        stop = i + BLOCK - place % BLOCK;
         if (stop > q.n) stop = q.n;
-        draw_block(&k, place / BLOCK, random);
-        for (; i + VL <= stop; i += VL) {
-            __builtin_prefetch((const char *)(q.w + i) + AHEAD);
-            __builtin_prefetch((const char *)(q.g + i) + AHEAD);
-            __builtin_prefetch((const char *)(m + i) + AHEAD);
-            __builtin_prefetch((const char *)(v + i) + AHEAD);
-            adamw16_vector(q.w + i, q.g + i, m + i, v + i, q.ema ? q.ema + i : NULL, random + (q.first + i) % DRAWN, VL,
-                           &k);
+        draw(&k, place / BLOCK, word);
+        for (int64_t n; i < stop; i += n) {
+            vw mine[HALF / VL];
+            int64_t at = (q.first + i) % GROUP; /* 0 or 16 */
+            n = stop - i < GROUP - at ? stop - i : GROUP - at;
+            spread(word, (q.first + i) % BLOCK / GROUP, mine);
+            if (n == GROUP)
+                adamw16_group(&q, i, mine, &k);
+            else
+                adamw16_part(&q, i, n, mine, at, &k);
         }
-        if (i == stop) continue;
-        size_t bytes = (size_t)(stop - i) * sizeof *m;
-        memset(part, 0, sizeof part);
-        memcpy(part[0], m + i, bytes);
-        memcpy(part[1], v + i, bytes);
-        adamw16_vector(q.w + i, q.g + i, part[0], part[1], q.ema ? q.ema + i : NULL, random + (q.first + i) % DRAWN,
-                       stop - i, &k);
-        memcpy(m + i, part[0], bytes);
-        memcpy(v + i, part[1], bytes);
-        i = stop;
+    }
+}
+
+void ISA_FN(opt_from16)(const uint16_t *from, int64_t n, float *to)
+{
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) vf_store(to + i, from_bf16(from + i));
+    for (; i < n; i++) to[i] = bf16_to_float(from[i]);
+}
+
+void ISA_FN(opt_to16)(const float *from, int64_t n, int64_t place, const struct opt_factors *f, uint16_t *to)
+{
+    uint32_t word[HALF];
+    for (int64_t i = 0, stop; i < n; i = stop) {
+        stop = i + BLOCK - (place + i) % BLOCK;
+        if (stop > n) stop = n;
+        draw(f, (place + i) / BLOCK, word);
+        for (int64_t k = i; k < stop; k += VL) {
+            int64_t at = place + k, left = stop - k < VL ? stop - k : VL;
+            vw mine[HALF / VL];
+            uint16_t h[VL];
+            spread(word, at % BLOCK / GROUP, mine);
+            to_bf16(h, get(from + k, left), bits_at(mine, at % GROUP));
+            memcpy(to + k, h, (size_t)left * sizeof *h);
+        }
     }
 }
 
 /* ---- the others -------------------------------------------------------------------------------------------------- */
 
+/* A function over pieces out of one over vectors. */
+#define PIECES(name)                                                                \
+    void ISA_FN(opt_##name)(const struct opt_piece *p, const struct opt_factors *f) \
+    {                                                                               \
+        const struct opt_piece q = *p;                                              \
+        const struct opt_factors k = *f;                                            \
+        int64_t i = 0;                                                              \
+        for (; i + VL <= q.n; i += VL) name##_vector(&q, i, VL, &k);                \
+        if (i < q.n) name##_vector(&q, i, q.n - i, &k);                             \
+    }
+
 SIMD_FN void sgd_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
 {
-    vf w = get(p->w + i, n), x = get(p->g + i, n) * f->grad_scale + f->decay * w;
+    vf w = get(p->w + i, n), x = (get(p->g + i, n) * f->grad_scale + f->decay * w) * f->trust;
     if (p->m) {
         vf m = f->momentum * get((float *)p->m + i, n) + x;
         put((float *)p->m + i, m, n);
@@ -155,14 +289,113 @@ SIMD_FN void sgd_vector(const struct opt_piece *p, int64_t i, int64_t n, const s
     put(p->w + i, w, n);
     follow(p->ema ? p->ema + i : NULL, w, n, f);
 }
+PIECES(sgd)
 
-void ISA_FN(opt_sgd)(const struct opt_piece *p, const struct opt_factors *f)
+SIMD_FN void lion_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
 {
-    const struct opt_piece q = *p;
-    const struct opt_factors k = *f;
-    int64_t i = 0;
-    for (; i + VL <= q.n; i += VL) sgd_vector(&q, i, VL, &k);
-    if (i < q.n) sgd_vector(&q, i, q.n - i, &k);
+    const vf zero = {0};
+    vf x = get(p->g + i, n) * f->grad_scale, m = get((float *)p->m + i, n), w = get(p->w + i, n);
+    vf c = f->b1 * m + (1 - f->b1) * x, sign = vf_mask01(vf_lt(zero, c)) - vf_mask01(vf_lt(c, zero));
+    w = w * (1 - f->lr * f->decay) - f->lr * sign;
+    put((float *)p->m + i, f->b2 * m + (1 - f->b2) * x, n);
+    put(p->w + i, w, n);
+    follow(p->ema ? p->ema + i : NULL, w, n, f);
+}
+PIECES(lion)
+
+SIMD_FN void lamb_moments_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
+{
+    float *m = (float *)p->m + i, *v = (float *)p->v + i;
+    struct adam a = moments_of(get(p->g + i, n), get(m, n), get(v, n), f);
+    put(m, a.m, n);
+    put(v, a.v, n);
+}
+PIECES(lamb_moments)
+
+SIMD_FN vf lamb_update(const struct opt_piece *p, int64_t i, int64_t n, vf w, const struct opt_factors *f)
+{
+    vf m = get((float *)p->m + i, n), v = get((float *)p->v + i, n);
+    return f->fix1 * m / (vf_sqrt(v * f->fix2) + f->eps) + f->decay * w;
+}
+
+SIMD_FN void lamb_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
+{
+    vf w = get(p->w + i, n);
+    w -= f->lr * f->trust * lamb_update(p, i, n, w, f);
+    put(p->w + i, w, n);
+    follow(p->ema ? p->ema + i : NULL, w, n, f);
+}
+PIECES(lamb)
+
+typedef double vd __attribute__((vector_size(VL * 8)));
+
+SIMD_FN double sum_of(const vd *x)
+{
+    double all = 0;
+    for (int k = 0; k < VL; k++) all += (*x)[k];
+    return all;
+}
+
+void ISA_FN(opt_lamb_norms)(const struct opt_piece *p, const struct opt_factors *f)
+{
+    vd ww = {0}, uu = {0};
+    for (int64_t i = 0; i < p->n; i += VL) {
+        int64_t n = p->n - i < VL ? p->n - i : VL;
+        vf w = get(p->w + i, n);
+        vd u = __builtin_convertvector(lamb_update(p, i, n, w, f), vd), x = __builtin_convertvector(w, vd);
+        ww += x * x;
+        uu += u * u;
+    }
+    p->sum[0] += sum_of(&ww);
+    p->sum[1] += sum_of(&uu);
+}
+
+SIMD_FN vf adafactor_update(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
+{
+    vf v = f->row * get((const float *)p->v + i, n) / f->row_mean;
+    return get(p->g + i, n) * f->grad_scale / vf_sqrt(vf_max(v, vf_set(f->eps * f->eps)));
+}
+
+double ISA_FN(opt_adafactor_norm)(const struct opt_piece *p, const struct opt_factors *f)
+{
+    vd uu = {0};
+    for (int64_t i = 0; i < p->n; i += VL) {
+        vd u = __builtin_convertvector(adafactor_update(p, i, p->n - i < VL ? p->n - i : VL, f), vd);
+        uu += u * u;
+    }
+    return sum_of(&uu);
+}
+
+SIMD_FN void adafactor_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
+{
+    vf w = get(p->w + i, n) * (1 - f->lr * f->decay) - f->trust * adafactor_update(p, i, n, f);
+    put(p->w + i, w, n);
+    follow(p->ema ? p->ema + i : NULL, w, n, f);
+}
+PIECES(adafactor)
+
+SIMD_FN void muon_mix_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
+{
+    vf x = get(p->g + i, n) * f->grad_scale, m = get((float *)p->m + i, n);
+    m = f->momentum * m + (1 - f->momentum) * x;
+    put((float *)p->m + i, m, n);
+    put(p->u + i, f->nesterov ? (1 - f->momentum) * x + f->momentum * m : m, n);
+}
+PIECES(muon_mix)
+
+SIMD_FN void muon_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
+{
+    vf w = get(p->w + i, n) * (1 - f->lr * f->decay) - f->trust * get(p->u + i, n);
+    put(p->w + i, w, n);
+    follow(p->ema ? p->ema + i : NULL, w, n, f);
+}
+PIECES(muon)
+
+void ISA_FN(opt_column_squares)(const float *x, int64_t rows, int64_t stride, int64_t n, double *sum)
+{
+    memset(sum, 0, (size_t)n * sizeof *sum);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < n; j++) sum[j] += (double)x[i * stride + j] * (double)x[i * stride + j];
 }
 
 void ISA_FN(opt_follow)(const struct opt_piece *p, const struct opt_factors *f)

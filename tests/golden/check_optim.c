@@ -1,16 +1,18 @@
-/* Folders of make_optim.py: AdamW and SGD with their clipping and moving average, step by step on given gradients. */
+/* Folders of make_optim.py: every optimizer with its clipping and moving average, step by step on given gradients. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/mem.h"
 #include "optim/opt.h"
+#include "optim/quant.h"
 #include "tests/golden/golden.h"
 
-/* f32 against f64: each of ten steps rounds a number twice (6e-8 each), and its moments. */
-static const double tolerance = 2e-6;
+/* f32 against f64: each of twenty steps rounds a number twice (6e-8 each), and its moments. */
+static const double tolerance = 3e-6;
 
-enum { PARAMS = 4, MAX_STEPS = 1000 };
-static const char *const params[PARAMS] = {"matrix", "bias", "scalar", "still"};
+enum { PARAMS = 5, MAX_STEPS = 1000 };
+static const char *const params[PARAMS] = {"matrix", "bias", "scalar", "stack", "still"};
 
 /* One case while it runs. */
 struct path {
@@ -26,22 +28,33 @@ static double real(json_t *o, const char *key)
     return json_number_value(json_object_get(o, key));
 }
 
-static struct opt_config config_of(json_t *one)
+/* The index of a case's word in a list of names, 0 where it says nothing; an unknown one is an error. */
+static int choice(json_t *one, const char *key, const char *const *names, struct err *e)
+{
+    const char *word = json_string_value(json_object_get(one, key));
+    if (!word) return 0;
+    for (int i = 0; names[i]; i++)
+        if (!strcmp(names[i], word)) return i;
+    return err_set(e, ERR_FORMAT, "optim.json: unknown %s '%s'", key, word);
+}
+
+static struct opt_config config_of(json_t *one, struct err *e)
 {
     json_t *betas = json_object_get(one, "betas");
-    bool adamw = strcmp(json_string_value(json_object_get(one, "kind")), "adamw") == 0;
-    return (struct opt_config){.kind = adamw ? OPT_ADAMW : OPT_SGD,
+    return (struct opt_config){.kind = (enum opt_kind)choice(one, "kind", opt_kind_names, e),
                                .beta1 = json_number_value(json_array_get(betas, 0)),
                                .beta2 = json_number_value(json_array_get(betas, 1)),
                                .eps = real(one, "eps"),
                                .weight_decay = real(one, "weight_decay"),
                                .momentum = real(one, "momentum"),
                                .nesterov = real(one, "nesterov") != 0,
+                               .trust = real(one, "trust"),
+                               .muon_rate = (enum opt_muon_rate)choice(one, "rate", opt_muon_rate_names, e),
                                .clip = real(one, "clip"),
                                .ema = real(one, "ema")};
 }
 
-/* Declares the four parameters and gives them their start. */
+/* Declares the parameters and gives them their start. */
 static int start(struct path *p, struct err *e)
 {
     for (int i = 0; i < PARAMS; i++) {
@@ -108,7 +121,8 @@ static int one_case(const struct golden_file *f, json_t *root, json_t *one, stru
     struct opt *o = NULL;
     int code = p.steps < 1 || p.steps > MAX_STEPS ? err_set(e, ERR_FORMAT, "1 to %d steps are needed", MAX_STEPS)
                                                   : start(&p, e);
-    struct opt_config c = config_of(one);
+    struct opt_config c = config_of(one, e);
+    if (code == 0) code = e->code;
     if (code == 0 && !(o = opt_new(&c, p.store, e))) code = e->code;
     for (int64_t i = 0; code == 0 && i < p.steps; i++) step(&p, o, i, json_number_value(json_array_get(lr, (size_t)i)));
     if (code == 0) code = compare(&p, r, e);
@@ -118,6 +132,43 @@ static int one_case(const struct golden_file *f, json_t *root, json_t *one, stru
     free(p.norm);
     ad_store_free(p.store);
     return code;
+}
+
+/* The map's numbers within a few roundings of f32 (6e-8 each, PyTorch's among them), and the codes of random numbers: the
+ * same, but that ours do not make a 0 of what is above it. */
+static int check_map(const struct golden_file *f, const char *sign, struct golden_report *r, struct err *e)
+{
+    const struct opt_map *m = opt_map(!strcmp(sign, "positive"));
+    const struct golden_tensor *map = golden_find(f, e, "map.%s", sign), *x = golden_find(f, e, "quant.%s.x", sign),
+                               *codes = golden_find(f, e, "quant.%s.codes", sign),
+                               *absmax = golden_find(f, e, "quant.%s.absmax", sign);
+    if (!map || !x || !codes || !absmax) return e->code;
+    if (map->count != 256 || x->count != codes->count || x->count != absmax->count * OPT_BLOCK)
+        return err_set(e, ERR_SHAPE, "map.%s, quant.%s: not of 256 numbers each", sign, sign);
+    uint8_t all[256];
+    float value[256];
+    for (int i = 0; i < 256; i++) all[i] = (uint8_t)i;
+    opt_decode(m, all, 256, 1, value);
+    golden_compare(r, map->name, value, AD_F32, map, 3e-7, 0);
+    for (int i = 0; i < 256; i++) /* small ones too */
+        if (fabs((double)value[i] - map->x[i]) > 3e-7 * fabs(map->x[i])) r->wrong++;
+    float *numbers = golden_as(x, AD_F32), *scales = mem_zero((size_t)absmax->count + 1, sizeof *scales);
+    int32_t *mine = mem_zero((size_t)x->count + 1, sizeof *mine);
+    for (int64_t b = 0; b < absmax->count; b++) {
+        uint8_t code[OPT_BLOCK];
+        opt_encode(m, numbers + b * OPT_BLOCK, OPT_BLOCK, code, &scales[b]);
+        for (int i = 0; i < OPT_BLOCK; i++) {
+            int64_t k = b * OPT_BLOCK + i;
+            bool lifted = m->positive && x->x[k] > 0 && codes->x[k] == 0;
+            mine[k] = lifted && code[i] == 1 ? 0 : code[i];
+        }
+    }
+    golden_compare(r, absmax->name, scales, AD_F32, absmax, 0, 0);
+    golden_compare(r, codes->name, mine, AD_I32, codes, 0, 0);
+    free(numbers);
+    free(scales);
+    free(mine);
+    return 0;
 }
 
 int golden_check_optim(const char *dir, json_t *config, struct golden_report *r, struct err *e)
@@ -130,6 +181,8 @@ int golden_check_optim(const char *dir, json_t *config, struct golden_report *r,
     {
         if (code == 0) code = one_case(&f, config, one, r, e);
     }
+    if (code == 0) code = check_map(&f, "signed", r, e);
+    if (code == 0) code = check_map(&f, "positive", r, e);
     if (code == 0 && i == 0) code = err_set(e, ERR_FORMAT, "%s/optim.json: has no cases", dir);
     golden_free(&f);
     return code;

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -123,6 +124,33 @@ static void test_by_budget(void **state)
     }
 }
 
+/* The same for the other optimizers, and for moments in 8 bits (the text's embedding has enough numbers for them). */
+static void test_other_optimizers(void **state)
+{
+    static const char *const how[] = {
+        "optim.state=8bit",
+        "optim.kind=lamb",
+        "optim.kind=lars optim.lr=1 optim.state=bf16",
+        "optim.kind=lion optim.lr=1e-3 optim.state=8bit",
+        "optim.kind=adafactor",
+        "optim.kind=muon optim.nesterov=true optim.state=8bit",
+    };
+    for (size_t i = 0; i < sizeof how / sizeof *how; i++) {
+        char whole[32], part[32], args[200];
+        snprintf(whole, sizeof whole, "other-%zu", i);
+        snprintf(part, sizeof part, "part-%zu", i);
+        snprintf(args, sizeof args, "%s train.save_every=5 train.keep=100", how[i]);
+        train(whole, args);
+        stopped_at(whole, 5, part);
+        snprintf(args, sizeof args, "--resume %s train.threads=3", how[i]);
+        train(part, args);
+        tiny_same(tiny_path(&tiny, "%s/checkpoints/step-%d", whole, TINY_STEPS),
+                  tiny_path(&tiny, "%s/checkpoints/step-%d", part, TINY_STEPS));
+    }
+    stopped_at("other-0", 5, "back");
+    train("back", "--resume optim.state=f32");
+}
+
 /* A finished run may be resumed: it measures again and changes nothing. */
 static void test_resume_at_the_end(void **state)
 {
@@ -187,6 +215,35 @@ static void test_records(void **state)
     }
 }
 
+/* The norms by layer are parts of the whole: their squares add up to its. Switched off, there are none. */
+static void test_layer_norms(void **state)
+{
+    train("bare", "train.layer_norms=false train.steps=2");
+    for (int on = 0; on < 2; on++) {
+        char *text;
+        size_t len;
+        struct err e = {0};
+        assert_int_equal(
+            file_read(tiny_path(&tiny, "%s/metrics.jsonl", on ? "whole" : "bare"), 1 << 20, &text, &len, &e), 0);
+        json_t *line = json_loadb(text, strcspn(text, "\n"), 0, NULL), *value;
+        const char *key;
+        double squares = 0, whole = json_number_value(json_object_get(line, "grad_norm"));
+        int layers = 0;
+        assert_true(whole > 0);
+        json_object_foreach(line, key, value)
+        {
+            if (strncmp(key, "grad_norm/", 10)) continue;
+            squares += pow(json_number_value(value), 2);
+            layers++;
+        }
+        if (on) assert_non_null(json_object_get(line, "grad_norm/view.block.1"));
+        assert_true(on ? layers > 10 : layers == 0);
+        if (on) assert_true(fabs(sqrt(squares) / whole - 1) < 1e-8); /* they are written with nine digits */
+        json_decref(line);
+        free(text);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -195,8 +252,10 @@ int main(void)
         cmocka_unit_test(test_several_resumes),
         cmocka_unit_test(test_moments_in_16_bits),
         cmocka_unit_test(test_by_budget),
+        cmocka_unit_test(test_other_optimizers),
         cmocka_unit_test(test_resume_at_the_end),
         cmocka_unit_test(test_records),
+        cmocka_unit_test(test_layer_norms),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }
