@@ -364,6 +364,11 @@ void ad_update(struct ad_graph *g, val state, val next)
     g->update[g->n_update++] = (struct ad_named){leaf(n)->name, state, next, false};
 }
 
+void ad_drop_updates(struct ad_graph *g)
+{
+    g->n_update = 0;
+}
+
 void ad_copy_ends(struct ad_graph *to, const struct ad_graph *from, const val *map)
 {
     for (size_t i = 0; i < from->n_output; i++)

@@ -75,6 +75,8 @@ void ad_output_to_caller(struct ad_graph *g, const char *name, val v);
 /* After everything in this run has read the parameter `state`, its storage takes the value `next` (same shape, dtype).
  */
 void ad_update(struct ad_graph *g, val state, val next);
+/* Forgets all updates: a run of the graph changes no state. */
+void ad_drop_updates(struct ad_graph *g);
 
 /* Emits d(sum_i <seed_i, y_i>)/d x_j for every j into dx. seeds may be NULL (ones; then every y is a scalar). Where y
  * does not depend on x_j, dx[j] is a zero tensor. Gradients are ordinary nodes, so they can be differentiated again.

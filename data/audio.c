@@ -7,14 +7,16 @@
 #include <soxr.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 
 enum { PIECE = 16384 }; /* samples of all channels read at once */
 
 struct source {
-    const unsigned char *data;
-    sf_count_t len, at;
+    const unsigned char *data; /* NULL: the bytes are `len` of `fd` from `offset` on */
+    int fd;
+    sf_count_t offset, len, at;
 };
 
 static sf_count_t source_len(void *u)
@@ -39,7 +41,11 @@ static sf_count_t source_read(void *out, sf_count_t n, void *u)
     struct source *s = u;
     if (n > s->len - s->at) n = s->len - s->at;
     if (n <= 0) return 0;
-    memcpy(out, s->data + s->at, (size_t)n);
+    if (s->data)
+        memcpy(out, s->data + s->at, (size_t)n);
+    else
+        n = pread(s->fd, out, (size_t)n, (off_t)(s->offset + s->at));
+    if (n < 0) return 0;
     s->at += n;
     return n;
 }
@@ -143,24 +149,51 @@ static int read_frames(const char *name, SNDFILE *f, const SF_INFO *info, int64_
     return rc;
 }
 
-static int decode(const char *name, struct source *s, double max_seconds, struct data_audio *a, struct err *e)
+/* Reads the header. On error *f is NULL. */
+static int open_source(const char *name, struct source *s, SNDFILE **f, SF_INFO *info, struct err *e)
 {
     SF_VIRTUAL_IO io = {.get_filelen = source_len, .seek = source_seek, .read = source_read, .tell = source_tell};
-    SF_INFO info = {0};
+    *info = (SF_INFO){0};
+    *f = NULL;
     if (s->len == 0) return err_set(e, ERR_FORMAT, "%s: the file is empty; expected WAV, FLAC or OGG", name);
-    SNDFILE *f = sf_open_virtual(&io, SFM_READ, &info, s);
-    if (!f)
+    *f = sf_open_virtual(&io, SFM_READ, info, s);
+    if (!*f)
         return err_set(e, ERR_FORMAT, "%s: not sound that can be read (WAV, FLAC, OGG): %s", name,
                        sf_error_number(sf_error(NULL)));
-    int rc = 0;
-    if (info.samplerate < 1000 || info.samplerate > 1000000 || info.channels < 1 || info.channels > PIECE)
-        rc = err_set(e, ERR_FORMAT, "%s: %d samples a second in %d channels is not sound that triad reads", name,
-                     info.samplerate, info.channels);
+    if (info->samplerate >= 1000 && info->samplerate <= 1000000 && info->channels >= 1 && info->channels <= PIECE)
+        return 0;
+    sf_close(*f);
+    *f = NULL;
+    return err_set(e, ERR_FORMAT, "%s: %d samples a second in %d channels is not sound that triad reads", name,
+                   info->samplerate, info->channels);
+}
+
+int data_audio_seconds(const char *name, int fd, int64_t offset, int64_t length, double *seconds, struct err *e)
+{
+    struct source s = {.fd = fd, .offset = offset, .len = length};
+    SNDFILE *f;
+    SF_INFO info;
+    *seconds = 0;
+    int rc = open_source(name, &s, &f, &info, e);
+    if (rc) return rc;
+    sf_close(f);
+    if (info.frames < 0 || info.frames >= SF_COUNT_MAX)
+        return err_set(e, ERR_FORMAT, "%s: its header does not say how long it is", name);
+    *seconds = (double)info.frames / info.samplerate;
+    return 0;
+}
+
+static int decode(const char *name, struct source *s, double max_seconds, struct data_audio *a, struct err *e)
+{
+    SNDFILE *f;
+    SF_INFO info;
+    int rc = open_source(name, s, &f, &info, e);
+    if (rc) return rc;
     a->rate = info.samplerate;
     /* A little more than asked for, so that the resampling filter sees what follows and the end is as in the whole. */
     double frames = max_seconds > 0 ? (max_seconds + 0.1) * info.samplerate : 0;
     int64_t want = frames > 0 && frames < 1e15 ? (int64_t)frames : INT64_MAX;
-    if (!rc) rc = read_frames(name, f, &info, want, a, e);
+    rc = read_frames(name, f, &info, want, a, e);
     sf_close(f);
     return rc;
 }

@@ -23,6 +23,10 @@ struct data_audio {
  * ERR_MEMORY. On error *a is empty. Safe from many threads. */
 int data_audio_decode(const char *name, const void *data, size_t len, int64_t rate, double max_seconds,
                       struct data_audio *a, struct err *e) MUST_CHECK;
+/* How long the sound in `length` bytes from `offset` of the file `fd` is, in seconds, as its header says: nothing is
+ * decoded. ERR_FORMAT where it is not sound that data_audio_decode reads, or does not say. */
+int data_audio_seconds(const char *name, int fd, int64_t offset, int64_t length, double *seconds,
+                       struct err *e) MUST_CHECK;
 void data_audio_free(struct data_audio *a); /* leaves it empty; an empty one is fine */
 
 /* Resamples n samples from `from` to `to` Hz (any ratio) with soxr at its quality HQ (20 bits), single-threaded, into

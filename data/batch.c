@@ -14,6 +14,11 @@ int64_t data_round_rows(int64_t n, int64_t unit)
     return n <= 0 ? unit : (n + step - 1) / step * step;
 }
 
+int64_t data_row_unit(const struct data_modality *m)
+{
+    return m->round_rows > 0 ? m->round_rows : m->kind == DATA_TEXT ? 256 : 512;
+}
+
 int data_room_need(struct data_room *r, size_t bytes, size_t keep, struct err *e)
 {
     if (bytes <= r->cap) return 0;

@@ -1,6 +1,7 @@
 /* The ring of batches and the threads that fill it. Batches have positions counted from epoch 0 on (epoch * batches +
- * index); position p lives in slot p % n. A thread claims the next position once its slot is free, under the lock,
- * where the order of its epoch is laid down too; then it works without the lock. Who waits, sleeps. */
+ * index; by a budget, from the last seek on); position p lives in slot p % n. A thread claims the next position once its
+ * slot is free, under the lock, where the order of its epoch is laid down too; then it works without the lock. Who waits,
+ * sleeps. */
 #include "data/loader.h"
 
 #include <pthread.h>
@@ -9,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/threads.h"
+#include "data/budget.h"
 #include "data/sample.h"
 
 enum { FREE, MAKING, READY, HELD };
@@ -19,10 +21,17 @@ struct worker {
     pthread_t thread;
 };
 
+/* A batch in the order of an epoch, by a budget. */
+struct cursor {
+    int64_t epoch, index, from; /* its first item in the order */
+};
+
 struct data_loader {
     struct data_plan plan;
-    int64_t *items, *order; /* (n_items): as given, and in the order of `order_epoch` */
-    int64_t order_epoch, batches;
+    int64_t *items, *order;       /* (n_items): as given, and in the order of `order_epoch` */
+    int64_t order_epoch, batches; /* by a budget: batches of epoch 0, -1 before they are counted */
+    struct data_budget *budget;   /* NULL: by items */
+    struct cursor at;             /* by a budget: the batch that is claimed next */
     struct data_slot *slot;
     int n_slots, n_workers, n_threads; /* at least one worker; without threads it is data_loader_next's own */
     struct worker *worker;
@@ -71,18 +80,54 @@ static bool can_claim(const struct data_loader *l)
     return !l->paused && !at_end(l, l->next_made) && l->slot[l->next_made % l->n_slots].state == FREE;
 }
 
+/* By a budget: how many items the batch at *c takes, having moved *c into the next epoch where one is over; -1 on error. */
+static int64_t measure(struct data_loader *l, struct cursor *c, struct err *e)
+{
+    for (;;) {
+        lay_order(l, c->epoch);
+        int64_t left = l->plan.c.n_items - c->from,
+                n = data_budget_take(l->budget, l->order + c->from, left, c->epoch, c->index == 0, e);
+        if (n) return n;
+        *c = (struct cursor){.epoch = c->epoch + 1};
+    }
+}
+
+static void step_over(struct cursor *c, int64_t items)
+{
+    c->index++;
+    c->from += items;
+}
+
+/* Which items a batch has, by position or by a budget; where that fails, its error. */
+static void lay_batch(struct data_loader *l, struct data_slot *s, int64_t position)
+{
+    int64_t B = l->plan.c.batch, from;
+    err_clear(&s->err);
+    if (l->budget) {
+        int64_t n = measure(l, &l->at, &s->err);
+        s->b.epoch = l->at.epoch;
+        s->b.index = l->at.index;
+        s->b.size = n < 0 ? 0 : n;
+        from = l->at.from;
+        if (n > 0) step_over(&l->at, n);
+    } else {
+        s->b.epoch = position / l->batches;
+        s->b.index = position % l->batches;
+        from = s->b.index * B;
+        int64_t left = l->plan.c.n_items - from;
+        s->b.size = left < B ? left : B;
+        lay_order(l, s->b.epoch);
+    }
+    memcpy(s->b.sample, l->order + from, (size_t)s->b.size * sizeof *s->b.sample);
+}
+
 /* Under the lock. */
 static struct data_slot *claim(struct data_loader *l)
 {
-    int64_t p = l->next_made++, B = l->plan.c.batch;
+    int64_t p = l->next_made++;
     struct data_slot *s = &l->slot[p % l->n_slots];
     s->state = MAKING;
-    s->b.epoch = p / l->batches;
-    s->b.index = p % l->batches;
-    int64_t from = s->b.index * B, left = l->plan.c.n_items - from;
-    s->b.size = left < B ? left : B;
-    lay_order(l, s->b.epoch);
-    memcpy(s->b.sample, l->order + from, (size_t)s->b.size * sizeof *s->b.sample);
+    lay_batch(l, s, p);
     l->busy++;
     return s;
 }
@@ -92,9 +137,10 @@ static void make_one(struct data_loader *l, struct data_maker *k)
 {
     struct data_slot *s = claim(l);
     pthread_mutex_unlock(&l->lock);
-    err_clear(&s->err);
-    int rc = data_slot_make(k, s, &s->err);
-    CHECK(rc == s->err.code);
+    if (!s->err.code) {
+        int rc = data_slot_make(k, s, &s->err);
+        CHECK(rc == s->err.code);
+    }
     pthread_mutex_lock(&l->lock);
     s->state = READY;
     l->busy--;
@@ -162,15 +208,34 @@ void data_loader_seek(struct data_loader *l, int64_t epoch, int64_t index)
         CHECK_MSG(l->slot[i].state != HELD, "release every batch before data_loader_seek");
         l->slot[i].state = FREE;
     }
-    l->next_made = l->next_taken = (l->plan.c.eval ? 0 : epoch * l->batches) + index;
+    if (l->budget) {
+        struct err why = {0}; /* told by the batch where it stops */
+        int64_t n = 0;
+        l->at = (struct cursor){.epoch = epoch};
+        for (int64_t i = 0; i < index && (n = measure(l, &l->at, &why)) > 0; i++) step_over(&l->at, n);
+        l->next_made = l->next_taken = 0;
+    } else
+        l->next_made = l->next_taken = (l->plan.c.eval ? 0 : epoch * l->batches) + index;
     l->paused = false;
     pthread_cond_broadcast(&l->work);
     pthread_mutex_unlock(&l->lock);
 }
 
-int64_t data_loader_batches(const struct data_loader *l)
+int64_t data_loader_batches(struct data_loader *l)
 {
-    return l->batches;
+    pthread_mutex_lock(&l->lock);
+    if (l->batches < 0) {
+        struct cursor c = {0};
+        struct err why = {0};
+        int64_t n;
+        while ((n = measure(l, &c, &why)) > 0 && c.epoch == 0) {
+            step_over(&c, n);
+            l->batches = c.index;
+        }
+    }
+    int64_t n = l->batches > 0 ? l->batches : 1;
+    pthread_mutex_unlock(&l->lock);
+    return n;
 }
 
 struct data_loader_stats data_loader_stats(struct data_loader *l)
@@ -236,7 +301,7 @@ static int take_modality(struct data_loader *l, int i, const struct data_modalit
     const struct data_loader_config *c = &l->plan.c;
     *m = *from;
     if (!m->field) m->field = m->name;
-    if (m->round_rows <= 0) m->round_rows = m->kind == DATA_TEXT ? 256 : 512;
+    m->round_rows = data_row_unit(m);
     for (int k = 0; k < 3; k++) m->std[k] = m->std[k] == 0 ? 1 : m->std[k];
     if (c->eval) {
         m->image = (struct data_image_augment){0};
@@ -268,7 +333,7 @@ static int check_sizes(const struct data_loader_config *c, struct err *e)
         return err_set(e, ERR_CONFIG, "a batch should be 1 to %d samples, but it is %lld", 1 << 24,
                        (long long)c->batch);
     if (c->n_items < 1) return err_set(e, ERR_CONFIG, "%s: there are no items to read", c->manifest->path);
-    if (!c->eval && c->n_items < c->batch)
+    if (!c->eval && c->by == DATA_BY_ITEMS && c->n_items < c->batch)
         return err_set(e, ERR_CONFIG, "%s: %lld items do not fill a batch of %lld: make the batch smaller",
                        c->manifest->path, (long long)c->n_items, (long long)c->batch);
     return 0;
@@ -318,6 +383,11 @@ int data_loader_new(const struct data_loader_config *c, struct data_loader **out
     pthread_cond_init(&l->work, NULL);
     pthread_cond_init(&l->ready, NULL);
     for (int i = 0; i < c->n_modalities && !rc; i++) rc = take_modality(l, i, &c->modality[i], e);
+    if (!rc && !c->eval && c->by != DATA_BY_ITEMS) {
+        CHECK(c->budget > 0 && c->budget_of >= 0 && c->budget_of < c->n_modalities);
+        l->budget = data_budget_new(&l->plan);
+        l->batches = -1;
+    }
     if (!rc) rc = start(l, e);
     if (rc)
         data_loader_free(l);
@@ -341,6 +411,7 @@ void data_loader_free(struct data_loader *l)
     pthread_cond_destroy(&l->work);
     pthread_cond_destroy(&l->ready);
     pthread_mutex_destroy(&l->lock);
+    data_budget_free(l->budget);
     free(l->slot);
     free(l->worker);
     free(l->items);

@@ -15,6 +15,10 @@
 
 enum data_kind { DATA_IMAGE, DATA_TEXT, DATA_AUDIO };
 
+/* What a batch has as much of as fits. */
+enum data_batch_by { DATA_BY_ITEMS, DATA_BY_TOKENS, DATA_BY_SECONDS };
+extern const char *const data_batch_by_names[]; /* in the enum's order, NULL at the end */
+
 /* One modality. Zeroed members have the defaults written here. */
 struct data_modality {
     const char *name;  /* the user's name for it; its random choices are keyed by this */
@@ -54,7 +58,11 @@ struct data_loader_config {
     const char *split;                    /* which entries of a field are used (manifest_use); NULL: "train" */
     const struct data_modality *modality; /* copied; strings must outlive the loader */
     int n_modalities;
-    int64_t batch;
+    int64_t batch;         /* samples; where `by` counts something else, the most of them */
+    enum data_batch_by by; /* training: what fills a batch up to `budget`, counted in modality[budget_of], a text for
+                              tokens and sound for seconds. See data/budget.h for what an item's size is */
+    double budget;
+    int budget_of;
     uint64_t seed;
     bool eval;   /* items in the given order, once, no augmentation, no random choice, last batch smaller */
     bool skip;   /* a bad item is replaced by another, with a warning once; false: it is an error */
@@ -95,8 +103,12 @@ struct data_loader;
 int data_loader_new(const struct data_loader_config *c, struct data_loader **l, struct err *e) MUST_CHECK;
 void data_loader_free(struct data_loader *l); /* stops and joins the threads; NULL is fine */
 
+/* By a budget: a batch takes the items that come next in the epoch's order, as many as fit; how many follows from (seed,
+ * epoch) alone. Their number is rounded down (data_round_items) so that few different sizes, and plans, occur; what was
+ * left over begins the next batch. Epochs may differ by a batch or so. */
+
 /* The next batch; after the last of an epoch comes the first of the next one (training: the last, incomplete batch of
- * an epoch is dropped) or *b = NULL (eval). It stays valid until data_loader_release. Blocks until it is ready. An
+ * an epoch is dropped; by a budget, unless it is the epoch's only one) or *b = NULL (eval). It stays valid until data_loader_release. Blocks until it is ready. An
  * unreadable item is ERR_IO or ERR_FORMAT naming item, file and reason (with `skip`: only after 100 replacements that
  * were unreadable too); then *b is NULL, and the same call again gives the same error; data_loader_seek goes past it.
  */
@@ -107,7 +119,9 @@ void data_loader_release(struct data_loader *l, struct data_batch *b);
  * runs on into the following epochs (training). */
 void data_loader_seek(struct data_loader *l, int64_t epoch, int64_t index);
 
-int64_t data_loader_batches(const struct data_loader *l); /* of an epoch */
+/* Of an epoch. By a budget: of epoch 0; the first call reads the sizes of all its items (where one does not fit the
+ * budget, of those before it: the batch itself has the error). */
+int64_t data_loader_batches(struct data_loader *l);
 
 struct data_loader_stats {
     double waited_s; /* that data_loader_next has blocked so far */
@@ -120,5 +134,9 @@ struct data_loader_stats data_loader_stats(struct data_loader *l);
 /* Rows that `n` packed rows are rounded up to: a multiple of `unit`, in steps of about n/8 to n/16 where that is more,
  * so that few different shapes (and plans) occur. 0 gives `unit`. */
 int64_t data_round_rows(int64_t n, int64_t unit);
+/* Samples that n are rounded down to: below 32 n itself, then multiples of n/32 to n/16. */
+int64_t data_round_items(int64_t n);
+/* The unit of a modality: its round_rows, or the default of its kind. */
+int64_t data_row_unit(const struct data_modality *m);
 
 #endif

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -464,4 +465,26 @@ int manifest_bytes(const struct manifest *m, const struct manifest_entry *entry,
     int rc = file_read(path, MAX_FILE, data, len, e);
     free(path);
     return rc;
+}
+
+int manifest_open(const struct manifest *m, const struct manifest_entry *entry, struct manifest_file *f, struct err *e)
+{
+    *f = (struct manifest_file){.fd = m->pack_fd, .offset = entry->offset, .length = entry->length};
+    if (m->pack_fd >= 0) return pack_has(m, entry, e);
+    char *path = file_join(m->dir, entry->value);
+    struct stat s;
+    int rc = 0;
+    f->own = true;
+    f->offset = 0;
+    f->fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (f->fd < 0 || fstat(f->fd, &s)) rc = err_errno(e, "%s: cannot be opened", path);
+    if (!rc) f->length = s.st_size;
+    if (rc && f->fd >= 0) close(f->fd);
+    free(path);
+    return rc;
+}
+
+void manifest_close(struct manifest_file *f)
+{
+    if (f->own) close(f->fd);
 }

@@ -112,4 +112,15 @@ struct manifest_entry *manifest_next_file(const struct manifest *m, struct manif
 int manifest_bytes(const struct manifest *m, const struct manifest_entry *entry, char **data, size_t *len,
                    struct err *e) MUST_CHECK;
 
+/* The file that an entry names, open for reading: `length` bytes from `offset` of `fd`. Close it with manifest_close.
+ * ERR_IO or ERR_FORMAT naming the file. */
+struct manifest_file {
+    int fd;
+    int64_t offset, length;
+    bool own; /* fd is not the pack's */
+};
+int manifest_open(const struct manifest *m, const struct manifest_entry *entry, struct manifest_file *f,
+                  struct err *e) MUST_CHECK;
+void manifest_close(struct manifest_file *f);
+
 #endif

@@ -235,13 +235,18 @@ int pack_attach(struct pack *p, struct manifest *m, struct err *e)
     return 0;
 }
 
+int pack_has(const struct manifest *m, const struct manifest_entry *entry, struct err *e)
+{
+    if (entry->offset >= 0) return 0;
+    return err_set(e, ERR_IO, "%s: '%s' is not a file of this pack; pack it as {\"file\": ...}", m->path, entry->value);
+}
+
 int pack_read(const struct manifest *m, const struct manifest_entry *entry, char **data, size_t *len, struct err *e)
 {
     *data = NULL;
     *len = 0;
-    if (entry->offset < 0)
-        return err_set(e, ERR_IO, "%s: '%s' is not a file of this pack; pack it as {\"file\": ...}", m->path,
-                       entry->value);
+    int rc = pack_has(m, entry, e);
+    if (rc) return rc;
     size_t n = (size_t)entry->length, got = 0;
     char *p = mem_try(n + 1, entry->value, e);
     if (!p) return ERR_MEMORY;
@@ -249,8 +254,8 @@ int pack_read(const struct manifest *m, const struct manifest_entry *entry, char
         ssize_t k = pread(m->pack_fd, p + got, n - got, (off_t)(entry->offset + (int64_t)got));
         if (k < 0 && errno == EINTR) continue;
         if (k <= 0) {
-            int rc = k < 0 ? err_errno(e, "%s: cannot read '%s'", m->path, entry->value)
-                           : err_set(e, ERR_FORMAT, "%s: the pack ends inside '%s'", m->path, entry->value);
+            rc = k < 0 ? err_errno(e, "%s: cannot read '%s'", m->path, entry->value)
+                       : err_set(e, ERR_FORMAT, "%s: the pack ends inside '%s'", m->path, entry->value);
             free(p);
             return rc;
         }

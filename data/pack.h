@@ -36,6 +36,9 @@ int pack_open(const char *path, struct pack *p, char **text, size_t *len, struct
 int pack_attach(struct pack *p, struct manifest *m, struct err *e) MUST_CHECK;
 void pack_free(struct pack *p);
 
+/* ERR_IO where the entry is no file of the manifest's pack. */
+int pack_has(const struct manifest *m, const struct manifest_entry *entry, struct err *e) MUST_CHECK;
+
 /* manifest_bytes for a pack. */
 int pack_read(const struct manifest *m, const struct manifest_entry *entry, char **data, size_t *len,
               struct err *e) MUST_CHECK;

@@ -331,19 +331,20 @@ static int add_audio(struct job *j)
     return 0;
 }
 
-/* Which entry of an item's field is taken, -1 where it has none. */
-static int choose(struct data_maker *k, const struct data_modality *m, const struct manifest_field *f, struct rng *rng,
-                  int *choice, struct err *e)
+int data_sample_choose(const struct data_plan *p, const struct data_modality *m, int64_t item, int64_t epoch,
+                       struct data_room *usable, struct rng *rng, int *choice, struct err *e)
 {
-    const struct data_loader_config *c = &k->plan->c;
+    const struct data_loader_config *c = &p->c;
+    const struct manifest_field *f = manifest_field(&c->manifest->item[item], m->field);
+    *rng = rng_make(hash_bytes(&c->seed, sizeof c->seed, hash_str(m->name)), (uint64_t)item, (uint64_t)epoch);
     *choice = -1;
     if (!f) return 0;
-    int rc = data_room_need(&k->usable, (size_t)f->n * sizeof(int), 0, e);
+    int rc = data_room_need(usable, (size_t)f->n * sizeof(int), 0, e);
     if (rc) return rc;
-    int *usable = k->usable.p, n = manifest_use(c->manifest, f, c->split, usable);
+    int *index = usable->p, n = manifest_use(c->manifest, f, c->split, index);
     if (n == 0) return 0;
     int64_t i = c->eval ? (m->pick < n ? m->pick : n - 1) : data_choose(rng, n, m->kind == DATA_TEXT ? m->first : 0);
-    *choice = usable[i];
+    *choice = index[i];
     return 0;
 }
 
@@ -357,17 +358,10 @@ int data_sample_add(struct data_maker *k, struct data_slot *s, int64_t i, int64_
         const struct data_modality *m = &p->m[done];
         const struct manifest_field *f = manifest_field(&p->c.manifest->item[item], m->field);
         struct data_part *part = &s->b.part[done];
-        struct job j = {.k = k,
-                        .m = m,
-                        .at = done,
-                        .part = part,
-                        .room = &s->room[done],
-                        .e = e,
-                        .rng = rng_make(hash_bytes(&p->c.seed, sizeof p->c.seed, hash_str(m->name)), (uint64_t)item,
-                                        (uint64_t)s->b.epoch)};
+        struct job j = {.k = k, .m = m, .at = done, .part = part, .room = &s->room[done], .e = e};
         int choice;
         part->row[i] = part->choice[i] = -1;
-        rc = choose(k, m, f, &j.rng, &choice, e);
+        rc = data_sample_choose(p, m, item, s->b.epoch, &k->usable, &j.rng, &choice, e);
         if (rc || choice < 0) continue;
         j.entry = &f->entry[choice];
         if ((rc = add[m->kind](&j)) != 0) continue;

@@ -49,6 +49,11 @@ void data_slot_free(struct data_slot *s, const struct data_plan *plan);
 /* Fills `s`, whose b.epoch, b.index, b.size and b.sample are set. On error what it holds is undefined. */
 int data_slot_make(struct data_maker *k, struct data_slot *s, struct err *e) MUST_CHECK;
 
+/* Which entry of modality m an item's epoch takes: *choice, its place in the field, -1 where the item has none. *rng is the
+ * generator that the sample's augmentation goes on with. ERR_MEMORY. */
+int data_sample_choose(const struct data_plan *p, const struct data_modality *m, int64_t item, int64_t epoch,
+                       struct data_room *usable, struct rng *rng, int *choice, struct err *e) MUST_CHECK;
+
 /* Adds an item as sample i behind those that are there (data/sample.c). On error the batch holds what it held before.
  */
 int data_sample_add(struct data_maker *k, struct data_slot *s, int64_t i, int64_t item, struct err *e) MUST_CHECK;

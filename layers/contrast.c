@@ -20,7 +20,11 @@ static struct ad_pairs pairs_of(struct nn *m, const struct nn_contrast *c)
 {
     struct ad_graph *g = m->g;
     int64_t n = ad_rank(g, c->a) == 2 ? ad_dim(g, c->a, 0) : 1;
-    struct ad_pairs p = {.a = c->a, .b = c->b, .has_a = c->has_a, .has_b = c->has_b, .keep = NN_CONTRAST_KEEP};
+    struct ad_pairs p = {.a = c->a,
+                         .b = c->b,
+                         .has_a = c->has_a,
+                         .has_b = c->has_b,
+                         .keep = m->part ? NN_CONTRAST_KEEP_PART : NN_CONTRAST_KEEP};
     if (!p.has_a) p.has_a = ad_full(g, AD_F32, SHAPE(n), 1);
     if (!p.has_b) p.has_b = ad_full(g, AD_F32, SHAPE(n), 1);
     p.id_a = p.id_b = c->group ? c->group : ad_iota(g, AD_I32, n);

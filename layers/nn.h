@@ -14,7 +14,8 @@ struct nn {
     struct ad_graph *g;
     struct ad_store *store; /* parameters are declared here */
     bool training;          /* dropout, drop path and batch statistics */
-    struct err e;           /* the first failure of a declaration */
+    bool part;    /* of a step in parts: towers draw the whole batch's masks (model_first), losses keep less */
+    struct err e; /* the first failure of a declaration */
 };
 int nn_status(const struct nn *m, struct err *e) MUST_CHECK;
 
@@ -27,6 +28,8 @@ struct nn_seq {
     val offsets; /* int32 (items + 1) */
     int64_t rows, items;
     int64_t longest; /* no item is longer: bounds positions and biases */
+    val first_item,
+        first_row; /* of a larger batch whose masks x gets its part of, integers (1); 0: x is all there is */
 };
 /* A batch of equally long sequences (B, N, D) seen as packed. */
 struct nn_seq nn_seq_fixed(struct nn *m, val x);
@@ -90,8 +93,10 @@ val nn_attention(struct nn *m, const char *name, const struct nn_seq *s, const s
 /* Queries from q, keys and values from kv. */
 val nn_cross_attention(struct nn *m, const char *name, const struct nn_seq *q, const struct nn_seq *kv, int64_t heads,
                        bool bias);
-val nn_mlp(struct nn *m, const char *name, val x, const struct nn_block *c);
+val nn_mlp(struct nn *m, const char *name, const struct nn_seq *s, const struct nn_block *c);
 val nn_transformer_block(struct nn *m, const char *name, const struct nn_seq *s, const struct nn_block *c);
+/* While training, ad_dropout of x whose row 0 is row `first` of the whole batch; first 0: x is the whole. */
+val nn_dropout(struct nn *m, val x, val first, double p, bool per_item);
 /* Drops whole items of a residual branch (Huang et al. 2016) while training. */
 val nn_drop_path(struct nn *m, const struct nn_seq *s, val branch, double p);
 val nn_layer_scale(struct nn *m, const char *name, val x, double start);
@@ -126,8 +131,9 @@ struct nn_contrast {
     val group;        /* int32 (B): samples of equal number are positives of each other; 0 stands for "all differ" */
 };
 /* Neither loss makes a (B, B) tensor. Up to so many bytes of products <a_i, b_j> are kept for the gradient, which computes
- * the others again: all of a batch of 8192. */
-enum { NN_CONTRAST_KEEP = 1 << 28 };
+ * the others again, to the same bits: all of a batch of 8192; in parts (nn.part), where they would be most of the memory,
+ * all of one of 2048. */
+enum { NN_CONTRAST_KEEP = 1 << 28, NN_CONTRAST_KEEP_PART = 1 << 24 };
 /* InfoNCE (van den Oord et al. 2018, eq. 4; symmetric as Radford et al. 2021, fig. 3): mean over both directions of the
  * cross-entropy of softmax_j(scale <a_i, b_j>) against the even distribution over i's positives. Samples without the
  * modality are neither queries nor candidates. No valid pair: 0. */

@@ -49,12 +49,18 @@ val nn_cross_attention(struct nn *m, const char *name, const struct nn_seq *q, c
     return y;
 }
 
-val nn_mlp(struct nn *m, const char *name, val x, const struct nn_block *c)
+val nn_dropout(struct nn *m, val x, val first, double p, bool per_item)
+{
+    if (!m->training || p <= 0 || !x) return x;
+    return first ? ad_dropout_part(m->g, x, first, p, per_item) : ad_dropout(m->g, x, p, per_item);
+}
+
+val nn_mlp(struct nn *m, const char *name, const struct nn_seq *s, const struct nn_block *c)
 {
     struct ad_graph *g = m->g;
     ad_push(g, "%s", name);
-    int64_t d = width_of(m, x), hidden = (int64_t)(c->mlp_ratio * (double)d + 0.5);
-    val h = nn_linear(m, "up", x, c->gated ? 2 * hidden : hidden, c->bias, 0);
+    int64_t d = width_of(m, s->x), hidden = (int64_t)(c->mlp_ratio * (double)d + 0.5);
+    val h = nn_linear(m, "up", s->x, c->gated ? 2 * hidden : hidden, c->bias, 0);
     if (c->gated) {
         val part[2] = {0};
         ad_split(g, h, -1, 2, part);
@@ -62,7 +68,7 @@ val nn_mlp(struct nn *m, const char *name, val x, const struct nn_block *c)
     } else {
         h = nn_activate(m, c->activation, h);
     }
-    if (m->training && c->dropout > 0) h = ad_dropout(g, h, c->dropout, false);
+    h = nn_dropout(m, h, s->first_row, c->dropout, false);
     val y = nn_linear(m, "down", h, d, c->bias, out_std(c, hidden));
     ad_pop(g);
     return y;
@@ -72,8 +78,8 @@ val nn_drop_path(struct nn *m, const struct nn_seq *s, val branch, double p)
 {
     if (!m->training || p <= 0 || !branch) return branch;
     struct ad_graph *g = m->g;
-    val keep =
-        ad_dropout(g, ad_full(g, ad_dtype_of(g, branch), SHAPE(s->items, 1), 1), p, false); /* 0 or 1/(1-p) an item */
+    val one = ad_full(g, ad_dtype_of(g, branch), SHAPE(s->items, 1), 1),
+        keep = nn_dropout(m, one, s->first_item, p, false); /* 0 or 1/(1-p) an item */
     return ad_mul(g, branch, ad_segment_broadcast(g, keep, s->offsets, s->rows));
 }
 
@@ -87,7 +93,7 @@ val nn_layer_scale(struct nn *m, const char *name, val x, double start)
 static val finish_branch(struct nn *m, const struct nn_seq *s, const struct nn_block *c, val y, const char *scale)
 {
     if (c->layer_scale > 0) y = nn_layer_scale(m, scale, y, c->layer_scale);
-    if (m->training && c->dropout > 0) y = ad_dropout(m->g, y, c->dropout, false);
+    y = nn_dropout(m, y, s->first_row, c->dropout, false);
     return nn_drop_path(m, s, y, c->drop_path);
 }
 
@@ -100,13 +106,14 @@ val nn_transformer_block(struct nn *m, const char *name, const struct nn_seq *s,
     if (c->post_norm) {
         x = nn_norm(m, "norm1", c->norm,
                     ad_add(g, x, finish_branch(m, s, c, nn_attention(m, "attention", &t, c), "scale1")), c->eps);
-        x = nn_norm(m, "norm2", c->norm, ad_add(g, x, finish_branch(m, s, c, nn_mlp(m, "mlp", x, c), "scale2")),
+        t.x = x;
+        x = nn_norm(m, "norm2", c->norm, ad_add(g, x, finish_branch(m, s, c, nn_mlp(m, "mlp", &t, c), "scale2")),
                     c->eps);
     } else {
         t.x = nn_norm(m, "norm1", c->norm, x, c->eps);
         x = ad_add(g, x, finish_branch(m, s, c, nn_attention(m, "attention", &t, c), "scale1"));
-        val h = nn_mlp(m, "mlp", nn_norm(m, "norm2", c->norm, x, c->eps), c);
-        x = ad_add(g, x, finish_branch(m, s, c, h, "scale2"));
+        t.x = nn_norm(m, "norm2", c->norm, x, c->eps);
+        x = ad_add(g, x, finish_branch(m, s, c, nn_mlp(m, "mlp", &t, c), "scale2"));
     }
     ad_pop(g);
     return x;

@@ -51,8 +51,9 @@ static val conv_norm(struct nn *m, const struct model_efficientnet *c, const cha
     return x;
 }
 
-static val mbconv(struct nn *m, const struct model_efficientnet *c, val x, const struct model_mbconv *b, int stride,
-                  double drop)
+/* `first`: the number of item 0 in the whole batch, 0 where this is the whole. */
+static val mbconv(struct nn *m, const struct model_efficientnet *c, val x, val first, const struct model_mbconv *b,
+                  int stride, double drop)
 {
     int64_t in = ad_dim(m->g, x, -1), out = channels(c, b->out),
             wide = channels(&(struct model_efficientnet){.width = 1}, in * b->expand);
@@ -63,8 +64,7 @@ static val mbconv(struct nn *m, const struct model_efficientnet *c, val x, const
     y = nn_squeeze_excite(m, "se", y, in / 4 > 1 ? in / 4 : 1, NN_SILU);
     y = conv_norm(m, c, "project", y, (struct nn_conv){.out = out, .kernel = 1, .stride = 1}, false);
     if (stride > 1 || in != out) return y;
-    if (m->training && drop > 0) y = ad_dropout(m->g, y, drop, true);
-    return ad_add(m->g, x, y);
+    return ad_add(m->g, x, nn_dropout(m, y, first, drop, true));
 }
 
 val model_efficientnet(struct nn *m, const struct model_tower *t, struct model_shape s)
@@ -74,12 +74,13 @@ val model_efficientnet(struct nn *m, const struct model_tower *t, struct model_s
     val x = model_input(m, "image", AD_F32, SHAPE(s.items, t->image_size, t->image_size, 3));
     x = conv_norm(m, c, "stem", x, (struct nn_conv){.out = channels(c, c->stem), .kernel = 3, .stride = 2}, true);
     int64_t all = 0, at = 0;
+    val first_row, first = model_first_input(m, &first_row);
     for (int i = 0; i < c->n_stages; i++) all += layers(c, c->stage[i].layers);
     for (int i = 0; i < c->n_stages && x; i++) {
         const struct model_mbconv *b = &c->stage[i];
         for (int64_t k = 0; k < layers(c, b->layers) && x; k++, at++) {
             ad_push(g, "stage.%d.%d", i, (int)k);
-            x = mbconv(m, c, x, b, k == 0 ? (int)b->stride : 1, c->drop_path * (double)at / (double)all);
+            x = mbconv(m, c, x, first, b, k == 0 ? (int)b->stride : 1, c->drop_path * (double)at / (double)all);
             ad_pop(g);
         }
     }

@@ -8,11 +8,17 @@ static val head(struct nn *m, val x, int64_t out)
     return nn_edge(m, "head", x, out, true);
 }
 
+val model_mean(struct nn *m, struct model_sum s)
+{
+    return ad_div(m->g, s.sum, ad_maximum(m->g, s.count, ad_const(m->g, AD_F32, 1)));
+}
+
 val model_classes(struct nn *m, const struct model_tower *t, struct model_shape s, int64_t classes, double dropout)
 {
     val x = model_features(m, t, s); /* (B, D) */
+    if (m->part && dropout > 0) return ad_fail(m->g, "%s: the head's dropout knows whole batches only", t->name);
     ad_push(m->g, "%s", t->name);
-    if (m->training && dropout > 0) x = ad_dropout(m->g, x, dropout, false);
+    x = nn_dropout(m, x, 0, dropout, false);
     val y = head(m, x, classes);
     ad_pop(m->g);
     return y;
@@ -50,12 +56,16 @@ struct model_lm model_lm(struct nn *m, const struct model_tower *t, struct model
     return lm;
 }
 
-val model_lm_loss(struct nn *m, const struct model_lm *lm)
+struct model_sum model_lm_sum(struct nn *m, const struct model_lm *lm)
 {
     struct ad_graph *g = m->g;
-    val loss = ad_sum_all(g, ad_cross_entropy(g, lm->logits.x, lm->next, 0, -100));
-    val known = ad_sum_all(g, ad_greater_equal(g, lm->next, ad_const(g, AD_I32, 0)));
-    return ad_div(g, loss, ad_maximum(g, known, ad_const(g, AD_F32, 1)));
+    return (struct model_sum){ad_sum_all(g, ad_cross_entropy(g, lm->logits.x, lm->next, 0, -100)),
+                              ad_sum_all(g, ad_greater_equal(g, lm->next, ad_const(g, AD_I32, 0)))};
+}
+
+val model_lm_loss(struct nn *m, const struct model_lm *lm)
+{
+    return model_mean(m, model_lm_sum(m, lm));
 }
 
 struct nn_seq model_ctc(struct nn *m, const struct model_tower *t, struct model_shape s, int64_t vocab)
@@ -71,8 +81,8 @@ struct nn_seq model_ctc(struct nn *m, const struct model_tower *t, struct model_
     return y;
 }
 
-val model_ctc_loss(struct nn *m, const struct nn_seq *logits, val targets, val target_offsets, int blank,
-                   bool zero_infinity)
+struct model_sum model_ctc_sum(struct nn *m, const struct nn_seq *logits, val targets, val target_offsets, int blank,
+                               bool zero_infinity)
 {
     struct ad_graph *g = m->g;
     int64_t items = logits->items;
@@ -81,5 +91,11 @@ val model_ctc_loss(struct nn *m, const struct nn_seq *logits, val targets, val t
     val labels =
         ad_sub(g, ad_slice(g, target_offsets, 0, 1, items + 1, 1), ad_slice(g, target_offsets, 0, 0, items, 1));
     val share = ad_cast(g, ad_maximum(g, labels, ad_const(g, AD_I32, 1)), AD_F32);
-    return ad_mean_all(g, ad_div(g, loss, share));
+    return (struct model_sum){ad_sum_all(g, ad_div(g, loss, share)), ad_const(g, AD_F32, (double)items)};
+}
+
+val model_ctc_loss(struct nn *m, const struct nn_seq *logits, val targets, val target_offsets, int blank,
+                   bool zero_infinity)
+{
+    return model_mean(m, model_ctc_sum(m, logits, targets, target_offsets, blank, zero_infinity));
 }

@@ -49,6 +49,31 @@ val model_embed(struct nn *m, const struct model_tower *t, struct model_shape s,
     return y;
 }
 
+/* Frames behind the convolutions of an audio tower's stem, as nn_conv1d_packed has them. */
+static int64_t stem_frames(const struct model_audio *t, int64_t n)
+{
+    for (int i = 0; i < t->n_stem; i++) n = ad_packed_conv_rows(n, t->kernel[i], t->stride[i], t->kernel[i] / 2);
+    return n;
+}
+
+static int64_t wave_frames(const struct model_wave *t, int64_t n)
+{
+    for (int i = 0; i < t->n_features; i++) n = ad_packed_conv_rows(n, t->kernel[i], t->stride[i], 0);
+    return n;
+}
+
+void model_first(const struct model_tower *t, const int32_t *offsets, int64_t rows, int64_t item, int64_t first[2])
+{
+    first[0] = item;
+    first[1] = 0;
+    int64_t side = t->kind == MODEL_VIT ? t->image_size / t->vit.patch : 0;
+    if (t->kind == MODEL_VIT) first[1] = item * (side * side + t->vit.class_token);
+    if (t->kind == MODEL_TEXT) first[1] = offsets[item];
+    if (t->kind == MODEL_WAVE) first[1] = item * wave_frames(&t->wave, rows);
+    for (int64_t i = 0; t->kind == MODEL_AUDIO && i < item; i++)
+        first[1] += stem_frames(&t->audio, offsets[i + 1] - offsets[i]);
+}
+
 static int check_trunk(const char *name, const struct model_trunk *c, struct err *e)
 {
     if (c->heads < 1 || c->width % c->heads)

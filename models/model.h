@@ -5,6 +5,7 @@
  *   text    "<name>.tokens" i32 (rows), "<name>.offsets" i32 (items + 1)
  *   audio   "<name>.frames" f32 (rows, bins), "<name>.offsets" i32 (items + 1)
  *   wave    "<name>.wave" f32 (items, samples): samples = rows / items, the same for all
+ * and, where nn.part says that the graph is for a part of a batch, "<name>.first" i64 (2): see model_first.
  * Its parameters lie under "<name>.", and the shared ones (temperature) under "loss.". */
 #ifndef TRIAD_MODELS_MODEL_H
 #define TRIAD_MODELS_MODEL_H
@@ -118,6 +119,12 @@ val model_features(struct nn *m, const struct model_tower *t, struct model_shape
 struct nn_seq model_hidden(struct nn *m, const struct model_tower *t, struct model_shape s);
 /* Unit vectors (items, embed): features times "<name>.project". */
 val model_embed(struct nn *m, const struct model_tower *t, struct model_shape s, int64_t embed);
+
+/* What lies before a part of a batch, for its input "<name>.first": items, and rows of the trunk's hidden states (frames
+ * behind an audio tower's stem; 0 for towers that are convolutions). The part begins with item `item` of the batch whose
+ * items lie by `offsets` (images: NULL) and have `rows` samples each (raw sound alone). With it dropout and drop path
+ * draw for the part what they draw for the whole batch. */
+void model_first(const struct model_tower *t, const int32_t *offsets, int64_t rows, int64_t item, int64_t first[2]);
 
 /* ERR_CONFIG where numbers do not fit together (width and heads, patch and image size...), naming the modality. */
 int model_check(const struct model_tower *t, struct err *e) MUST_CHECK;

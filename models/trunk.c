@@ -26,6 +26,15 @@ val model_input(struct nn *m, const char *what, enum ad_dtype t, struct ad_shape
     return v;
 }
 
+val model_first_input(struct nn *m, val *row)
+{
+    *row = 0;
+    if (!m->part) return 0;
+    val first = model_input(m, "first", AD_I64, SHAPE(2));
+    *row = ad_slice(m->g, first, 0, 1, 2, 1);
+    return ad_slice(m->g, first, 0, 0, 1, 1);
+}
+
 struct nn_seq model_add_position(struct nn *m, const struct model_trunk *t, struct nn_seq s)
 {
     s.x = nn_add_position(m, "position", (enum nn_position_kind)t->position, &s);
@@ -47,6 +56,7 @@ struct nn_seq model_trunk_run(struct nn *m, const struct model_trunk *t, struct 
                          .layer_scale = t->layer_scale,
                          .position = (enum nn_position_kind)t->position,
                          .layers = t->layers};
+    s.first_item = model_first_input(m, &s.first_row);
     if (t->position == NN_POS_RELATIVE) b.relative = nn_relative_bias(m, "relative", s.longest, t->heads, t->causal);
     for (int64_t i = 0; i < t->layers; i++) {
         /* Later blocks are dropped more often (Huang et al. 2016, sec. 3). */

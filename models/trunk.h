@@ -8,6 +8,9 @@
 struct nn_seq model_trunk_run(struct nn *m, const struct model_trunk *t, struct nn_seq s);
 /* Relative bias and the like are shared by the blocks; learned and sinusoidal positions are added before. */
 struct nn_seq model_add_position(struct nn *m, const struct model_trunk *t, struct nn_seq s);
+/* The input "<path>.first" where the graph is for a part of a batch (nn.part), as its first item and its first row; both
+ * 0 where it is for a whole one. */
+val model_first_input(struct nn *m, val *row);
 val model_input(struct nn *m, const char *what, enum ad_dtype t, struct ad_shape s); /* "<path>.<what>" */
 
 struct nn_seq model_vit_hidden(struct nn *m, const struct model_tower *t, struct model_shape s);

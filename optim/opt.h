@@ -85,6 +85,21 @@ double opt_norm(const float *grad, int64_t n);
 void opt_emit_gradients(struct ad_graph *g, const struct ad_store *s, val loss);
 void opt_bind_gradients(struct ad_plan *p, const struct ad_store *s, float *grad);
 
+/* The gradient of <seed, y> (seed 0: of the scalar y) by the parameters under `prefix` and by x[n], which goes to dx[n].
+ * Those of the parameters are outputs to the caller, or with to_caller false lie in the plan's arena, for
+ * opt_add_gradients. */
+struct opt_sought {
+    const char *prefix;
+    bool to_caller;
+    const val *x;
+    val *dx;
+    int n;
+};
+void opt_emit_gradients_of(struct ad_graph *g, const struct ad_store *s, val y, val seed, const struct opt_sought *o);
+void opt_bind_gradients_of(struct ad_plan *p, const struct ad_store *s, const char *prefix, float *grad);
+/* After a run of a plan with such outputs in its arena: adds them to the flat buffer, or with `begin` puts them there. */
+void opt_add_gradients(const struct ad_plan *p, const struct ad_store *s, const char *prefix, bool begin, float *grad);
+
 /* One step. `grad` has ad_store_flat_count numbers and `norm` is opt_norm of it, for clipping. Moments are corrected
  * for their start (Kingma & Ba 2015, alg. 1); the averaged weights follow as ema * avg + (1 - ema) * weights. Allocates
  * nothing; the same bits for any number of threads. */

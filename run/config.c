@@ -25,6 +25,12 @@ static const struct conf_field data_fields[] = {
     {"workers", CONF_INT, AT(workers), "1", 0, 64, .help = "threads that read and augment ahead"},
     {"cache", CONF_BYTES, AT(cache), "1GB", 0, 1e15, .help = "memory for decoded data"},
     {"on_bad", CONF_ENUM, AT(on_bad), "stop", .choices = on_bad_names, .help = "what an unreadable item does"},
+    {"batch_by", CONF_ENUM, AT(batch_by), "items", .choices = data_batch_by_names,
+     .help = "what a step has as much of as fits: train.batch items, or budget tokens or seconds"},
+    {"budget", CONF_DOUBLE, AT(budget), "0", 0, 1e9,
+     .help = "tokens or seconds of sound a step; train.batch still bounds items"},
+    {"budget_of", CONF_STRING, AT(budget_of), "null",
+     .help = "the modality whose tokens or seconds they are; null: the only one with any"},
     {0},
 };
 static const struct conf_table data_table = {sizeof(struct run_data), data_fields};
@@ -377,6 +383,8 @@ static int check_train(const void *s, struct err *e)
 #define AT(m) offsetof(struct run_train, m)
 static const struct conf_field train_fields[] = {
     {"batch", CONF_INT, AT(batch), "128", 1, 1e7, .help = "samples a step"},
+    {"micro_batch", CONF_INT, AT(micro_batch), "0", 0, 1e7,
+     .help = "samples computed at a time, in their memory, with the gradient of the whole batch; 0: all"},
     {"steps", CONF_INT, AT(steps), "0", 0, 1e12, .help = "length of the run"},
     {"epochs", CONF_DOUBLE, AT(epochs), "0", 0, 1e9, .help = "the same, in passes over the data"},
     {"time", CONF_DURATION, AT(time), "0", 0, 1e9, .help = "the same, by the clock (not repeatable bit for bit)"},
@@ -462,6 +470,50 @@ static int64_t raw_samples(const struct run_modality *m)
     return raw ? (int64_t)(m->audio.max_seconds * (double)m->audio.mel.rate + 0.5) : 0;
 }
 
+int run_budget_modality(const struct run_config *c)
+{
+    int kind = c->data.batch_by == DATA_BY_TOKENS ? RUN_TEXT : RUN_AUDIO, found = -1;
+    if (c->data.batch_by == DATA_BY_ITEMS) return -1;
+    for (int i = 0; i < c->modalities.n; i++) {
+        const struct run_modality *m = &c->modalities.v[i];
+        if (m->kind == kind && (!c->data.budget_of || !strcmp(m->name, c->data.budget_of))) found = i;
+    }
+    return found;
+}
+
+/* Which modality a budget counts, and that two of its longest items fit: one alone has nothing to be compared with. */
+static int check_budget(struct conf *mem, const struct run_config *c, struct err *e)
+{
+    const struct run_data *d = &c->data;
+    const char *what = data_batch_by_names[d->batch_by];
+    if (d->batch_by == DATA_BY_ITEMS) {
+        if (d->budget > 0 || d->budget_of)
+            return err_set(e, ERR_CONFIG, "%s: data.budget: it counts with data.batch_by tokens or seconds alone",
+                           conf_where(mem, d->budget > 0 ? (const void *)&d->budget : &d->budget_of));
+        return 0;
+    }
+    int kind = d->batch_by == DATA_BY_TOKENS ? RUN_TEXT : RUN_AUDIO, of_kind = 0, i = run_budget_modality(c);
+    for (int k = 0; k < c->modalities.n; k++) of_kind += c->modalities.v[k].kind == kind;
+    if (i < 0)
+        return err_set(e, ERR_CONFIG, "%s: data.batch_by: no modality%s%s%s has %s",
+                       conf_where(mem, d->budget_of ? (const void *)&d->budget_of : &d->batch_by),
+                       d->budget_of ? " '" : "", d->budget_of ? d->budget_of : "", d->budget_of ? "'" : "", what);
+    if (of_kind > 1 && !d->budget_of)
+        return err_set(e, ERR_CONFIG,
+                       "%s: data.batch_by: %d modalities have %s: say by data.budget_of whose are counted",
+                       conf_where(mem, &d->batch_by), of_kind, what);
+    const struct run_modality *m = &c->modalities.v[i];
+    double longest = kind == RUN_TEXT ? (double)m->text.length : m->audio.max_seconds;
+    if (d->budget < 2 * longest)
+        return err_set(
+            e, ERR_CONFIG,
+            "%s: data.budget: %g %s do not hold two items of '%s', which have up to %g each: make it larger, "
+            "or modalities.%s.%s smaller",
+            conf_where(mem, &d->budget), d->budget, what, m->name, longest, m->name,
+            kind == RUN_TEXT ? "length" : "max_length");
+    return 0;
+}
+
 static int check_config(struct conf *mem, const struct run_config *c, struct err *e)
 {
     for (int64_t i = 0; i < c->loss.pairs.n; i++) {
@@ -491,7 +543,7 @@ static int check_config(struct conf *mem, const struct run_config *c, struct err
         struct model_tower t = run_tower(m, 1000);
         if (model_check(&t, e)) return err_prefix(e, "%s: modalities", conf_where(mem, m));
     }
-    return 0;
+    return check_budget(mem, c, e);
 }
 
 int run_config_read(struct conf *mem, const char *path, const char *const *overrides, int n, struct run_config *c,

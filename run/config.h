@@ -29,6 +29,9 @@ struct run_data {
     int64_t workers;          /* threads that decode ahead; 0: in the training thread */
     int64_t cache;            /* bytes of decoded data kept in memory */
     int on_bad;               /* 0 stop, 1 skip */
+    int batch_by;             /* enum data_batch_by */
+    double budget;            /* tokens or seconds a step */
+    const char *budget_of;    /* the modality whose tokens or seconds count; NULL: the only one that has them */
 };
 
 enum run_kind { RUN_IMAGE, RUN_TEXT, RUN_AUDIO };
@@ -144,7 +147,8 @@ struct run_optim {
 };
 
 struct run_train {
-    int64_t batch;
+    int64_t batch;       /* samples a step; the most of them where data.batch_by counts something else */
+    int64_t micro_batch; /* of so many a batch is computed at a time; 0: all at once */
     /* Exactly one of the three is not 0. With time, the schedule follows the clock, and no two runs are the same. */
     int64_t steps;
     double epochs;
@@ -194,6 +198,8 @@ struct model_tower run_tower(const struct run_modality *m, int64_t vocab);
 /* Bytes of a limit of memory: a size ("2GB"), a share of what this machine or control group has ("60%"), or "0", no limit.
  * ERR_FORMAT. */
 int run_memory(const char *text, int64_t *bytes, struct err *e) MUST_CHECK;
+/* The modality that data.budget counts; -1 where batches are of a number of samples. */
+int run_budget_modality(const struct run_config *c);
 /* The pairs of modalities that the loss runs over. */
 int run_pairs(const struct run_config *c);
 void run_pair(const struct run_config *c, int i, int *a, int *b, double *weight);

@@ -50,7 +50,7 @@ static struct ad_plan *plan_for(struct run_model *m, int modality, struct model_
     return p;
 }
 
-static void bind_part(struct ad_plan *p, const char *name, const struct data_part *part)
+void run_bind_part(struct ad_plan *p, const char *name, const struct data_part *part)
 {
     const struct {
         const char *what;
@@ -66,7 +66,7 @@ static void bind_part(struct ad_plan *p, const char *name, const struct data_par
 
 void run_bind_batch(struct ad_plan *p, const struct run_model *m, const struct data_batch *b)
 {
-    for (int i = 0; i < m->n; i++) bind_part(p, m->tower[i].name, &b->part[i]);
+    for (int i = 0; i < m->n; i++) run_bind_part(p, m->tower[i].name, &b->part[i]);
     ad_bind(p, "group", b->group);
 }
 
@@ -74,7 +74,7 @@ int run_embed(struct run_model *m, int modality, const struct data_part *part, f
 {
     struct ad_plan *p = plan_for(m, modality, (struct model_shape){part->cap, part->rows}, e);
     if (!p) return e->code;
-    bind_part(p, m->tower[modality].name, part);
+    run_bind_part(p, m->tower[modality].name, part);
     int rc = ad_run(p, 0, 0, e);
     if (!rc) memcpy(out, ad_result(p, "embedding", NULL), (size_t)(part->n * m->config.embed) * sizeof *out);
     return rc;

@@ -239,15 +239,13 @@ int run_modality(const struct run_model *m, const char *name, struct err *e)
 
 /* ---- graphs ------------------------------------------------------------------------------------------------------ */
 
-val run_model_embed(struct nn *nn, const struct run_model *m, int modality, struct model_shape s, int64_t batch,
-                    val *has)
+/* Row i of (B, embed) is sample i's vector of `unit`, zero where it has none; *has is (B): 1 or 0. */
+static val by_sample(struct nn *nn, const char *name, val unit, int64_t batch, val *has)
 {
     struct ad_graph *g = nn->g;
-    const struct model_tower *t = &m->tower[modality];
-    val unit = model_embed(nn, t, s, m->config.embed);
-    ad_push(g, "%s", t->name);
-    const char *name = ad_push(g, "row");
-    val row = ad_input(g, name, AD_I32, SHAPE(batch));
+    ad_push(g, "%s", name);
+    const char *path = ad_push(g, "row");
+    val row = ad_input(g, path, AD_I32, SHAPE(batch));
     ad_pop(g);
     *has = ad_greater_equal(g, row, ad_const(g, AD_I32, 0));
     val y = ad_gather(g, unit, row);
@@ -257,10 +255,17 @@ val run_model_embed(struct nn *nn, const struct run_model *m, int modality, stru
 
 val run_model_loss(struct nn *nn, const struct run_model *m, const struct model_shape *shapes, int64_t batch)
 {
+    val unit[RUN_MAX_MODALITIES];
+    for (int i = 0; i < m->n; i++) unit[i] = model_embed(nn, &m->tower[i], shapes[i], m->config.embed);
+    return run_model_loss_of(nn, m, unit, batch);
+}
+
+val run_model_loss_of(struct nn *nn, const struct run_model *m, const val *unit, int64_t batch)
+{
     struct ad_graph *g = nn->g;
     const struct run_loss *c = &m->config.loss;
-    val unit[RUN_MAX_MODALITIES], has[RUN_MAX_MODALITIES], total = 0;
-    for (int i = 0; i < m->n; i++) unit[i] = run_model_embed(nn, m, i, shapes[i], batch, &has[i]);
+    val x[RUN_MAX_MODALITIES], has[RUN_MAX_MODALITIES], total = 0;
+    for (int i = 0; i < m->n; i++) x[i] = by_sample(nn, m->tower[i].name, unit[i], batch, &has[i]);
     val group = ad_input(g, "group", AD_I32, SHAPE(batch));
     ad_push(g, "loss");
     val scale = nn_temperature(nn, "scale", c->temperature, c->max_scale), bias = 0;
@@ -271,7 +276,7 @@ val run_model_loss(struct nn *nn, const struct run_model *m, const struct model_
         int a, b;
         double w;
         run_pair(&m->config, i, &a, &b, &w);
-        struct nn_contrast pair = {unit[a], unit[b], has[a], has[b], group};
+        struct nn_contrast pair = {x[a], x[b], has[a], has[b], group};
         ad_push(g, "%s-%s", m->tower[a].name, m->tower[b].name);
         val one = c->kind == RUN_SIGLIP ? nn_siglip(nn, &pair, scale, bias) : nn_infonce(nn, &pair, scale);
         if (one) ad_output(g, ad_path(g), one);

@@ -57,18 +57,19 @@ int run_model_write(const struct run_model *m, struct err *e) MUST_CHECK;
 /* The number of a modality by name, or -1 and an error that names those there are. */
 int run_modality(const struct run_model *m, const char *name, struct err *e);
 
-/* Emits the embeddings of one modality's part of a batch: (B, embed), row i for sample i, zero where it is absent; *has
- * is (B): 1 or 0. Declares the inputs "<name>.row" i32 (B) and those of the tower. */
-val run_model_embed(struct nn *nn, const struct run_model *m, int modality, struct model_shape s, int64_t batch,
-                    val *has);
-/* Emits the loss of a batch over all pairs, weighted and averaged; the losses of the pairs are outputs "loss.<a>-<b>".
- * Inputs: every modality's, and "group" i32 (B). shapes[n]. */
+/* Emits the loss of a batch over all pairs, weighted and averaged; the losses of the pairs are outputs "loss.<a>-<b>",
+ * the factor of the similarities is the output "scale". Inputs: every tower's, "<name>.row" i32 (B) and "group" i32 (B).
+ * shapes[n]. */
 val run_model_loss(struct nn *nn, const struct run_model *m, const struct model_shape *shapes, int64_t batch);
+/* The same loss from embeddings: unit[n] are the modalities' unit vectors (items, embed), as model_embed gives them. */
+val run_model_loss_of(struct nn *nn, const struct run_model *m, const val *unit, int64_t batch);
 
 /* Binds a batch to a plan's inputs. */
 struct data_batch;
 struct data_part;
 void run_bind_batch(struct ad_plan *p, const struct run_model *m, const struct data_batch *b);
+/* Binds one modality's part; members that are NULL are left out. */
+void run_bind_part(struct ad_plan *p, const char *name, const struct data_part *part);
 
 /* Embeds a part outside of training: out (part->n, embed). Plans are cached by shape. */
 int run_embed(struct run_model *m, int modality, const struct data_part *part, float *out, struct err *e) MUST_CHECK;

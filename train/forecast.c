@@ -65,15 +65,29 @@ static int fill_ring(struct train_setup *s, struct err *e)
     return rc;
 }
 
-static void print_forecast(const struct train_setup *s, const struct ad_plan_stats *p, double peak, double step_s)
+/* What a step takes where that is not simply train.batch, and what a batch in parts keeps of the whole. */
+static void print_batch(const struct train_setup *s)
+{
+    char a[32];
+    if (!s->c->micro_batch && run_budget_modality(&s->m->config) < 0) return;
+    struct buf b = {0};
+    train_batch_text(&s->m->config, &b);
+    int64_t kept = train_stepper_embedding_bytes(s->stepper);
+    if (kept > 0) buf_printf(&b, "; embeddings and their gradients %s", text_size(a, sizeof a, (double)kept));
+    printf("  batch        %s\n", b.data);
+    buf_free(&b);
+}
+
+static void print_forecast(const struct train_setup *s, const struct ad_plan_stats *p, int64_t samples, double peak,
+                           double step_s)
 {
     char a[32], b[32];
     const struct run_model *m = s->m;
     printf("%s\n  parameters   %s\n", m->config.name, text_count(a, sizeof a, ad_store_trainable(m->store)));
     for (int i = 0; i < m->n; i++)
         printf("    %-10s %s\n", m->tower[i].name, text_count(a, sizeof a, train_tower_parameters(s, i)));
-    printf("  a step       %.2f GFLOP, %.3f s, %.0f samples/s\n", p->flops * 1e-9, step_s,
-           (double)s->c->batch / step_s);
+    print_batch(s);
+    printf("  a step       %.2f GFLOP, %.3f s, %.0f samples/s\n", p->flops * 1e-9, step_s, (double)samples / step_s);
     printf("  the plan     %lld calls (%lld fused, %lld in place, %lld views), made with its graph in %.1f ms\n",
            (long long)p->steps, (long long)p->fused, (long long)p->in_place, (long long)p->views, 1e3 * p->build_s);
     printf("  activations  %s (%s if nothing were reused)\n", text_size(a, sizeof a, (double)p->arena_bytes),
@@ -109,7 +123,7 @@ static int forecast(struct train_setup *s, const struct train_options *o, struct
     double epochs = steps / (double)data_loader_batches(s->loader);
     double peak =
         (double)process_peak_rss() + forecast_cache(s, b, epochs) - (double)(s->cache ? data_cache_bytes(s->cache) : 0);
-    print_forecast(s, &p, peak, best);
+    print_forecast(s, &p, b->size, peak, best);
     data_loader_release(s->loader, b);
     return 0;
 }

@@ -87,19 +87,20 @@ static int open_data(struct train_setup *s, struct err *e)
                                    .modality = s->m->input,
                                    .n_modalities = s->m->n,
                                    .batch = c->train.batch,
+                                   .by = (enum data_batch_by)c->data.batch_by,
+                                   .budget = c->data.budget,
+                                   .budget_of = run_budget_modality(c),
                                    .seed = (uint64_t)c->train.seed,
                                    .skip = c->data.on_bad == 1,
                                    .threads = (int)c->data.workers,
                                    .cache = s->cache};
     rc = data_loader_new(&d, &s->loader, e);
     free(items);
-    if (rc == ERR_CONFIG && n < c->train.batch)
+    if (rc == ERR_CONFIG && c->data.batch_by == DATA_BY_ITEMS && n < c->train.batch)
         err_prefix(e, "%s: train.batch", conf_where(&s->m->conf, &c->train.batch));
     if (rc) return rc;
-    int64_t per_epoch = data_loader_batches(s->loader);
-    s->total = c->train.steps        ? c->train.steps
-               : c->train.epochs > 0 ? (int64_t)ceil(c->train.epochs * (double)per_epoch)
-                                     : 0;
+    s->total = c->train.steps;
+    if (c->train.epochs > 0) s->total = (int64_t)ceil(c->train.epochs * (double)data_loader_batches(s->loader));
     return check_valid(s, e);
 }
 
@@ -142,4 +143,15 @@ int64_t train_tower_parameters(const struct train_setup *s, int modality)
         if (!(p->flags & AD_STATE) && !strncmp(p->name, tower, len) && p->name[len] == '.') n += p->count;
     }
     return n;
+}
+
+void train_batch_text(const struct run_config *c, struct buf *out)
+{
+    int of = run_budget_modality(c);
+    if (of >= 0)
+        buf_printf(out, "%g %s of %s, at most %lld samples", c->data.budget, data_batch_by_names[c->data.batch_by],
+                   c->modalities.v[of].name, (long long)c->train.batch);
+    else
+        buf_printf(out, "%lld", (long long)c->train.batch);
+    if (c->train.micro_batch > 0) buf_printf(out, " in micro-batches of %lld", (long long)c->train.micro_batch);
 }

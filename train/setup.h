@@ -29,6 +29,9 @@ enum { TRAIN_METRIC_NAME = 400 };
 void train_metric_name(const struct train_setup *s, const char *split, int query, int target, int cut,
                        char out[TRAIN_METRIC_NAME]);
 
+/* Appends what a step takes: "4096 in micro-batches of 64", "4000 tokens of caption, at most 512 samples". */
+void train_batch_text(const struct run_config *c, struct buf *out);
+
 /* Parameters of one modality's tower that are trained. */
 int64_t train_tower_parameters(const struct train_setup *s, int modality);
 

@@ -9,39 +9,32 @@
 #include "base/mem.h"
 #include "base/threads.h"
 #include "train/held.h"
-
-struct planned {
-    int64_t batch;
-    struct model_shape shape[RUN_MAX_MODALITIES];
-    unsigned flags;
-    struct ad_plan *plan;
-};
+#include "train/micro.h"
+#include "train/plans.h"
 
 struct train_stepper {
     struct run_model *m;
     struct opt *o;
-    float *grad; /* flat, in the layout of the store */
     int64_t n_grad;
-    struct planned *plan;
-    size_t n_plan, cap_plan;
+    struct train_plans plans;  /* .grad: n_grad numbers */
+    struct train_micro *micro; /* NULL: batches are computed at once */
     unsigned flags;
-    int64_t budget; /* bytes that a step may take; 0: no limit */
     uint64_t seed;
-    double graph_s; /* that the newest plan's graph took, gradients included */
-    bool profile;
 };
 
 struct train_stepper *train_stepper_new(struct run_model *m, struct opt *o, struct err *e)
 {
     struct train_stepper *s = mem_zero(1, sizeof *s);
+    const struct run_train *c = &m->config.train;
     s->m = m;
     s->o = o;
-    s->seed = (uint64_t)m->config.train.seed;
+    s->seed = (uint64_t)c->seed;
     s->n_grad = ad_store_flat_count(m->store);
-    bool ok = ad_pass_flags_parse(m->config.train.debug, &s->flags, e) == 0 &&
-              run_memory(m->config.train.memory, &s->budget, e) == 0;
-    if (ok) s->grad = mem_block((size_t)s->n_grad * sizeof *s->grad, "gradients", e);
-    if (ok && s->grad) return s;
+    s->plans.m = m;
+    if (c->micro_batch > 0) s->micro = train_micro_new(&s->plans, c->micro_batch);
+    bool ok = ad_pass_flags_parse(c->debug, &s->flags, e) == 0 && run_memory(c->memory, &s->plans.budget, e) == 0;
+    if (ok) s->plans.grad = mem_block((size_t)s->n_grad * sizeof(float), "gradients", e);
+    if (ok && s->plans.grad) return s;
     train_stepper_free(s);
     return NULL;
 }
@@ -49,48 +42,75 @@ struct train_stepper *train_stepper_new(struct run_model *m, struct opt *o, stru
 void train_stepper_free(struct train_stepper *s)
 {
     if (!s) return;
-    for (size_t i = 0; i < s->n_plan; i++) ad_plan_free(s->plan[i].plan);
-    if (s->grad) mem_block_free(s->grad, (size_t)s->n_grad * sizeof *s->grad);
-    free(s->plan);
+    train_plans_free(&s->plans);
+    train_micro_free(s->micro);
+    if (s->plans.grad) mem_block_free(s->plans.grad, (size_t)s->n_grad * sizeof(float));
     free(s);
 }
 
-static struct ad_plan *make_plan(struct train_stepper *s, const struct model_shape *shape, int64_t batch,
-                                 unsigned flags, struct err *e)
+/* Whether the batch goes in parts; one that is no larger than a part goes at once. */
+static bool in_parts(const struct train_stepper *s, const struct data_batch *b)
 {
-    double start = time_now();
-    struct nn nn = {.g = ad_graph_new(), .store = s->m->store, .training = true};
-    val loss = run_model_loss(&nn, s->m, shape, batch);
-    if (loss) {
-        ad_output(nn.g, "loss", loss);
-        opt_emit_gradients(nn.g, s->m->store, loss);
-    }
-    s->graph_s = time_now() - start;
-    struct ad_plan_options o = {.flags = flags,
-                                .space = &s->m->space,
-                                .budget = s->budget,
-                                .taken = train_held_bytes(s->m, s->o, shape, batch)};
-    struct ad_plan *p = nn_status(&nn, e) ? NULL : ad_plan_with(nn.g, s->m->store, &o, e);
-    if (!p && s->budget) err_prefix(e, "%s: train.memory", conf_where(&s->m->conf, &s->m->config.train.memory));
-    ad_graph_free(nn.g);
-    if (p) opt_bind_gradients(p, s->m->store, s->grad);
-    if (p) ad_plan_profile(p, s->profile);
-    return p;
+    return s->micro && b->size > s->m->config.train.micro_batch;
 }
 
-static struct ad_plan *plan_for(struct train_stepper *s, const struct data_batch *b, unsigned flags, struct err *e)
+/* Plans of this batch are made for what its inputs leave of train.memory. */
+static void take_into_account(struct train_stepper *s, const struct data_batch *b)
 {
-    struct planned want = {.batch = b->size, .flags = flags};
-    for (int i = 0; i < s->m->n; i++) want.shape[i] = (struct model_shape){b->part[i].cap, b->part[i].rows};
-    for (size_t i = 0; i < s->n_plan; i++)
-        if (s->plan[i].batch == want.batch && s->plan[i].flags == flags &&
-            !memcmp(s->plan[i].shape, want.shape, sizeof want.shape))
-            return s->plan[i].plan;
-    want.plan = make_plan(s, want.shape, b->size, flags, e);
-    if (!want.plan) return NULL;
-    s->plan = mem_grow(s->plan, &s->cap_plan, s->n_plan + 1, sizeof *s->plan);
-    s->plan[s->n_plan++] = want;
-    return want.plan;
+    struct model_shape shape[RUN_MAX_MODALITIES];
+    if (!s->plans.budget) return;
+    for (int i = 0; i < s->m->n; i++) shape[i] = (struct model_shape){b->part[i].cap, b->part[i].rows};
+    s->plans.taken = train_held_bytes(s->m, s->o, shape, b->size);
+    if (!in_parts(s, b)) return;
+    for (int i = 0; i < s->m->n; i++) /* unit vectors and their gradients */
+        s->plans.taken += 2 * shape[i].items * s->m->config.embed * (int64_t)sizeof(float);
+}
+
+static struct ad_plan *whole_plan(struct train_stepper *s, const struct data_batch *b, unsigned flags, struct err *e)
+{
+    struct train_key key = {.part = TRAIN_WHOLE, .batch = b->size, .flags = flags};
+    for (int i = 0; i < s->m->n; i++) key.shape[i] = (struct model_shape){b->part[i].cap, b->part[i].rows};
+    return train_plan_for(&s->plans, &key, e);
+}
+
+/* What the plan with the loss says of it. */
+struct reading {
+    const struct run_model *m;
+    struct train_result *r;
+};
+
+static void read_loss(void *ctx, const struct ad_plan *p)
+{
+    const struct reading *to = ctx;
+    struct train_result *r = to->r;
+    const struct run_config *c = &to->m->config;
+    r->loss = ad_result_scalar(p, "loss");
+    r->scale = ad_result_scalar(p, "scale");
+    r->n_pairs = run_pairs(c);
+    for (int i = 0; i < r->n_pairs; i++) {
+        int a, b;
+        double w;
+        char name[600];
+        run_pair(c, i, &a, &b, &w);
+        snprintf(name, sizeof name, "loss.%s-%s", to->m->tower[a].name, to->m->tower[b].name);
+        r->pair[i] = ad_result_scalar(p, name);
+    }
+}
+
+/* Loss and gradient of the batch. */
+static int gradient(struct train_stepper *s, const struct data_batch *b, int64_t step, unsigned flags,
+                    struct train_result *r, struct err *e)
+{
+    struct reading to = {s->m, r};
+    take_into_account(s, b);
+    if (in_parts(s, b))
+        return train_micro_run(s->micro, b, flags, s->seed, (uint64_t)step, r ? read_loss : NULL, &to, e);
+    struct ad_plan *p = whole_plan(s, b, flags, e);
+    if (!p) return e->code;
+    run_bind_batch(p, s->m, b);
+    int rc = ad_run(p, s->seed, (uint64_t)step, e);
+    if (!rc && r) read_loss(&to, p);
+    return rc;
 }
 
 /* Runs the batch again, checking every value, to say where a NaN or infinity first appears. */
@@ -98,28 +118,10 @@ static int find_nonfinite(struct train_stepper *s, const struct data_batch *b, i
                           struct err *e)
 {
     struct err why = {0};
-    struct ad_plan *p = plan_for(s, b, s->flags | AD_CHECK_FINITE | AD_NO_REUSE, &why);
-    if (p) {
-        run_bind_batch(p, s->m, b);
-        if (ad_run(p, s->seed, (uint64_t)step, &why) == 0)
-            err_set(&why, ERR_NONFINITE,
-                    "the gradient's norm overflows; a smaller learning rate or optim.clip may help");
-    }
+    if (gradient(s, b, step, s->flags | AD_CHECK_FINITE | AD_NO_REUSE, NULL, &why) == 0)
+        err_set(&why, ERR_NONFINITE, "the gradient's norm overflows; a smaller learning rate or optim.clip may help");
     return err_set(e, ERR_NONFINITE, "step %lld: the loss is %g and the gradient's norm %g: %s", (long long)step,
                    isnan(loss) ? NAN : loss, isnan(norm) ? NAN : norm, why.msg); /* printf shows a NaN's sign */
-}
-
-static void read_pairs(const struct train_stepper *s, const struct ad_plan *p, struct train_result *r)
-{
-    r->n_pairs = run_pairs(&s->m->config);
-    for (int i = 0; i < r->n_pairs; i++) {
-        int a, b;
-        double w;
-        char name[600];
-        run_pair(&s->m->config, i, &a, &b, &w);
-        snprintf(name, sizeof name, "loss.%s-%s", s->m->tower[a].name, s->m->tower[b].name);
-        r->pair[i] = ad_result_scalar(p, name);
-    }
 }
 
 /* The learned logarithm of the scale is kept where the loss clamps it, as CLIP does: beyond, its gradient would be zero
@@ -136,52 +138,57 @@ int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64
                       struct train_result *r, struct err *e)
 {
     double t0 = time_now();
-    struct ad_plan *p = plan_for(s, b, s->flags, e);
-    if (!p) return e->code;
-    run_bind_batch(p, s->m, b);
-    double t1 = time_now();
-    int rc = ad_run(p, s->seed, (uint64_t)step, e);
+    s->plans.seconds = 0;
+    int rc = gradient(s, b, step, s->flags, r, e);
     if (rc) return rc;
-    double t2 = time_now();
-    r->loss = ad_result_scalar(p, "loss");
-    r->scale = ad_result_scalar(p, "scale");
-    read_pairs(s, p, r);
-    r->grad_norm = opt_norm(s->grad, s->n_grad);
+    double t1 = time_now();
+    r->grad_norm = opt_norm(s->plans.grad, s->n_grad);
     if (!isfinite(r->loss) || !isfinite(r->grad_norm)) return find_nonfinite(s, b, step, r->loss, r->grad_norm, e);
-    opt_step(s->o, s->grad, r->grad_norm, lr);
+    opt_step(s->o, s->plans.grad, r->grad_norm, lr);
     clamp_scale(s->m);
-    r->plan_s = t1 - t0;
-    r->compute_s = t2 - t1;
-    r->optimizer_s = time_now() - t2;
+    r->plan_s = s->plans.seconds;
+    r->compute_s = t1 - t0 - r->plan_s;
+    r->optimizer_s = time_now() - t1;
     return 0;
-}
-
-const float *train_stepper_gradient(const struct train_stepper *s)
-{
-    return s->grad;
 }
 
 struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct data_batch *b, struct err *e)
 {
-    struct ad_plan *p = plan_for(s, b, s->flags, e);
-    if (!p) return (struct ad_plan_stats){0};
-    struct ad_plan_stats stats = ad_plan_stats(p);
-    stats.build_s += s->graph_s;
+    s->plans.seconds = 0;
+    take_into_account(s, b);
+    struct ad_plan_stats stats;
+    if (in_parts(s, b)) {
+        stats = train_micro_plan(s->micro, b, s->flags, e);
+    } else {
+        const struct ad_plan *p = whole_plan(s, b, s->flags, e);
+        stats = p ? ad_plan_stats(p) : (struct ad_plan_stats){0};
+    }
+    stats.build_s = s->plans.seconds; /* with the graphs and their gradients */
     return stats;
 }
 
-int train_stepper_plans(const struct train_stepper *s)
+int64_t train_stepper_embedding_bytes(const struct train_stepper *s)
 {
-    return (int)s->n_plan;
+    return s->micro ? train_micro_bytes(s->micro) : 0;
+}
+
+const float *train_stepper_gradient(const struct train_stepper *s)
+{
+    return s->plans.grad;
+}
+
+int64_t train_stepper_plans(const struct train_stepper *s)
+{
+    return s->plans.made;
 }
 
 void train_stepper_profile(struct train_stepper *s, bool on)
 {
-    s->profile = on;
-    for (size_t i = 0; i < s->n_plan; i++) ad_plan_profile(s->plan[i].plan, on);
+    s->plans.profile = on;
+    for (size_t i = 0; i < s->plans.n; i++) ad_plan_profile(s->plans.plan[i].plan, on);
 }
 
 void train_stepper_report(const struct train_stepper *s, struct buf *out)
 {
-    for (size_t i = 0; i < s->n_plan; i++) ad_plan_report(s->plan[i].plan, out);
+    for (size_t i = 0; i < s->plans.n; i++) ad_plan_report(s->plans.plan[i].plan, out);
 }

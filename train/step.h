@@ -1,5 +1,6 @@
-/* One training step: the plan for a batch's shapes, the gradient, the optimizer. Plans are cached by shape and share
- * memory; a steady step allocates nothing, faults no page and starts no thread. */
+/* One training step: the plan for a batch's shapes, the gradient, the optimizer. Plans are cached by shape (plans.h) and
+ * share memory; a steady step allocates nothing, faults no page and starts no thread. With train.micro_batch a batch that
+ * is larger goes in parts (micro.h): the same gradient, in the memory of a part. */
 #ifndef TRIAD_TRAIN_STEP_H
 #define TRIAD_TRAIN_STEP_H
 
@@ -26,13 +27,14 @@ void train_stepper_free(struct train_stepper *s);
 int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64_t step, double lr,
                       struct train_result *r, struct err *e) MUST_CHECK;
 
-/* The last step's gradient, before clipping, in the layout of the store. */
-const float *train_stepper_gradient(const struct train_stepper *s);
-
-/* Plans for a batch's shapes and tells the figures; all zero on error. build_s has the graph and its gradients in it.
- */
+/* Plans for a batch's shapes and tells the figures; all zero on error. build_s has the graph and its gradients in it,
+ * and is 0 where all plans are there already. Of a batch in parts: FLOPs and calls of all, memory of the largest. */
 struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct data_batch *b, struct err *e);
-int train_stepper_plans(const struct train_stepper *s); /* how many shapes were planned so far */
+int64_t train_stepper_plans(const struct train_stepper *s); /* how many were made so far */
+/* Of the unit vectors of the largest batch in parts so far and their gradients; 0 without micro-batches. */
+int64_t train_stepper_embedding_bytes(const struct train_stepper *s);
+/* The last step's gradient, before clipping, in the layout of the store's flat buffer. */
+const float *train_stepper_gradient(const struct train_stepper *s);
 /* Time by op so far, as a text table. */
 void train_stepper_profile(struct train_stepper *s, bool on);
 void train_stepper_report(const struct train_stepper *s, struct buf *out);

@@ -290,6 +290,14 @@ static int train_loop(struct loop *l, struct err *e)
     return rc;
 }
 
+/* Whether any parameter is what batch norm has seen so far. */
+static bool has_running(const struct ad_store *s)
+{
+    for (int i = 0; i < ad_store_count(s); i++)
+        if (ad_store_at(s, i)->flags & AD_STATE) return true;
+    return false;
+}
+
 static void greet(const struct loop *l)
 {
     char total[32], part[32];
@@ -298,9 +306,14 @@ static void greet(const struct loop *l)
         buf_printf(&b, "%s%s %s", i ? ", " : "", l->s.m->tower[i].name,
                    text_count(part, sizeof part, train_tower_parameters(&l->s, i)));
     }
-    log_info("%s   %s parameters (%s)   batch %lld   %d threads", l->s.m->config.name,
-             text_count(total, sizeof total, ad_store_trainable(l->s.m->store)), b.data, (long long)l->s.c->batch,
-             threads_count());
+    buf_printf(&b, ")   batch ");
+    train_batch_text(&l->s.m->config, &b);
+    log_info("%s   %s parameters (%s   %d threads", l->s.m->config.name,
+             text_count(total, sizeof total, ad_store_trainable(l->s.m->store)), b.data, threads_count());
+    if (l->s.c->micro_batch > 0 && l->s.c->micro_batch < l->s.c->batch && has_running(l->s.m->store))
+        log_info("batch norm sees a micro-batch of %lld at a time: its statistics are of that, and its running "
+                 "statistics move once a micro-batch",
+                 (long long)l->s.c->micro_batch);
     buf_free(&b);
 }
 

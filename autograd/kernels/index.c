@@ -130,17 +130,17 @@ static void run_dropout(const struct ad_call *c)
     const float *x = c->in[0].data;
     float *y = c->out[0].data;
     int64_t n = ad_count(c->out[0].shape), items = a->per_item && n ? c->out[0].shape.dim[0] : n,
-            width = n ? n / items : 0;
+            width = n ? n / items : 0, first = ad_random_first(c), lead = first % 4; /* words come in fours */
 #pragma omp parallel for schedule(static) if (n * 4 > PAR_MIN)
-    for (int64_t i = 0; i < items; i += PHILOX_WORDS) {
+    for (int64_t i = -lead; i < items; i += PHILOX_WORDS) {
         uint32_t w[PHILOX_WORDS];
-        int64_t m = min64(PHILOX_WORDS, items - i);
-        philox_words(key, c->step, (uint64_t)i / 4, w);
-        if (width == 1 && m == PHILOX_WORDS)
+        int64_t from = i < 0 ? -i : 0, to = min64(PHILOX_WORDS, items - i);
+        philox_words(key, c->step, (uint64_t)(first + i) / 4, w);
+        if (width == 1 && to - from == PHILOX_WORDS)
 #pragma omp simd
             for (int k = 0; k < PHILOX_WORDS; k++) y[i + k] = w[k] < below ? 0 : x[i + k] * keep;
         else
-            for (int64_t k = 0; k < m * width; k++)
+            for (int64_t k = from * width; k < to * width; k++)
                 y[i * width + k] = w[k / width] < below ? 0 : x[i * width + k] * keep;
     }
 }

@@ -93,6 +93,7 @@ val ad_packed_item(G, val offsets, int64_t rows);     /* int32 (rows): the item'
 /* Offsets after a 1-d convolution of each item: n -> max(0, (n + 2 pad - kernel) / stride + 1), items of 0 rows stay 0.
  */
 val ad_packed_conv_offsets(G, val offsets, int kernel, int stride, int pad);
+int64_t ad_packed_conv_rows(int64_t n, int64_t kernel, int64_t stride, int64_t pad); /* that rule, for one item */
 /* int32 (rows_out, kernel): the input row that each tap of each output row reads, -1 outside of the item. With gather,
  * reshape and matmul this is a convolution that never crosses from one item into the next. */
 val ad_packed_conv_index(G, val offsets, val out_offsets, int64_t rows_out, int kernel, int stride, int pad);
@@ -180,6 +181,9 @@ val ad_random_uniform(G, enum ad_dtype t, struct ad_shape s);
 val ad_random_normal(G, enum ad_dtype t, struct ad_shape s);
 /* x * mask / (1 - p), mask drawn per element; `per_item` draws one bit a row of axis 0 (drop path). p in [0, 1). */
 val ad_dropout(G, val x, double p, bool per_item);
+/* The same where x is rows first, first + 1, ... (axis 0) of a larger tensor: it gets that tensor's mask. `first` is one
+ * integer, at least 0. */
+val ad_dropout_part(G, val x, val first, double p, bool per_item);
 
 /* ---- fft.c ------------------------------------------------------------------------------------------------------- */
 val ad_rfft(G, val x);             /* (..., N) -> (..., N/2+1, 2): real, imaginary */

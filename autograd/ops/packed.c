@@ -317,6 +317,12 @@ static int infer_conv_offsets(struct ad_infer *f)
     return 0;
 }
 
+int64_t ad_packed_conv_rows(int64_t n, int64_t kernel, int64_t stride, int64_t pad)
+{
+    int64_t room = n + 2 * pad - kernel;
+    return n > 0 && room >= 0 ? room / stride + 1 : 0;
+}
+
 /* (B+1) -> (B+1) of the same dtype, starting at 0 */
 static void eval_conv_offsets(const struct ad_call *c)
 {
@@ -325,8 +331,8 @@ static void eval_conv_offsets(const struct ad_call *c)
     if (!ad_offsets_ok(c, 0, INT32_MAX)) return;
     int64_t at = 0;
     for (int64_t b = 0; b + 1 < c->in[0].shape.dim[0]; b++) {
-        int64_t n = ad_get_int(&c->in[0], b + 1) - ad_get_int(&c->in[0], b), room = n + 2 * v->pad - v->kernel;
-        if (n > 0 && room >= 0) at += room / v->stride + 1;
+        int64_t n = ad_get_int(&c->in[0], b + 1) - ad_get_int(&c->in[0], b);
+        at += ad_packed_conv_rows(n, v->kernel, v->stride, v->pad);
         ad_set(&c->out[0], b + 1, (double)at);
     }
 }

@@ -17,6 +17,18 @@ static inline uint64_t ad_random_key(const struct ad_call *c)
 {
     return rng_make(c->seed, ((const struct ad_random_attr *)c->attr)->stream, c->step).key;
 }
+/* dropout: the number that element 0 (per_item: item 0) has in the whole of which the input is a part */
+static inline int64_t ad_random_first(const struct ad_call *c)
+{
+    const struct ad_random_attr *a = c->attr;
+    if (c->n_in < 2) return 0;
+    int64_t rows = ad_get_int(&c->in[1], 0), n = ad_count(c->out[0].shape);
+    if (rows < 0) {
+        ad_call_fail(c, "the number of the first row is %lld", (long long)rows);
+        return 0;
+    }
+    return a->per_item || n == 0 ? rows : rows * (n / c->out[0].shape.dim[0]);
+}
 static inline double ad_random_unit(uint32_t word)
 {
     return (double)(word >> 8) * (1.0 / 16777216.0);

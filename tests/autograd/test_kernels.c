@@ -317,7 +317,11 @@ static val emit(struct trial *t, enum kind kind, val base, struct rng *r)
     case SCATTER: return emit_index(t, kind, x, r);
     case SEGMENT:
     case SPREAD: return emit_segment(t, kind, x, r);
-    case DROPOUT: return ad_dropout(g, x, 0.3, rng_u32(r) & 1);
+    case DROPOUT: {
+        bool per_item = rng_u32(r) & 1;
+        if (ad_rank(g, x) < 1 || rng_u32(r) & 1) return ad_dropout(g, x, 0.3, per_item);
+        return ad_dropout_part(g, x, ad_const(g, AD_I32, (double)rng_below(r, 100)), 0.3, per_item);
+    }
     default: return 0;
     }
 }

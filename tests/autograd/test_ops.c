@@ -241,6 +241,45 @@ static void drop_items(void **state)
     assert_in_range(kept, 65, 135); /* five standard deviations of 7.1 */
 }
 
+/* Rows 3 .., 16 .. and so on of a tensor get the rows of the whole tensor's mask, by the plain loop and by the kernel. */
+static void dropout_of_a_part(void **state)
+{
+    enum { ROWS = 60, W = 7, N = ROWS * W };
+    static const int64_t from[] = {0, 1, 3, 16, 41}, rows[] = {60, 5, 57, 32, 19};
+    struct err e = {0};
+    float fill[N], whole[N];
+    for (int i = 0; i < N; i++) fill[i] = 1;
+    for (int per_item = 0; per_item < 2; per_item++)
+        for (unsigned k = 0; k < sizeof from / sizeof *from; k++)
+            for (unsigned flags = 0; flags <= AD_NO_KERNELS; flags += AD_NO_KERNELS) {
+                struct ad_graph *h = ad_graph_new();
+                val x = ad_input(h, "x", AD_F32, SHAPE(rows[k], W)), first = ad_input(h, "first", AD_I64, SHAPE(1));
+                val y = ad_dropout_part(h, x, first, 0.4, per_item), loss = ad_sum_all(h, y), dx;
+                ad_grad(h, &loss, NULL, 1, &x, 1, &dx);
+                ad_output(h, "y", y);
+                ad_output(h, "dx", dx);
+                struct ad_plan *p = ad_plan_new(h, NULL, flags, &e);
+                assert_non_null(p);
+                ad_bind(p, "x", fill);
+                ad_bind(p, "first", &from[k]);
+                assert_int_equal(ad_run(p, 3, 4, &e), 0);
+                size_t bytes = (size_t)rows[k] * W * sizeof(float);
+                if (k == 0 && !flags) memcpy(whole, ad_result(p, "y", NULL), bytes);
+                assert_memory_equal(ad_result(p, "y", NULL), whole + from[k] * W, bytes);
+                assert_memory_equal(ad_result(p, "dx", NULL), whole + from[k] * W, bytes);
+                int64_t before = -1;
+                ad_bind(p, "first", &before);
+                assert_int_equal(ad_run(p, 3, 4, &e), ERR_SHAPE);
+                assert_non_null(strstr(e.msg, "the first row is -1"));
+                err_clear(&e);
+                ad_plan_free(p);
+                ad_graph_free(h);
+            }
+    /* and it is the mask of ad_dropout */
+    val x = ad_input(g, "x", AD_F32, SHAPE(ROWS, W));
+    assert_memory_equal(run_ones(ad_dropout(g, x, 0.4, true), N, 3, 4), whole, sizeof whole);
+}
+
 static void random_numbers(void **state)
 {
     enum { N = 100000 };
@@ -325,6 +364,7 @@ static void builder_errors(void **state)
     FAILS(ad_segment_broadcast(g, x, i, 4), "one row of floats an item", "segment_broadcast");
     FAILS(ad_packed_conv_offsets(g, i, 0, 1, 0), "kernel 0", "1 or more");
     FAILS(ad_dropout(g, x, 1, false), "dropout", "below 1");
+    FAILS(ad_dropout_part(g, x, x, 0.5, false), "dropout", "one integer");
     FAILS(ad_mean(g, ad_slice(g, x, 0, 0, 0, 1), 1, false), "mean of nothing", "empty");
     FAILS(ad_softmax(g, ad_slice(g, x, 1, 0, 0, 1)), "last axis is empty", "softmax");
     val part[2];
@@ -373,9 +413,10 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(index_ops),      TEST(orders),     TEST(sums),         TEST(shapes),         TEST(elementwise),
-        TEST(packed),         TEST(dropout),    TEST(drop_items),   TEST(random_numbers), TEST(identities),
-        TEST(builder_errors), TEST(run_errors), TEST(adaptive_max),
+        TEST(index_ops),         TEST(orders),         TEST(sums),       TEST(shapes),
+        TEST(elementwise),       TEST(packed),         TEST(dropout),    TEST(drop_items),
+        TEST(dropout_of_a_part), TEST(random_numbers), TEST(identities), TEST(builder_errors),
+        TEST(run_errors),        TEST(adaptive_max),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -94,6 +94,68 @@ static void nothing_to_predict_is_no_loss(void **state)
     net_end(&n);
 }
 
+/* The texts in two parts of other lengths (5 and 3 predictions), with dropout, each part's sum divided by the predictions
+ * of both: the gradients add up to those of the whole batch's mean. By the parts' own means they do not. */
+static void micro_batches_add_up_to_the_mean(void **state)
+{
+    enum { R = 16 };
+    static const int32_t all[R] = {3, 0, 6, 2, 1, 1, 5, 4, 6, 2, 0, 0}, ends[] = {0, 5, 6, 8, 12};
+    static const struct {
+        int64_t from, items;
+    } part[] = {{0, 4}, {0, 3}, {3, 1}};
+    struct model_tower t = decoder();
+    t.text.trunk.dropout = 0.3;
+    float *grad[3][2] = {{0}};
+    double count[3];
+    int64_t n = 0;
+    for (int k = 0; k < 3; k++) {
+        struct net net = net_begin(true);
+        net.m.part = true;
+        struct model_lm lm = model_lm(&net.m, &t, (struct model_shape){part[k].items, R});
+        struct model_sum s = model_lm_sum(&net.m, &lm);
+        val mean = model_mean(&net.m, s), w = ad_param(net.m.g, "words.token.weight", AD_F32, SHAPE(VOCAB, WIDTH)),
+            d[2];
+        ad_grad(net.m.g, &s.sum, (val[]){ad_input(net.m.g, "share", AD_F32, SCALAR)}, 1, &w, 1, &d[0]);
+        ad_grad(net.m.g, &mean, NULL, 1, &w, 1, &d[1]);
+        ad_output(net.m.g, "count", s.count);
+        ad_output(net.m.g, "sums", d[0]);
+        ad_output(net.m.g, "means", d[1]);
+        net_plan(&net, 0);
+        net_fill(&net, 0.5);
+        int32_t here[5], tokens_here[R] = {0}, before = ends[part[k].from];
+        for (int i = 0; i <= part[k].items; i++) here[i] = ends[part[k].from + i] - before;
+        memcpy(tokens_here, all + before, sizeof(int32_t) * (size_t)(R - before));
+        int64_t first[2];
+        model_first(&t, ends, 0, part[k].from, first);
+        float share = 1.0f / 8; /* of the whole batch: 4 + 0 + 1 + 3 */
+        ad_bind(net.p, "words.tokens", tokens_here);
+        ad_bind(net.p, "words.offsets", here);
+        ad_bind(net.p, "words.first", first);
+        ad_bind(net.p, "share", &share);
+        net_run(&net, 1, 2);
+        n = VOCAB * WIDTH;
+        count[k] = net_out(&net, "count")[0];
+        for (int j = 0; j < 2; j++) {
+            grad[k][j] = mem_alloc((size_t)n * sizeof(float));
+            memcpy(grad[k][j], net_out(&net, j ? "means" : "sums"), (size_t)n * sizeof(float));
+        }
+        net_end(&net);
+    }
+    assert_true(count[0] == 8 && count[1] == 5 && count[2] == 3);
+    double norm = 0, sums = 0, means = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double want = grad[0][1][i];
+        norm += want * want;
+        sums += pow(grad[1][0][i] + grad[2][0][i] - want, 2);
+        means += pow((grad[1][1][i] + grad[2][1][i]) / 2 - want, 2);
+    }
+    print_message("error of summed gradients %.2g of the norm, of averaged means %.2g\n", sqrt(sums / norm),
+                  sqrt(means / norm));
+    assert_true(sqrt(sums) < 1e-6 * sqrt(norm)); /* other orders of sums */
+    assert_true(sqrt(means) > 0.01 * sqrt(norm));
+    for (int k = 0; k < 3; k++) free(grad[k][0]), free(grad[k][1]);
+}
+
 /* A share of the features is dropped while training, and none otherwise. */
 static void classes_drop_features_while_training(void **state)
 {
@@ -168,6 +230,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(language_models_predict_the_next_token),
         cmocka_unit_test(nothing_to_predict_is_no_loss),
+        cmocka_unit_test(micro_batches_add_up_to_the_mean),
         cmocka_unit_test(classes_drop_features_while_training),
         cmocka_unit_test(ctc_is_the_mean_by_labels),
         cmocka_unit_test(heads_refuse_other_towers),

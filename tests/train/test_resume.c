@@ -101,6 +101,29 @@ static void test_moments_in_16_bits(void **state)
     train("to16", "--resume optim.state=bf16");
 }
 
+/* Batches of as many items as fit a budget, in parts too: where a batch begins follows from those before it. */
+static void test_by_budget(void **state)
+{
+    static const char *const by[] = {
+        "data.batch_by=tokens data.budget=60 train.micro_batch=3",
+        "data.batch_by=seconds data.budget=0.7 data.budget_of=sound",
+    };
+    for (int i = 0; i < 2; i++) {
+        char whole[32], from[32], args[200];
+        snprintf(whole, sizeof whole, "budget-%d", i);
+        snprintf(args, sizeof args, "%s train.save_every=1 train.keep=100", by[i]);
+        train(whole, args);
+        for (int k = 2; k < TINY_STEPS; k += 3) {
+            snprintf(from, sizeof from, "budget-%d-from-%d", i, k);
+            snprintf(args, sizeof args, "--resume %s train.threads=%d data.workers=%d", by[i], 1 + k % 3, k % 4);
+            stopped_at(whole, k, from);
+            train(from, args);
+            tiny_same(tiny_path(&tiny, "%s/checkpoints/step-%d", whole, TINY_STEPS),
+                      tiny_path(&tiny, "%s/checkpoints/step-%d", from, TINY_STEPS));
+        }
+    }
+}
+
 /* The same for the other optimizers, and for moments in 8 bits (the text's embedding has enough numbers for them). */
 static void test_other_optimizers(void **state)
 {
@@ -228,6 +251,7 @@ int main(void)
         cmocka_unit_test(test_any_step_any_threads),
         cmocka_unit_test(test_several_resumes),
         cmocka_unit_test(test_moments_in_16_bits),
+        cmocka_unit_test(test_by_budget),
         cmocka_unit_test(test_other_optimizers),
         cmocka_unit_test(test_resume_at_the_end),
         cmocka_unit_test(test_records),

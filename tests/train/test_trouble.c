@@ -320,14 +320,16 @@ static void test_changed_config(void **state)
 static void test_poisoned(void **state)
 {
     static const char *const weight[] = {"view.project.weight", "image.project.weight", "sound.project.weight"};
-    for (int i = 0; i < 3; i++) {
+    for (int k = 0; k < 6; k++) { /* each at once and in micro-batches */
         char out[32], layer[32];
-        snprintf(out, sizeof out, "poison-%d", i);
+        int i = k / 2;
+        snprintf(out, sizeof out, "poison-%d", k);
         snprintf(layer, sizeof layer, ": %.*s: ", (int)(strrchr(weight[i], '.') - weight[i]), weight[i]);
         stopped(out, 5, 5);
         rewrite(tiny_path(&tiny, "%s/checkpoints/step-5/model.safetensors", out),
                 &(struct change){.poison = weight[i]});
-        refused(out, "--resume train.save_every=1", ERR_NONFINITE, "step 5: ", layer);
+        refused(out, k % 2 ? "--resume train.save_every=1 train.micro_batch=3" : "--resume train.save_every=1",
+                ERR_NONFINITE, "step 5: ", layer);
         assert_false(file_exists(tiny_path(&tiny, "%s/checkpoints/step-6", out)));
     }
 }
@@ -365,6 +367,12 @@ static void test_configs(void **state)
         {"embed: 16", "embed: 16\nembed: 17", 3, "tiny.yaml:27:1: "},
         {"embed: 16", "embed: many", 3, "tiny.yaml:26:8: "},
         {"seed: 7", "seed: 7, seed: 8", 3, "tiny.yaml:29:"},
+        {"workers: 1", "budget: 100", 3, "data.budget: it counts with data.batch_by tokens or seconds alone"},
+        {"workers: 1", "batch_by: tokens, budget: 31", 3,
+         "data.budget: 31 tokens do not hold two items of 'text', which have up to 16 each"},
+        {"workers: 1", "batch_by: seconds, budget: 0.5", 3, "or modalities.sound.max_length smaller"},
+        {"workers: 1", "batch_by: seconds, budget: 9, budget_of: text", 3,
+         "data.batch_by: no modality 'text' has seconds"},
         {"/manifest.jsonl", "/gone.jsonl", 4, "tiny.yaml:2:18: data.manifest: "},
         {"train: train,", "train: trian,", 3, "tiny.yaml:2:"},
         {"valid: []", "valid: [valdi]", 3, "tiny.yaml:2:"},
