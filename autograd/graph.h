@@ -23,6 +23,9 @@ static inline bool ad_is_float(enum ad_dtype t)
     return t == AD_F32 || t == AD_F64;
 }
 
+/* What a node was emitted for: the model itself, a gradient (ad_grad), or to compute again what was let go. */
+enum ad_part { AD_FORWARD, AD_BACKWARD, AD_AGAIN };
+
 /* Up to six dimensions, slowest first. rank 0 is a scalar. */
 struct ad_shape {
     int rank;

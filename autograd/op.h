@@ -89,6 +89,7 @@ struct ad_node {
     const val *in;
     const void *attr; /* op->attr_size bytes, or NULL */
     const char *path; /* the layer path where it was built */
+    enum ad_part part;
 };
 
 /* A view: how output `index` lies in the memory of input 0. Returns false where the input's strides do not allow it. */

@@ -163,6 +163,7 @@ struct run_train {
     double save_time;    /* seconds between checkpoints; 0: none */
     int64_t keep;        /* checkpoints kept, besides the best */
     const char *best;    /* the metric that makes a checkpoint the best: "valid split/text->image R@1" or empty */
+    const char *memory;  /* what a step may take: "2GB", "60%" of the machine's, "0" for no limit; run_memory */
     const char *debug;   /* pass switches: "nofuse,nan" */
 };
 
@@ -196,6 +197,9 @@ struct data_modality run_data_modality(const struct run_modality *m, const struc
 struct model_tower run_tower(const struct run_modality *m, int64_t vocab);
 /* The modality that data.budget counts; -1 where batches are of a number of samples. */
 int run_budget_modality(const struct run_config *c);
+/* Bytes of a limit of memory: a size ("2GB"), a share of what this machine or control group has ("60%"), or "0", no limit.
+ * ERR_FORMAT. */
+int run_memory(const char *text, int64_t *bytes, struct err *e) MUST_CHECK;
 /* The pairs of modalities that the loss runs over. */
 int run_pairs(const struct run_config *c);
 void run_pair(const struct run_config *c, int i, int *a, int *b, double *weight);

@@ -77,7 +77,9 @@ static struct ad_plan *make_plan(struct train_plans *c, const struct train_key *
     struct run_model *m = c->m;
     struct nn nn = {.g = ad_graph_new(), .store = m->store, .training = true};
     emit[key->part](&nn, m, key);
-    struct ad_plan *p = nn_status(&nn, e) ? NULL : ad_plan_in(nn.g, m->store, key->flags, &m->space, false, e);
+    struct ad_plan_options o = {.flags = key->flags, .space = &m->space, .budget = c->budget, .taken = c->taken};
+    struct ad_plan *p = nn_status(&nn, e) ? NULL : ad_plan_with(nn.g, m->store, &o, e);
+    if (!p && c->budget) err_prefix(e, "%s: train.memory", conf_where(&m->conf, &m->config.train.memory));
     ad_graph_free(nn.g);
     if (!p) return NULL;
     if (key->part == TRAIN_WHOLE) opt_bind_gradients(p, m->store, c->grad);

@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "base/threads.h"
+#include "train/held.h"
 #include "train/micro.h"
 #include "train/plans.h"
 
@@ -31,7 +32,7 @@ struct train_stepper *train_stepper_new(struct run_model *m, struct opt *o, stru
     s->n_grad = ad_store_flat_count(m->store);
     s->plans.m = m;
     if (c->micro_batch > 0) s->micro = train_micro_new(&s->plans, c->micro_batch);
-    bool ok = ad_pass_flags_parse(c->debug, &s->flags, e) == 0;
+    bool ok = ad_pass_flags_parse(c->debug, &s->flags, e) == 0 && run_memory(c->memory, &s->plans.budget, e) == 0;
     if (ok) s->plans.grad = mem_block((size_t)s->n_grad * sizeof(float), "gradients", e);
     if (ok && s->plans.grad) return s;
     train_stepper_free(s);
@@ -51,6 +52,19 @@ void train_stepper_free(struct train_stepper *s)
 static bool in_parts(const struct train_stepper *s, const struct data_batch *b)
 {
     return s->micro && b->size > s->m->config.train.micro_batch;
+}
+
+/* Tells the plans what is held beside them, for train.memory. */
+static void hold(struct train_stepper *s, const struct data_batch *b)
+{
+    struct model_shape shape[RUN_MAX_MODALITIES];
+    int64_t items = 0;
+    for (int i = 0; i < s->m->n; i++) {
+        shape[i] = (struct model_shape){b->part[i].cap, b->part[i].rows};
+        items += b->part[i].cap;
+    }
+    s->plans.taken = train_held_bytes(s->m, s->o, shape, b->size);
+    if (in_parts(s, b)) s->plans.taken += 2 * items * s->m->config.embed * (int64_t)sizeof(float);
 }
 
 static struct ad_plan *whole_plan(struct train_stepper *s, const struct data_batch *b, unsigned flags, struct err *e)
@@ -89,6 +103,7 @@ static int gradient(struct train_stepper *s, const struct data_batch *b, int64_t
                     struct train_result *r, struct err *e)
 {
     struct reading to = {s->m, r};
+    hold(s, b);
     if (in_parts(s, b))
         return train_micro_run(s->micro, b, flags, s->seed, (uint64_t)step, r ? read_loss : NULL, &to, e);
     struct ad_plan *p = whole_plan(s, b, flags, e);
@@ -141,6 +156,7 @@ int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64
 struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct data_batch *b, struct err *e)
 {
     s->plans.seconds = 0;
+    hold(s, b);
     struct ad_plan_stats stats;
     if (in_parts(s, b)) {
         stats = train_micro_plan(s->micro, b, s->flags, e);
