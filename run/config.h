@@ -195,11 +195,11 @@ struct opt_config run_opt_config(const struct run_config *c);
 struct data_modality run_data_modality(const struct run_modality *m, const struct tokenizer *t);
 /* One modality's tower; `vocab` for text. */
 struct model_tower run_tower(const struct run_modality *m, int64_t vocab);
+/* The modality that data.budget counts; -1 where batches are of a number of samples. */
+int run_budget_modality(const struct run_config *c);
 /* Bytes of a limit of memory: a size ("2GB"), a share of what this machine or control group has ("60%"), or "0", no limit.
  * ERR_FORMAT. */
 int run_memory(const char *text, int64_t *bytes, struct err *e) MUST_CHECK;
-/* The modality that data.budget counts; -1 where batches are of a number of samples. */
-int run_budget_modality(const struct run_config *c);
 /* The pairs of modalities that the loss runs over. */
 int run_pairs(const struct run_config *c);
 void run_pair(const struct run_config *c, int i, int *a, int *b, double *weight);

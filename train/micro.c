@@ -232,6 +232,10 @@ static void add_stats(struct ad_plan_stats *all, const struct ad_plan *p)
     all->flops += s.flops;
     all->build_s += s.build_s;
     if (s.arena_bytes > all->arena_bytes) all->arena_bytes = s.arena_bytes;
+    if (s.free_bytes > all->free_bytes) all->free_bytes = s.free_bytes;
+    all->again_flops += s.again_flops;
+    all->limit_s += s.limit_s;
+    all->again_s += s.again_s;
     if (s.unshared_bytes > all->unshared_bytes) all->unshared_bytes = s.unshared_bytes;
 }
 

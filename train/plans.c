@@ -79,6 +79,7 @@ static struct ad_plan *make_plan(struct train_plans *c, const struct train_key *
     emit[key->part](&nn, m, key);
     struct ad_plan_options o = {.flags = key->flags, .space = &m->space, .budget = c->budget, .taken = c->taken};
     struct ad_plan *p = nn_status(&nn, e) ? NULL : ad_plan_with(nn.g, m->store, &o, e);
+    if (!p && c->budget) err_prefix(e, "%s: train.memory", conf_where(&m->conf, &m->config.train.memory));
     ad_graph_free(nn.g);
     if (!p && c->budget) err_prefix(e, "%s: train.memory", conf_where(&m->conf, &m->config.train.memory));
     if (!p) return NULL;

@@ -54,16 +54,17 @@ static bool in_parts(const struct train_stepper *s, const struct data_batch *b)
     return s->micro && b->size > s->m->config.train.micro_batch;
 }
 
-/* Plans of this batch are made for what its inputs leave of train.memory. */
-static void take_into_account(struct train_stepper *s, const struct data_batch *b)
+/* Tells the plans what is held beside them, for train.memory. */
+static void hold(struct train_stepper *s, const struct data_batch *b)
 {
     struct model_shape shape[RUN_MAX_MODALITIES];
-    if (!s->plans.budget) return;
-    for (int i = 0; i < s->m->n; i++) shape[i] = (struct model_shape){b->part[i].cap, b->part[i].rows};
+    int64_t items = 0;
+    for (int i = 0; i < s->m->n; i++) {
+        shape[i] = (struct model_shape){b->part[i].cap, b->part[i].rows};
+        items += b->part[i].cap;
+    }
     s->plans.taken = train_held_bytes(s->m, s->o, shape, b->size);
-    if (!in_parts(s, b)) return;
-    for (int i = 0; i < s->m->n; i++) /* unit vectors and their gradients */
-        s->plans.taken += 2 * shape[i].items * s->m->config.embed * (int64_t)sizeof(float);
+    if (in_parts(s, b)) s->plans.taken += 2 * items * s->m->config.embed * (int64_t)sizeof(float);
 }
 
 static struct ad_plan *whole_plan(struct train_stepper *s, const struct data_batch *b, unsigned flags, struct err *e)
@@ -102,7 +103,7 @@ static int gradient(struct train_stepper *s, const struct data_batch *b, int64_t
                     struct train_result *r, struct err *e)
 {
     struct reading to = {s->m, r};
-    take_into_account(s, b);
+    hold(s, b);
     if (in_parts(s, b))
         return train_micro_run(s->micro, b, flags, s->seed, (uint64_t)step, r ? read_loss : NULL, &to, e);
     struct ad_plan *p = whole_plan(s, b, flags, e);
@@ -155,7 +156,7 @@ int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64
 struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct data_batch *b, struct err *e)
 {
     s->plans.seconds = 0;
-    take_into_account(s, b);
+    hold(s, b);
     struct ad_plan_stats stats;
     if (in_parts(s, b)) {
         stats = train_micro_plan(s->micro, b, s->flags, e);
