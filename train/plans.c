@@ -81,7 +81,6 @@ static struct ad_plan *make_plan(struct train_plans *c, const struct train_key *
     struct ad_plan *p = nn_status(&nn, e) ? NULL : ad_plan_with(nn.g, m->store, &o, e);
     if (!p && c->budget) err_prefix(e, "%s: train.memory", conf_where(&m->conf, &m->config.train.memory));
     ad_graph_free(nn.g);
-    if (!p && c->budget) err_prefix(e, "%s: train.memory", conf_where(&m->conf, &m->config.train.memory));
     if (!p) return NULL;
     if (key->part == TRAIN_WHOLE) opt_bind_gradients(p, m->store, c->grad);
     if (key->part == TRAIN_LOSS) opt_bind_gradients_of(p, m->store, "loss.", c->grad);

@@ -28,8 +28,6 @@ struct train_planned {
 struct train_plans {
     struct run_model *m;
     float *grad; /* the flat gradient buffer, in the layout of the store */
-    /* Of plans that are made from now on: bytes that a step may take (0: no limit), and those that it takes beside them. */
-    int64_t budget, taken;
     struct train_planned *plan;
     size_t n, cap;
     int64_t budget, taken; /* train.memory in bytes (0: no limit), and what of it is held beside the arena */
