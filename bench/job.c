@@ -234,7 +234,7 @@ static int make_model(struct bench_job *j, struct err *e)
         rc = nn_status(&nn, e);
     }
     if (!rc) rc = make_gradient(j, e);
-    if (!rc) j->plan = ad_plan_new(nn.g, j->store, 0, e);
+    if (!rc) j->plan = ad_plan_new(nn.g, j->store, ad_precision_flags((enum ad_precision)j->row->precision), e);
     ad_graph_free(nn.g);
     if (!j->plan) return e->code;
     opt_bind_gradients(j->plan, j->store, j->grad);

@@ -57,6 +57,7 @@ struct bench_row {
         int64_t n;
     } towers;
     struct bench_lengths lengths;
+    int precision;           /* enum ad_precision */
     double lr, weight_decay; /* of AdamW */
     int state;               /* enum opt_store of its moments */
     struct bench_work work;

@@ -24,6 +24,7 @@ struct train_stepper {
     struct planned *plan;
     size_t n_plan, cap_plan;
     unsigned flags;
+    struct train_loss_scale loss_scale;
     uint64_t seed;
     double graph_s; /* that the newest plan's graph took, gradients included */
     bool profile;
@@ -37,6 +38,8 @@ struct train_stepper *train_stepper_new(struct run_model *m, struct opt *o, stru
     s->seed = (uint64_t)m->config.train.seed;
     s->n_grad = ad_store_flat_count(m->store);
     bool ok = ad_pass_flags_parse(m->config.train.debug, &s->flags, e) == 0;
+    s->flags |= ad_precision_flags((enum ad_precision)m->config.train.precision);
+    train_loss_scale_begin(&s->loss_scale, &m->config.train);
     if (ok) s->grad = mem_block((size_t)s->n_grad * sizeof *s->grad, "gradients", e);
     if (ok && s->grad) return s;
     train_stepper_free(s);
@@ -60,12 +63,13 @@ static struct ad_plan *make_plan(struct train_stepper *s, const struct model_sha
     val loss = run_model_loss(&nn, s->m, shape, batch);
     if (loss) {
         ad_output(nn.g, "loss", loss);
-        opt_emit_gradients(nn.g, s->m->store, loss);
+        opt_emit_gradients(nn.g, s->m->store, train_loss_scale_emit(&s->loss_scale, nn.g, loss));
     }
     s->graph_s = time_now() - start;
     struct ad_plan *p = nn_status(&nn, e) ? NULL : ad_plan_in(nn.g, s->m->store, flags, &s->m->space, false, e);
     ad_graph_free(nn.g);
     if (p) opt_bind_gradients(p, s->m->store, s->grad);
+    if (p) train_loss_scale_bind(&s->loss_scale, p);
     if (p) ad_plan_profile(p, s->profile);
     return p;
 }
@@ -138,8 +142,16 @@ int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64
     r->loss = ad_result_scalar(p, "loss");
     r->scale = ad_result_scalar(p, "scale");
     read_pairs(s, p, r);
+    train_loss_scale_undo(&s->loss_scale, s->grad, s->n_grad);
     r->grad_norm = opt_norm(s->grad, s->n_grad);
+    r->skipped = isfinite(r->loss) && !isfinite(r->grad_norm) && train_loss_scale_skip(&s->loss_scale, step);
+    if (r->skipped) {
+        r->plan_s = t1 - t0;
+        r->compute_s = time_now() - t1;
+        return 0;
+    }
     if (!isfinite(r->loss) || !isfinite(r->grad_norm)) return find_nonfinite(s, b, step, r->loss, r->grad_norm, e);
+    train_loss_scale_good(&s->loss_scale);
     opt_step(s->o, s->grad, r->grad_norm, lr);
     clamp_scale(s->m);
     r->plan_s = t1 - t0;
@@ -160,6 +172,11 @@ struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct da
     struct ad_plan_stats stats = ad_plan_stats(p);
     stats.build_s += s->graph_s;
     return stats;
+}
+
+struct train_loss_scale *train_stepper_loss_scale(struct train_stepper *s)
+{
+    return &s->loss_scale;
 }
 
 int train_stepper_plans(const struct train_stepper *s)

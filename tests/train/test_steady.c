@@ -41,12 +41,12 @@ struct bench {
     int64_t step;
 };
 
-static void bench_open(struct bench *b, int workers)
+static void bench_open(struct bench *b, int workers, const char *precision)
 {
     struct err e = {0};
     int64_t *items, n;
     *b = (struct bench){0};
-    assert_int_equal(run_model_new(tiny.config, NULL, 0, &b->m, &e), 0);
+    assert_int_equal(run_model_new(tiny.config, &precision, 1, &b->m, &e), 0);
     threads_init(2);
     mem_keep_freed();
     assert_int_equal(run_model_commit(b->m, &e), 0);
@@ -121,10 +121,10 @@ enum { COUNTED = 0 };
 enum { COUNTED = 1 };
 #endif
 
-static void test_steps(void **state)
+static void steps_with(const char *precision)
 {
     struct bench b;
-    bench_open(&b, 0);
+    bench_open(&b, 0, precision);
     struct data_batch *x[TINY_EPOCH];
     for (int i = 0; i < TINY_EPOCH; i++) x[i] = next(&b);
     for (int i = 0; i < 2 * TINY_EPOCH; i++) step(&b, x[i % TINY_EPOCH]);
@@ -132,7 +132,7 @@ static void test_steps(void **state)
     struct counters from = count();
     for (int i = 0; i < STEPS; i++) step(&b, x[i % TINY_EPOCH]);
     struct counters to = count();
-    report("steps", &from, &to);
+    report(precision, &from, &to);
     assert_int_equal(train_stepper_plans(b.stepper), plans);
     if (COUNTED) {
         assert_int_equal(to.heap, from.heap);
@@ -141,6 +141,15 @@ static void test_steps(void **state)
     assert_int_equal(to.threads, from.threads);
     for (int i = 0; i < TINY_EPOCH; i++) data_loader_release(b.loader, x[i]);
     bench_close(&b);
+}
+
+static void test_steps(void **state)
+{
+    steps_with("train.precision=f32");
+}
+static void test_half_steps(void **state)
+{
+    steps_with("train.precision=f16"); /* some are left out until the loss scale fits */
 }
 
 /* As count, once the loader's ring is full and its thread asleep: what it holds while it makes a batch does not count. */
@@ -160,7 +169,7 @@ static struct counters count_at_rest(void)
 static void test_steps_and_loader(void **state)
 {
     struct bench b;
-    bench_open(&b, 1);
+    bench_open(&b, 1, "train.precision=f32");
     struct counters from = {0};
     for (int i = 0; i < 60 + STEPS; i++) { /* 60: every shape that occurs has its plan, every buffer its size */
         if (i == 60) from = count_at_rest();
@@ -182,6 +191,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_half_steps),
         cmocka_unit_test(test_steps_and_loader),
     };
     return cmocka_run_group_tests(tests, begin, end);
