@@ -65,6 +65,8 @@ void ad_grad(struct ad_graph *g, const val *y, const val *seeds, int n_y, const 
         if (!x[i]) ad_fail(g, "grad: x[%d] is poison", i);
     if (g->status.code) return;
     size_t n_value = g->n_value, n_node = g->n_node;
+    enum ad_part part = g->part;
+    g->part = AD_BACKWARD;
     char *dep = depends_on(g, x, n_x, n_value);
     val *grad = mem_zero(n_value, sizeof *grad);
     for (int i = 0; i < n_y && !g->status.code; i++) {
@@ -81,6 +83,7 @@ void ad_grad(struct ad_graph *g, const val *y, const val *seeds, int n_y, const 
     }
     for (size_t i = n_node - 1; i > 0 && !g->status.code; i--) step_back(g, g->node[i], grad, dep);
     for (int i = 0; i < n_x && !g->status.code; i++) dx[i] = grad[x[i]] ? grad[x[i]] : ad_zeros_like(g, x[i]);
+    g->part = part;
     free(grad);
     free(dep);
 }

@@ -157,6 +157,7 @@ static struct ad_node *add_node(struct ad_graph *g, const struct ad_op *op, cons
     n->op = op;
     n->n_in = n_in;
     n->path = g->path;
+    n->part = g->part;
     n->out = (val)g->n_value;
     if (n_in) n->in = memcpy(arena_alloc(&g->mem, (size_t)n_in * sizeof(val)), in, (size_t)n_in * sizeof(val));
     if (op->attr_size) n->attr = memcpy(arena_alloc(&g->mem, op->attr_size), attr, op->attr_size);
@@ -320,10 +321,13 @@ val ad_node(struct ad_graph *g, const struct ad_op *op, const void *attr, const 
 val ad_copy_node(struct ad_graph *g, const struct ad_node *n, const val *in)
 {
     const char *path = g->path;
+    enum ad_part part = g->part;
     g->path = arena_strdup(&g->mem, n->path);
+    g->part = n->part;
     val v = n->op->flags & AD_LEAF ? ad_leaf(g, n->op, n->attr) : ad_node(g, n->op, n->attr, in, n->n_in);
     if (v) g->node[g->value[v].node]->half = n->half;
     g->path = path;
+    g->part = part;
     return v;
 }
 

@@ -29,6 +29,9 @@ static inline bool ad_is_half(enum ad_dtype t)
     return t == AD_BF16 || t == AD_F16;
 }
 
+/* What a node was emitted for: the model itself, a gradient (ad_grad), or to compute again what was let go. */
+enum ad_part { AD_FORWARD, AD_BACKWARD, AD_AGAIN };
+
 /* Up to six dimensions, slowest first. rank 0 is a scalar. */
 struct ad_shape {
     int rank;

@@ -25,6 +25,7 @@ struct ad_graph {
     struct ad_named *output, *update;
     size_t n_output, cap_output, n_update, cap_update;
     const char *path;
+    enum ad_part part; /* of the nodes that are emitted now */
     const char *path_stack[32];
     int depth;
     struct {

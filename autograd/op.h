@@ -95,6 +95,7 @@ struct ad_node {
     const void *attr; /* op->attr_size bytes, or NULL */
     const char *path; /* the layer path where it was built */
     uint32_t half;    /* bit k: a plan keeps output k in 16 bits (passes/autocast.c) */
+    enum ad_part part;
 };
 
 /* A view: how output `index` lies in the memory of input 0. Returns false where the input's strides do not allow it. */

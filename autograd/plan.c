@@ -10,40 +10,10 @@
 #include "autograd/half_call.h"
 #include "autograd/internal.h"
 #include "autograd/ops/common.h"
-#include "autograd/passes/layout.h"
+#include "autograd/plan_parts.h"
 #include "autograd/program.h"
-#include "autograd/report.h"
 #include "autograd/store.h"
-#include "base/buf.h"
 #include "base/threads.h"
-
-struct step {
-    const struct ad_node *node;
-    void (*run)(const struct ad_call *c);
-    struct ad_call call;
-    struct half_call *half; /* or NULL: between the call and `run` */
-    int32_t tensor;         /* of the first input; the outputs follow the inputs */
-    int32_t scratch;
-    const char *kernel;
-    double flops, seconds;
-    int64_t runs;
-};
-
-struct ad_plan {
-    struct ad_graph *g;
-    struct layout l;
-    struct step *step;
-    size_t n_step;
-    struct ad_tensor *tensor;
-    int32_t *tensor_val;
-    size_t n_tensor;
-    struct ad_workspace own, *space; /* where the arena lies */
-    char *based_at;                  /* the arena that roots and tensors point into now */
-    bool dry;
-    unsigned flags;
-    bool profile;
-    struct ad_plan_stats stats;
-};
 
 int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e)
 {
@@ -202,12 +172,12 @@ static void choose(struct ad_plan *p, struct step *s, size_t node)
     size_t bytes = scratch ? scratch(c) : 0;
     s->scratch = ad_layout_scratch(&p->l, node, s->half ? half_call_scratch(s->half, bytes) : bytes);
     s->flops = op->flops ? op->flops(c) : op->view ? 0 : (double)ad_count(c->out[0].shape);
-    p->stats.flops += s->flops;
 }
 
-static void make_steps(struct ad_plan *p, const char *need)
+static void make_steps(struct ad_plan *p)
 {
     struct ad_graph *g = p->g;
+    const char *need = p->need;
     size_t n_tensor = 0;
     for (size_t i = 1; i < g->n_node; i++) {
         if (need[i]) p->stats.nodes++;
@@ -238,33 +208,36 @@ static void make_steps(struct ad_plan *p, const char *need)
     }
 }
 
-static void add_stats(struct ad_plan *p)
+void ad_plan_lay_out(struct ad_plan *p)
 {
-    for (size_t i = 1; i < p->l.n_root; i++) {
-        const struct root *r = &p->l.root[i];
-        if (r->kind == ROOT_INPUT) p->stats.input_bytes += (int64_t)r->bytes;
-        if (r->kind == ROOT_CONST) p->stats.const_bytes += (int64_t)r->bytes;
-    }
-    p->stats.steps = (int64_t)p->n_step;
-    p->stats.views = p->l.n_views;
-    p->stats.in_place = p->l.n_in_place;
-    p->stats.arena_bytes = (int64_t)p->l.arena_bytes;
-    p->stats.unshared_bytes = (int64_t)p->l.unshared_bytes;
+    bool reuse = !(p->flags & AD_NO_REUSE);
+    p->need = ad_needed(p->g);
+    ad_layout(p->g, p->need, reuse, &p->l);
+    make_steps(p);
+    ad_layout_offsets(&p->l, reuse);
+    ad_plan_add_stats(p);
 }
 
-static int plan_build(struct ad_plan *p, const struct ad_graph *g, struct ad_store *store, struct err *e)
+void ad_plan_forget_layout(struct ad_plan *p)
+{
+    for (size_t i = 0; p->step && i < p->n_step; i++) half_call_free(p->step[i].half);
+    ad_layout_free(&p->l);
+    ad_graph_free(p->g);
+    free(p->need);
+    free(p->step);
+    free(p->tensor);
+    free(p->tensor_val);
+}
+
+static int plan_build(struct ad_plan *p, const struct ad_graph *g, struct ad_store *store,
+                      const struct ad_plan_options *o, struct err *e)
 {
     p->g = run_passes(g, p->flags, &p->stats.recomputed);
     int rc = ad_status(p->g, e);
     if (rc) return rc;
-    char *need = ad_needed(p->g);
-    bool reuse = !(p->flags & AD_NO_REUSE);
-    ad_layout(p->g, need, reuse, &p->l);
-    make_steps(p, need);
-    free(need);
-    ad_layout_offsets(&p->l, reuse);
-    add_stats(p);
-    return store || p->g ? bind_params(p, store, e) : 0;
+    ad_plan_lay_out(p);
+    rc = ad_plan_fit_budget(p, o, e);
+    return rc ? rc : bind_params(p, store, e);
 }
 
 static int grow(struct ad_workspace *w, size_t bytes, struct err *e)
@@ -284,21 +257,29 @@ void ad_workspace_free(struct ad_workspace *w)
     w->bytes = 0;
 }
 
-struct ad_plan *ad_plan_in(const struct ad_graph *g, struct ad_store *store, unsigned flags, struct ad_workspace *w,
-                           bool dry, struct err *e)
+struct ad_plan *ad_plan_with(const struct ad_graph *g, struct ad_store *store, const struct ad_plan_options *o,
+                             struct err *e)
 {
+    static const struct ad_limits usual = {.flops = 1e11, .bytes = 1.5e10};
     if (ad_status(g, e)) return NULL;
     struct ad_plan *p = mem_zero(1, sizeof *p);
-    p->flags = flags;
-    p->space = w ? w : &p->own;
-    p->dry = dry;
+    p->flags = o->flags;
+    p->space = o->space ? o->space : &p->own;
+    p->dry = o->dry;
+    p->limits = o->limits.flops > 0 ? o->limits : usual;
     double start = time_now();
-    int rc = plan_build(p, g, store, e);
+    int rc = plan_build(p, g, store, o, e);
     p->stats.build_s = time_now() - start;
-    if (!rc && !dry) rc = grow(p->space, p->l.arena_bytes, e);
+    if (!rc && !p->dry) rc = grow(p->space, p->l.arena_bytes, e);
     if (!rc) return p;
     ad_plan_free(p);
     return NULL;
+}
+
+struct ad_plan *ad_plan_in(const struct ad_graph *g, struct ad_store *store, unsigned flags, struct ad_workspace *w,
+                           bool dry, struct err *e)
+{
+    return ad_plan_with(g, store, &(struct ad_plan_options){.flags = flags, .space = w, .dry = dry}, e);
 }
 
 struct ad_plan *ad_plan_new(const struct ad_graph *g, struct ad_store *store, unsigned flags, struct err *e)
@@ -309,13 +290,8 @@ struct ad_plan *ad_plan_new(const struct ad_graph *g, struct ad_store *store, un
 void ad_plan_free(struct ad_plan *p)
 {
     if (!p) return;
-    for (size_t i = 0; p->step && i < p->n_step; i++) half_call_free(p->step[i].half);
     ad_workspace_free(&p->own);
-    ad_layout_free(&p->l);
-    ad_graph_free(p->g);
-    free(p->step);
-    free(p->tensor);
-    free(p->tensor_val);
+    ad_plan_forget_layout(p);
     free(p);
 }
 
@@ -441,60 +417,4 @@ double ad_result_scalar(const struct ad_plan *p, const char *name)
             return ad_get(&t, 0);
         }
     return NAN;
-}
-
-struct ad_plan_stats ad_plan_stats(const struct ad_plan *p)
-{
-    return p->stats;
-}
-
-void ad_plan_profile(struct ad_plan *p, bool on)
-{
-    p->profile = on;
-    for (size_t i = 0; i < p->n_step; i++) p->step[i].seconds = 0, p->step[i].runs = 0;
-}
-
-/* Two inputs are one if they are the same memory: known by val, or by address once the plan has run. */
-static bool seen_before(const struct step *s, const val *v, int i)
-{
-    const struct ad_tensor *in = s->call.in;
-    for (int k = 0; k < i; k++)
-        if (v[k] == v[i] || (in[k].data == in[i].data && in[i].data && ad_same_shape(in[k].shape, in[i].shape)))
-            return true;
-    return false;
-}
-
-/* Bytes behind a tensor: a broadcast axis is one element. */
-static double bytes_behind(const struct ad_tensor *t)
-{
-    double n = (double)ad_dtype_size(t->dtype);
-    for (int i = 0; i < t->shape.rank; i++)
-        if (t->stride[i] || t->shape.dim[i] == 0) n *= (double)t->shape.dim[i];
-    return n;
-}
-
-static double bytes_of(const struct ad_plan *p, const struct step *s)
-{
-    const struct ad_call *c = &s->call;
-    if (s->node->op->bytes) return s->node->op->bytes(c);
-    double bytes = 0;
-    for (int i = 0; i < c->n_in; i++)
-        if (!seen_before(s, p->tensor_val + s->tensor, i)) bytes += bytes_behind(&c->in[i]);
-    for (int i = 0; i < c->n_out; i++) bytes += bytes_behind(&c->out[i]);
-    return bytes;
-}
-
-size_t ad_plan_timings(const struct ad_plan *p, struct ad_timing *out)
-{
-    for (size_t i = 0; out && i < p->n_step; i++) {
-        const struct step *s = &p->step[i];
-        out[i] = (struct ad_timing){.op = s->node->op->name,
-                                    .kernel = s->kernel,
-                                    .path = s->node->path,
-                                    .calls = s->runs,
-                                    .seconds = s->seconds,
-                                    .flops = s->flops,
-                                    .bytes = bytes_of(p, s)};
-    }
-    return p->n_step;
 }

@@ -6,6 +6,7 @@
 #define TRIAD_AUTOGRAD_PLAN_H
 
 #include "autograd/graph.h"
+#include "autograd/report.h"
 
 struct ad_store;
 struct ad_plan;
@@ -45,6 +46,21 @@ struct ad_plan *ad_plan_new(const struct ad_graph *g, struct ad_store *store, un
 /* The same in shared memory. With `dry` nothing is allocated: the plan has figures but cannot run. */
 struct ad_plan *ad_plan_in(const struct ad_graph *g, struct ad_store *store, unsigned flags, struct ad_workspace *w,
                            bool dry, struct err *e);
+
+/* What may be asked of a plan besides. */
+struct ad_plan_options {
+    unsigned flags;
+    struct ad_workspace *space; /* NULL: memory of its own */
+    bool dry;
+    /* Bytes that the arena and `taken`, what the caller holds beside it, may have together; 0: no limit. A plan that takes
+     * more computes values of the forward part a second time (recompute), as few seconds of them as it finds. With
+     * AD_NO_REUSE, where every value keeps memory of its own, there is no limit. */
+    int64_t budget, taken;
+    struct ad_limits limits; /* what recomputation is reckoned to cost by; 0: of a usual desktop */
+};
+/* As ad_plan_in. ERR_MEMORY where no plan fits the budget, saying how much the smallest that was found needs. */
+struct ad_plan *ad_plan_with(const struct ad_graph *g, struct ad_store *store, const struct ad_plan_options *o,
+                             struct err *e);
 void ad_plan_free(struct ad_plan *p);
 
 /* Binds an input by name to the caller's memory, contiguous, of the input's shape, valid during ad_run. A name that the
@@ -65,9 +81,12 @@ double ad_result_scalar(const struct ad_plan *p, const char *name); /* NAN if th
 struct ad_plan_stats {
     int64_t nodes, steps, fused, views, in_place, recomputed; /* graph nodes needed; calls a run; ... */
     int64_t arena_bytes, input_bytes, param_bytes, const_bytes;
-    int64_t unshared_bytes; /* what the arena would be without reuse */
-    double flops;           /* floating-point operations a run */
-    double build_s;         /* seconds spent in passes and planning */
+    int64_t unshared_bytes;  /* what the arena would be without reuse */
+    int64_t free_bytes;      /* what the arena would be without a budget */
+    double flops;            /* floating-point operations a run */
+    double again_flops;      /* of those: what is computed a second time */
+    double limit_s, again_s; /* seconds at the roofline of the options' limits: all calls, those that come again */
+    double build_s;          /* seconds spent in passes and planning */
 };
 struct ad_plan_stats ad_plan_stats(const struct ad_plan *p);
 /* From now on each call is timed (and what was timed before forgotten), or not. report.h has what comes of it;
@@ -80,7 +99,8 @@ struct ad_graph *ad_simplify(const struct ad_graph *g);
 struct ad_graph *ad_fuse(const struct ad_graph *g);
 /* Marks in `g` itself what is kept in the 16-bit type `half`. */
 void ad_autocast(struct ad_graph *g, enum ad_dtype half);
-/* Takes `g` over and frees it. count: the values that are computed twice. */
+/* Takes `g` over and frees it. count: the values that are computed twice. What the budget asks for beyond this needs a
+ * layout: autograd/passes/recompute.h. */
 struct ad_graph *ad_recompute(struct ad_graph *g, int64_t *count);
 
 #endif

@@ -3,9 +3,10 @@
 #define TRIAD_AUTOGRAD_REPORT_H
 
 #include <stddef.h>
-#include <stdint.h>
+#include "autograd/graph.h"
 
 struct ad_plan;
+struct ad_program;
 struct buf;
 
 /* One call of a plan, summed over the runs since ad_plan_profile(p, true). */
@@ -16,10 +17,27 @@ struct ad_timing {
     /* Of one call: floating-point operations, as the op counts them; and bytes: each input once where several are the
      * same memory, each output once, whatever a kernel reads twice or keeps in a cache. */
     double flops, bytes;
+    enum ad_part part;
+    int64_t live;                   /* bytes of the arena in use while it runs */
+    const struct ad_program *fused; /* of a chain of elementwise ops (program.h), else NULL; the plan's */
 };
 
 /* Writes the plan's timings, in the order of the calls, and returns how many there are; with `out` NULL only that. */
 size_t ad_plan_timings(const struct ad_plan *p, struct ad_timing *out);
+
+/* A piece of the plan's arena and the calls during which its content is needed. */
+struct ad_piece {
+    const char *op, *path; /* of the call that makes it; strings as above */
+    struct ad_shape shape;
+    enum ad_dtype dtype;
+    int64_t bytes;
+    size_t first, last; /* calls, both included */
+    enum ad_part part;
+    bool kept;    /* made by the forward part and read by the gradients */
+    bool scratch; /* a kernel's room to work in: no shape */
+};
+/* Writes the pieces of the arena and returns how many there are; with `out` NULL only that. */
+size_t ad_plan_pieces(const struct ad_plan *p, struct ad_piece *out);
 
 /* What a machine can do, a second; 0: not known. */
 struct ad_limits {

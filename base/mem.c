@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 static void *or_die(void *p, size_t bytes)
 {
@@ -122,6 +123,33 @@ void *mem_block(size_t bytes, const char *what, struct err *e)
 void mem_block_free(void *p, size_t bytes)
 {
     if (p) munmap(p, block_bytes(bytes));
+}
+
+/* The number in a file, or INT64_MAX where there is none ("max" has none). */
+static int64_t limit_in(const char *path)
+{
+    long long n = 0;
+    FILE *f = fopen(path, "re");
+    bool read = f && fscanf(f, "%lld", &n) == 1 && n > 0;
+    if (f) fclose(f);
+    return read ? n : INT64_MAX;
+}
+
+int64_t mem_of_machine(void)
+{
+    int64_t least = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+    char line[512], group[400] = "", path[512];
+    FILE *f = fopen("/proc/self/cgroup", "re"); /* version 2: one line "0::/the/group" */
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "0::%399s", group) == 1) break;
+    if (f) fclose(f);
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group);
+    const char *const files[] = {path, "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
+    for (int i = 0; i < 3; i++) {
+        int64_t limit = limit_in(files[i]);
+        if (limit < least) least = limit;
+    }
+    return least;
 }
 
 struct arena_chunk {

@@ -3,6 +3,7 @@
 #define TRIAD_BASE_MEM_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include "base/err.h"
 
 /* For small, bounded things (names, tables). They never return NULL: out of memory prints one line and exits the
@@ -25,6 +26,9 @@ void *mem_grow(void *p, size_t *cap, size_t need, size_t size);
  * valid pointer. */
 void *mem_block(size_t bytes, const char *what, struct err *e);
 void mem_block_free(void *p, size_t bytes);
+
+/* Bytes of memory that this process may use: the machine's, or what its control group (cgroup) is limited to. */
+int64_t mem_of_machine(void);
 
 /* From now on small and middle blocks that are freed stay with the process for the next to use: threads that decode
  * would otherwise give them back and fault them in again a hundred times a second. */

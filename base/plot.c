@@ -6,6 +6,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
+#include "base/mem.h"
 #include "base/text.h"
 
 static const char *const colors[PLOT_COLORS] = {"#3b6fd8", "#e08a2c", "#2f9e6e", "#d1495b",
@@ -285,6 +286,71 @@ void plot_lines(struct buf *b, const struct plot *p, const struct plot_series *s
     for (int i = 0; i < n; i++) add_curve(b, p, &f, &series[i], i);
     if (!any) text_at(b, (f.left + f.right) / 2, (f.top + f.bottom) / 2, "middle", "dim", "no values yet");
     buf_str(b, "</svg>\n");
+}
+
+/* The point with the highest pile among those of pixel column c. */
+static int highest_pile(const struct plot_series *s, int n, int c, int columns)
+{
+    int best = -1;
+    double most = 0;
+    for (int64_t i = (int64_t)c * s[0].n / columns; i < ((int64_t)c + 1) * s[0].n / columns; i++) {
+        double sum = 0;
+        for (int k = 0; k < n; k++) sum += s[k].y[i];
+        if (best < 0 || sum > most) best = (int)i, most = sum;
+    }
+    return best;
+}
+
+static void add_marks(struct buf *b, const struct frame *f, const struct plot_mark *marks, int n)
+{
+    for (int i = 0; i < n; i++) {
+        double x = px(f, marks[i].x), w = text_width(marks[i].label);
+        bool before = x + 6 + w > f->right;
+        buf_printf(b,
+                   "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"currentColor\" "
+                   "stroke-dasharray=\"4 3\"/>\n",
+                   x, f->top + 4 + 15 * i, x, f->bottom);
+        text_at(b, before ? x - 5 : x + 5, f->top + 14 + 15 * i, before ? "end" : "start", NULL, marks[i].label);
+    }
+}
+
+void plot_areas(struct buf *b, const struct plot *p, const struct plot_series *series, int n,
+                const struct plot_mark *marks, int n_marks)
+{
+    int width = p->width ? p->width : 560, height = p->height ? p->height : 300, points = n ? series[0].n : 0;
+    struct frame f = {
+        .left = 48 + (p->y_label ? 18 : 0), .right = width - 14, .x1 = points > 0 ? points : 1, .y1 = 1e-9};
+    int columns = points < f.right - f.left ? points : (int)(f.right - f.left);
+    double top = p->title ? 24 : 6, *floor = mem_zero((size_t)columns + 1, sizeof *floor);
+    f.top = top + add_legend(NULL, series, n, f.left, top, f.right) + 6;
+    f.bottom = height - (p->x_label ? 40 : 24);
+    for (int c = 0; c < columns; c++) {
+        double sum = 0;
+        for (int k = 0; k < n; k++) sum += series[k].y[highest_pile(series, n, c, columns)];
+        f.y1 = fmax(f.y1, sum * (1.05 + 0.07 * n_marks)); /* room for their words */
+    }
+    begin(b, p, width, height);
+    add_legend(b, series, n, f.left, top, f.right);
+    for (int k = 0; k < n; k++) { /* each from its floor up and back along it */
+        buf_printf(b, "<path style=\"fill:var(--c%d,%s)\" fill-opacity=\".8\" d=\"M%.1f %.1f", k % PLOT_COLORS,
+                   colors[k % PLOT_COLORS], f.left, f.bottom);
+        for (int c = 0; c < columns; c++) {
+            double x0 = px(&f, (double)c * points / columns), x1 = px(&f, ((double)c + 1) * points / columns);
+            double up = floor[c] + series[k].y[highest_pile(series, n, c, columns)];
+            buf_printf(b, "L%.1f %.1fH%.1f", x0, py(&f, up), x1);
+            floor[c] = up;
+        }
+        for (int c = columns - 1; c >= 0; c--) {
+            double x0 = px(&f, (double)c * points / columns), x1 = px(&f, ((double)c + 1) * points / columns);
+            double low = floor[c] - series[k].y[highest_pile(series, n, c, columns)];
+            buf_printf(b, "L%.1f %.1fH%.1f", x1, py(&f, low), x0);
+        }
+        buf_str(b, "Z\"/>\n");
+    }
+    add_axes(b, p, &f, height);
+    add_marks(b, &f, marks, n_marks);
+    buf_str(b, "</svg>\n");
+    free(floor);
 }
 
 void plot_bars(struct buf *b, const struct plot *p, const struct plot_bar *bars, int n)

@@ -25,6 +25,17 @@ struct plot_series {
  * and the greatest value of each pixel column. Without any point: an empty frame that says so. */
 void plot_lines(struct buf *b, const struct plot *p, const struct plot_series *series, int n);
 
+/* A line from top to bottom at `x`, with words beside it. */
+struct plot_mark {
+    double x;
+    const char *label;
+};
+
+/* Areas that lie on one another, the first lowest, as steps: y[i] >= 0 holds from i to i + 1, in every series the same
+ * count `n` (x is not read). Long series are thinned to the highest pile of each pixel column. */
+void plot_areas(struct buf *b, const struct plot *p, const struct plot_series *series, int n,
+                const struct plot_mark *marks, int n_marks);
+
 struct plot_bar {
     const char *label;
     double value;     /* >= 0; NaN: no bar */

@@ -222,6 +222,18 @@ static int make_gradient(struct bench_job *j, struct err *e)
     return j->grad ? 0 : ERR_MEMORY;
 }
 
+/* Within row.memory, of which the parameters, gradients, moments and inputs are taken. */
+static int plan_model(struct bench_job *j, const struct ad_graph *g, struct err *e)
+{
+    struct ad_plan_options o = {.flags = ad_precision_flags((enum ad_precision)j->row->precision)};
+    int rc = run_memory(j->row->memory, &o.budget, e);
+    double taken = (8 + j->state_per_parameter) * (double)j->n_grad;
+    for (int i = 0; i < j->n_input; i++) taken += (double)j->input[i].bytes;
+    o.taken = (int64_t)taken;
+    if (!rc) j->plan = ad_plan_with(g, j->store, &o, e);
+    return rc ? rc : j->plan ? 0 : e->code;
+}
+
 static int make_model(struct bench_job *j, struct err *e)
 {
     struct nn nn = {.g = ad_graph_new(), .store = j->store, .training = true};
@@ -234,12 +246,13 @@ static int make_model(struct bench_job *j, struct err *e)
         rc = nn_status(&nn, e);
     }
     if (!rc) rc = make_gradient(j, e);
-    if (!rc) j->plan = ad_plan_new(nn.g, j->store, ad_precision_flags((enum ad_precision)j->row->precision), e);
+    if (!rc && j->row->work.kind != BENCH_INFONCE) rc = make_optimizer(j, e);
+    if (!rc) rc = plan_model(j, nn.g, e);
     ad_graph_free(nn.g);
-    if (!j->plan) return e->code;
+    if (rc) return rc;
     opt_bind_gradients(j->plan, j->store, j->grad);
     for (int i = 0; i < j->n_input; i++) ad_bind(j->plan, j->input[i].name, j->input[i].data);
-    return j->row->work.kind == BENCH_INFONCE ? 0 : make_optimizer(j, e);
+    return 0;
 }
 
 static int make_adamw(struct bench_job *j, struct err *e)
@@ -329,12 +342,21 @@ int bench_job_step(struct bench_job *j, struct err *e)
     return 0;
 }
 
+const struct ad_plan *bench_job_plan(const struct bench_job *j)
+{
+    return j->plan;
+}
+
 struct bench_size bench_job_size(const struct bench_job *j)
 {
     struct bench_size s = {.samples = j->samples, .parameters = ad_store_trainable(j->store)};
     s.params_bytes = 4 * (double)j->n_grad;
     s.state_bytes = s.params_bytes + (j->grad ? s.params_bytes : 0) + j->state_per_parameter * (double)j->n_grad;
-    if (j->plan) s.plan_bytes = (double)ad_plan_stats(j->plan).arena_bytes;
+    if (j->plan) {
+        struct ad_plan_stats p = ad_plan_stats(j->plan);
+        s.plan_bytes = (double)p.arena_bytes;
+        s.again_flops = p.again_flops;
+    }
     for (int i = 0; i < j->n_input; i++) s.input_bytes += (double)j->input[i].bytes;
     s.input_bytes += 4 * (double)(j->n_sound + (j->mel ? j->n_frames * j->row->work.logmel.mel.bins : 0));
     return s;

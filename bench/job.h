@@ -14,6 +14,7 @@ struct bench_size {
     double params_bytes, plan_bytes; /* parameters alone; the plan's arena */
     double state_bytes;              /* parameters, gradients and moments together */
     double input_bytes;              /* the step's fixed inputs */
+    double again_flops;              /* a step: computed a second time to save memory */
 };
 
 /* Builds graph, plan, parameters, optimizer and inputs. The row must outlive the job. NULL on error. */
@@ -23,6 +24,8 @@ void bench_job_free(struct bench_job *j); /* NULL is fine */
 /* One whole step: forward, loss, backward, AdamW (as far as the row has them). ERR_NONFINITE where the loss is. */
 int bench_job_step(struct bench_job *j, struct err *e) MUST_CHECK;
 
+/* The plan of a row's model, or NULL where it has none. */
+const struct ad_plan *bench_job_plan(const struct bench_job *j);
 struct bench_size bench_job_size(const struct bench_job *j);
 
 /* From now on each call of a step is timed, or not. */

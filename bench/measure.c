@@ -110,6 +110,7 @@ void bench_json(const struct bench_result *r, struct buf *out)
     buf_printf(out, ", \"samples\": %lld, \"parameters\": %lld", (long long)s->samples, (long long)s->parameters);
     buf_printf(out, ", \"params_mb\": %.1f, \"state_mb\": %.1f, \"plan_mb\": %.1f, \"input_mb\": %.1f",
                s->params_bytes / 1048576, s->state_bytes / 1048576, s->plan_bytes / 1048576, s->input_bytes / 1048576);
+    buf_printf(out, ", \"again_gflop\": %.5g", s->again_flops * 1e-9);
     if (r->n_timing && r->timing[0].calls) add_ops(r, out);
     buf_str(out, "}\n");
 }

@@ -240,6 +240,7 @@ FIELDS = """## The fields of `triad bench ROW`
 | `gbytes`, `bandwidth_gb_s`, `limit_s`, `of_limit` | bytes a step as inputs and outputs of its calls; the memory's speed; seconds at the roofline; their share of the median |
 | `samples`, `parameters` | in a step; trained |
 | `params_mb`, `state_mb`, `plan_mb`, `input_mb` | parameters; with gradients and moments (16 bytes a parameter); the plan's arena; fixed input |
+| `again_gflop` | of `gflop`: what is computed a second time to save memory: some norms and activations always, more where `memory=1GB` is a limit |
 | `ops` | with `--profile`: op, kernel, calls, seconds, share of the time, 10^9 operations and bytes, seconds at the roofline, a step |
 """
 

@@ -132,6 +132,8 @@ static int check_row(const void *s, struct err *e)
         return err_set(e, ERR_CONFIG, "work: %s, not '%s'", wants[r->work.kind].what, t[0].name);
     for (int i = 0; i < n; i++)
         if (check_tower(r, &t[i], e)) return err_prefix(e, "towers");
+    int64_t limit;
+    if (run_memory(r->memory, &limit, e)) return err_prefix(e, "memory");
     return 0;
 }
 
@@ -144,6 +146,7 @@ static const struct conf_field row_fields[] = {
     {"lengths", CONF_STRUCT, AT(lengths), "{}", .sub = &length_table, .help = "of a text tower's items"},
     {"lr", CONF_DOUBLE, AT(lr), "1e-4", CONF_ABOVE_0, 100, .help = "of AdamW"},
     {"weight_decay", CONF_DOUBLE, AT(weight_decay), "0.1", 0, 10, .help = "of AdamW"},
+    {"memory", CONF_STRING, AT(memory), "0", .help = "limit of a step, such as 500MB or 20%; 0: none"},
     {"state", CONF_ENUM, AT(state), "f32", .choices = opt_state_names, .help = "how AdamW's moments are stored"},
     {"work", CONF_STRUCT, AT(work), NULL, .sub = &work_table, .help = "what a step does"},
     {0},

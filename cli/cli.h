@@ -8,6 +8,7 @@ int cli_train(int argc, char **argv);
 int cli_eval(int argc, char **argv);
 int cli_embed(int argc, char **argv);
 int cli_search(int argc, char **argv);
+int cli_explain(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_tokenizer(int argc, char **argv);
 

@@ -24,6 +24,7 @@ static const struct command {
      "triad embed runs/emoji data/emoji/manifest.jsonl -o emoji.safetensors"},
     {"search", cli_search, "find the nearest to a text, picture or sound",
      "triad search runs/emoji emoji.safetensors \"a smiling cat\""},
+    {"explain", cli_explain, "what a step takes and where: memory, time, layers", "triad explain configs/emoji.yaml"},
     {"bench", cli_bench, "how fast this machine trains, and how fast it could", "triad bench vit_s16"},
     {"tokenizer", cli_tokenizer, "train a tokenizer from captions; see how a text is cut",
      "triad tokenizer train --data data/emoji/manifest.jsonl -o tokenizer.json"},
@@ -108,7 +109,7 @@ static const char *spin_count(void)
  * stands. */
 static void start_with_short_spin(int argc, char **argv)
 {
-    static const char *const computing[] = {"train", "eval", "embed", "search", "bench"};
+    static const char *const computing[] = {"train", "eval", "embed", "search", "bench", "explain"};
     if (argc < 2 || getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
     for (size_t i = 0; i < sizeof computing / sizeof *computing; i++)
         if (!strcmp(argv[1], computing[i]) && setenv("GOMP_SPINCOUNT", spin_count(), 1) == 0)

@@ -2,6 +2,7 @@
 #include "run/config.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/text.h"
@@ -366,6 +367,8 @@ static int check_train(const void *s, struct err *e)
 {
     const struct run_train *t = s;
     int given = (t->steps > 0) + (t->epochs > 0) + (t->time > 0);
+    int64_t limit;
+    if (run_memory(t->memory, &limit, e)) return err_prefix(e, "memory");
     if (given == 1) return 0;
     return err_set(e, ERR_CONFIG, "say how long to train by exactly one of steps, epochs and time, not by %s",
                    given ? "several" : "none");
@@ -393,6 +396,8 @@ static const struct conf_field train_fields[] = {
      .help = "f16: factor of the gradients at the beginning, a power of two"},
     {"loss_scale_every", CONF_INT, AT(loss_scale_every), "2000", 1, 1e12,
      .help = "f16: steps without overflow after which it is doubled"},
+    {"memory", CONF_STRING, AT(memory), "0",
+     .help = "most bytes of a step: 2GB, 60% (of the machine); what does not fit is computed again; 0: no limit"},
     {"debug", CONF_STRING, AT(debug), "''",
      .help = "pass switches: nosimplify, nofuse, norecompute, noplan, nokernels, noautocast, nan"},
     {0},
@@ -500,6 +505,18 @@ int run_config_read(struct conf *mem, const char *path, const char *const *overr
 {
     int rc = conf_read(mem, path, overrides, n, &run_config_table, c, e);
     return rc ? rc : check_config(mem, c, e);
+}
+
+int run_memory(const char *text, int64_t *bytes, struct err *e)
+{
+    char *end;
+    double share = strtod(text, &end);
+    if (end > text && !strcmp(end, "%") && share > 0 && share <= 100) {
+        *bytes = (int64_t)(share / 100 * (double)mem_of_machine());
+        return 0;
+    }
+    if (text_bytes(text, bytes, NULL) == 0) return 0;
+    return err_set(e, ERR_CONFIG, "'%s' is neither a size (such as 512MiB, 2GB) nor a share (60%%) nor 0", text);
 }
 
 /* ---- for the other rooms ----------------------------------------------------------------------------------------- */

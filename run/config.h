@@ -162,7 +162,8 @@ struct run_train {
     int precision;       /* enum ad_precision: how activations and their gradients are kept */
     double loss_scale;   /* f16: at the beginning */
     int64_t loss_scale_every;
-    const char *debug; /* pass switches: "nofuse,nan" */
+    const char *memory; /* what a step may take: "2GB", "60%" of the machine's, "0" for no limit; run_memory */
+    const char *debug;  /* pass switches: "nofuse,nan" */
 };
 
 struct run_config {
@@ -193,6 +194,9 @@ struct opt_config run_opt_config(const struct run_config *c);
 struct data_modality run_data_modality(const struct run_modality *m, const struct tokenizer *t);
 /* One modality's tower; `vocab` for text. */
 struct model_tower run_tower(const struct run_modality *m, int64_t vocab);
+/* Bytes of a limit of memory: a size ("2GB"), a share of what this machine or control group has ("60%"), or "0", no limit.
+ * ERR_FORMAT. */
+int run_memory(const char *text, int64_t *bytes, struct err *e) MUST_CHECK;
 /* The pairs of modalities that the loss runs over. */
 int run_pairs(const struct run_config *c);
 void run_pair(const struct run_config *c, int i, int *a, int *b, double *weight);

@@ -87,7 +87,8 @@ static int declare(struct run_model *m, struct err *e)
     return rc;
 }
 
-static int assemble(struct run_model *m, struct err *e)
+/* With `sketch` no tokenizer is trained: the vocabulary is as large as the config asks for. */
+static int assemble(struct run_model *m, bool sketch, struct err *e)
 {
     const struct run_config *c = &m->config;
     m->n = (int)c->modalities.n;
@@ -96,16 +97,17 @@ static int assemble(struct run_model *m, struct err *e)
     m->state.best = NAN;
     for (int i = 0; i < m->n; i++) {
         const struct run_modality *x = &c->modalities.v[i];
-        int rc = x->kind == RUN_TEXT ? find_tokenizer(m, i, e) : 0;
+        bool none = x->kind != RUN_TEXT || (sketch && !m->begun && !x->text.tokenizer);
+        int rc = none ? 0 : find_tokenizer(m, i, e);
         if (rc) return rc;
         m->input[i] = run_data_modality(x, m->tokenizer[i]);
-        m->tower[i] = run_tower(x, m->tokenizer[i] ? tok_vocab_size(m->tokenizer[i]) : 0);
+        m->tower[i] = run_tower(x, m->tokenizer[i] ? tok_vocab_size(m->tokenizer[i]) : x->text.vocab);
     }
     return declare(m, e);
 }
 
-int run_model_new(const char *config_path, const char *const *overrides, int n_overrides, struct run_model **out,
-                  struct err *e)
+static int model_new(const char *config_path, const char *const *overrides, int n_overrides, bool sketch,
+                     struct run_model **out, struct err *e)
 {
     struct run_model *m = mem_zero(1, sizeof *m);
     *out = NULL;
@@ -113,13 +115,25 @@ int run_model_new(const char *config_path, const char *const *overrides, int n_o
     if (!rc) {
         m->dir = m->config.train.out ? mem_strdup(m->config.train.out) : file_join("runs", m->config.name);
         m->begun = run_checkpoint_any(m->dir);
-        rc = assemble(m, e);
+        rc = assemble(m, sketch, e);
     }
     if (rc)
         run_model_free(m);
     else
         *out = m;
     return rc;
+}
+
+int run_model_new(const char *config_path, const char *const *overrides, int n_overrides, struct run_model **m,
+                  struct err *e)
+{
+    return model_new(config_path, overrides, n_overrides, false, m, e);
+}
+
+int run_model_sketch(const char *config_path, const char *const *overrides, int n_overrides, struct run_model **m,
+                     struct err *e)
+{
+    return model_new(config_path, overrides, n_overrides, true, m, e);
 }
 
 /* The run folder that `path` belongs to: the first at or above it, at most three up, that holds a config.yaml. */
@@ -163,7 +177,7 @@ int run_model_open(const char *path, struct run_model **out, struct err *e)
     int rc = run_config_read(&m->conf, config, NULL, 0, &m->config, e);
     free(config);
     if (!rc) rc = find_checkpoint(m, path, &folder, e);
-    if (!rc) rc = assemble(m, e);
+    if (!rc) rc = assemble(m, false, e);
     if (!rc) rc = run_model_commit(m, e);
     if (!rc) rc = run_checkpoint_load(folder, &m->state, m->store, NULL, true, e);
     free(folder);

@@ -33,6 +33,11 @@ struct run_model {
 int run_model_new(const char *config_path, const char *const *overrides, int n_overrides, struct run_model **m,
                   struct err *e) MUST_CHECK;
 
+/* As run_model_new without the data: a tokenizer that would be trained is left out, and its vocabulary is the config's.
+ * For graphs and their figures; it cannot read a batch. */
+int run_model_sketch(const char *config_path, const char *const *overrides, int n_overrides, struct run_model **m,
+                     struct err *e) MUST_CHECK;
+
 /* From a run folder (its newest checkpoint), a checkpoint folder inside one, or a run folder's file. Loads weights: the
  * averaged ones where the run kept them. ERR_IO or ERR_FORMAT saying what is missing. */
 int run_model_open(const char *path, struct run_model **m, struct err *e) MUST_CHECK;

@@ -42,7 +42,7 @@ static double forecast_cache(const struct train_setup *s, const struct data_batc
             if (!f || strcmp(s->data.item[k].split, s->m->config.data.train)) continue;
             int used[256];
             double n = f->n <= 256 ? manifest_use(&s->data, f, s->m->config.data.train, used) : f->n;
-            if (n > 0) entries += n * (1 - pow(1 - 1 / n, epochs));
+            if (n > 0) entries += epochs < 1 ? epochs : n * (1 - pow(1 - 1 / n, epochs));
         }
         entries += measured(s, d);
         if (d->kind == DATA_IMAGE) bytes += entries * (double)(d->h * d->w * 3);
@@ -78,6 +78,10 @@ static void print_forecast(const struct train_setup *s, const struct ad_plan_sta
            (long long)p->steps, (long long)p->fused, (long long)p->in_place, (long long)p->views, 1e3 * p->build_s);
     printf("  activations  %s (%s if nothing were reused)\n", text_size(a, sizeof a, (double)p->arena_bytes),
            text_size(b, sizeof b, (double)p->unshared_bytes));
+    if (p->arena_bytes < p->free_bytes)
+        printf("  recomputed   %lld calls, %.1f %% of the FLOPs, to fit train.memory; activations would take %s\n",
+               (long long)p->recomputed, 100 * p->again_flops / p->flops,
+               text_size(a, sizeof a, (double)p->free_bytes));
     printf("  optimizer    %.3g bytes a parameter\n", opt_bytes_per_parameter(s->opt));
     printf("  peak memory  %s predicted\n", text_size(a, sizeof a, peak));
     if (s->total)
@@ -102,7 +106,7 @@ static int forecast(struct train_setup *s, const struct train_options *o, struct
     if ((rc = fill_ring(s, e)) != 0) return rc;
     /* What is in memory now, and what the cache will add. */
     double steps = s->total ? (double)s->total : s->c->time / best;
-    double epochs = fmax(1, steps / (double)data_loader_batches(s->loader));
+    double epochs = steps / (double)data_loader_batches(s->loader);
     double peak =
         (double)process_peak_rss() + forecast_cache(s, b, epochs) - (double)(s->cache ? data_cache_bytes(s->cache) : 0);
     print_forecast(s, &p, peak, best);

@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "base/threads.h"
+#include "train/held.h"
 
 struct planned {
     int64_t batch;
@@ -25,6 +26,7 @@ struct train_stepper {
     size_t n_plan, cap_plan;
     unsigned flags;
     struct train_loss_scale loss_scale;
+    int64_t budget; /* bytes that a step may take; 0: no limit */
     uint64_t seed;
     double graph_s; /* that the newest plan's graph took, gradients included */
     bool profile;
@@ -37,7 +39,8 @@ struct train_stepper *train_stepper_new(struct run_model *m, struct opt *o, stru
     s->o = o;
     s->seed = (uint64_t)m->config.train.seed;
     s->n_grad = ad_store_flat_count(m->store);
-    bool ok = ad_pass_flags_parse(m->config.train.debug, &s->flags, e) == 0;
+    bool ok = ad_pass_flags_parse(m->config.train.debug, &s->flags, e) == 0 &&
+              run_memory(m->config.train.memory, &s->budget, e) == 0;
     s->flags |= ad_precision_flags((enum ad_precision)m->config.train.precision);
     train_loss_scale_begin(&s->loss_scale, &m->config.train);
     if (ok) s->grad = mem_block((size_t)s->n_grad * sizeof *s->grad, "gradients", e);
@@ -66,7 +69,12 @@ static struct ad_plan *make_plan(struct train_stepper *s, const struct model_sha
         opt_emit_gradients(nn.g, s->m->store, train_loss_scale_emit(&s->loss_scale, nn.g, loss));
     }
     s->graph_s = time_now() - start;
-    struct ad_plan *p = nn_status(&nn, e) ? NULL : ad_plan_in(nn.g, s->m->store, flags, &s->m->space, false, e);
+    struct ad_plan_options o = {.flags = flags,
+                                .space = &s->m->space,
+                                .budget = s->budget,
+                                .taken = train_held_bytes(s->m, s->o, shape, batch)};
+    struct ad_plan *p = nn_status(&nn, e) ? NULL : ad_plan_with(nn.g, s->m->store, &o, e);
+    if (!p && s->budget) err_prefix(e, "%s: train.memory", conf_where(&s->m->conf, &s->m->config.train.memory));
     ad_graph_free(nn.g);
     if (p) opt_bind_gradients(p, s->m->store, s->grad);
     if (p) train_loss_scale_bind(&s->loss_scale, p);

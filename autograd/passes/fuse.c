@@ -86,6 +86,7 @@ static bool absorb(struct walk *w, const struct ad_node *user)
         }
         const char *path = w->g->path;
         w->g->path = arena_strdup(&w->g->mem, p->path);
+        w->g->part = user->part; /* it runs where the user stood */
         val v = p->op->absorb(w->g, p, in, user->op, k, other);
         w->g->path = path;
         if (!v) continue;
@@ -206,6 +207,7 @@ static val emit_group(struct walk *w, const int32_t *root, const struct group *g
     struct ad_fused_attr a = {p};
     const char *path = w->g->path;
     w->g->path = arena_strdup(&w->g->mem, w->from->node[last]->path);
+    w->g->part = w->from->node[last]->part;
     val v = ad_node(w->g, &ad_op_fused, &a, in, gr->inputs);
     w->g->path = path;
     return v;

@@ -234,7 +234,7 @@ static int by_size(const void *a, const void *b)
     return x->first < y->first ? -1 : x->first > y->first;
 }
 
-static size_t padded(size_t bytes)
+size_t ad_layout_padded(size_t bytes)
 {
     return (bytes + ALIGN - 1) / ALIGN * ALIGN;
 }
@@ -246,18 +246,18 @@ void ad_layout_offsets(struct layout *l, bool reuse)
     for (size_t i = 1; i < l->n_root; i++) {
         struct root *r = &l->root[i];
         if (r->kind != ROOT_ARENA) continue;
-        l->unshared_bytes += padded(r->bytes);
+        l->unshared_bytes += ad_layout_padded(r->bytes);
         if (r->alias == (int32_t)i) todo[n++] = r;
     }
     qsort(todo, n, sizeof *todo, by_size);
     for (size_t i = 0; i < n; i++) {
         struct root *r = todo[i];
-        size_t at = 0, k = 0, need = padded(r->bytes);
+        size_t at = 0, k = 0, need = ad_layout_padded(r->bytes);
         for (k = 0; k < n_laid; k++) { /* laid[] is sorted by offset */
             const struct root *o = laid[k];
             if (reuse && (o->last < r->first || r->last < o->first)) continue;
             if (at + need <= o->offset) break;
-            size_t stop = o->offset + padded(o->bytes);
+            size_t stop = o->offset + ad_layout_padded(o->bytes);
             if (stop > at) at = stop;
         }
         r->offset = at;

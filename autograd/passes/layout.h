@@ -40,6 +40,7 @@ void ad_layout_free(struct layout *l);
 /* Scratch is asked for once kernels are chosen; then offsets are given out. */
 int32_t ad_layout_scratch(struct layout *l, size_t node, size_t bytes);
 void ad_layout_offsets(struct layout *l, bool reuse);
+size_t ad_layout_padded(size_t bytes);                     /* what a piece of the arena takes */
 int32_t ad_layout_root(const struct layout *l, int32_t r); /* follows in-place sharing */
 
 #endif

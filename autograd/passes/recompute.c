@@ -101,6 +101,7 @@ struct ad_graph *ad_recompute(struct ad_graph *g, int64_t *count)
             far[v] = 0; /* an input may be read twice by one node */
             val again = (val)to->n_value;
             copy_node(to, g, ad_node_of(g, v), map);
+            to->node[to->n_node - 1]->part = AD_AGAIN;
             map[v] = again;
         }
         val out = (val)to->n_value;

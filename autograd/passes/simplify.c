@@ -100,6 +100,7 @@ struct ad_graph *ad_simplify(const struct ad_graph *from)
         if (!need[i]) continue;
         val *in = n->n_in <= 64 ? few : (many = mem_resize(many, (size_t)n->n_in * sizeof *in));
         for (int k = 0; k < n->n_in; k++) in[k] = map[n->in[k]];
+        g->part = n->part;
         val v = n->op->simplify ? n->op->simplify(g, n, in) : 0;
         if (!v) v = fold(g, from, n, in);
         if (!v) v = ad_copy_node(g, n, in);

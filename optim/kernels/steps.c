@@ -146,12 +146,12 @@ static void draw(const struct opt_factors *f, int64_t block, uint32_t word[HALF]
     memcpy(word, w, HALF * sizeof *word);
 }
 
-SIMD_FN void spread(const uint32_t word[HALF], int64_t group, vw spread_word[HALF / VL])
+SIMD_FN void spread(const uint32_t word[HALF], uint32_t group, vw spread_word[HALF / VL])
 {
     for (int i = 0; i < HALF / VL; i++) {
         words16 x;
         memcpy(&x, word + i * VL, sizeof x);
-        spread_word[i] = (vw)(x * OPT_SPREAD((uint32_t)group));
+        spread_word[i] = (vw)(x * OPT_SPREAD(group));
     }
 }
 
@@ -163,8 +163,8 @@ SIMD_FN vw bits_at(const vw word[HALF / VL], int64_t at)
 }
 
 /* Fewer than a group's elements, from its `at`th on. */
-SIMD_FN void adamw16_part(const struct opt_piece *q, int64_t i, int64_t n, const vw word[HALF / VL], int64_t at,
-                          const struct opt_factors *f)
+static __attribute__((noinline)) void adamw16_part(const struct opt_piece *q, int64_t i, int64_t n,
+                                                   const vw word[HALF / VL], int64_t at, const struct opt_factors *f)
 {
     for (int64_t stop = i + n, k; i < stop; i += k, at += k) {
         k = stop - i < VL ? stop - i : VL;
@@ -226,15 +226,21 @@ void ISA_FN(opt_adamw16)(const struct opt_piece *p, const struct opt_factors *f)
         stop = i + BLOCK - place % BLOCK;
         if (stop > q.n) stop = q.n;
         draw(&k, place / BLOCK, word);
-        for (int64_t n; i < stop; i += n) {
-            vw mine[HALF / VL];
-            int64_t at = (q.first + i) % GROUP; /* 0 or 16 */
-            n = stop - i < GROUP - at ? stop - i : GROUP - at;
-            spread(word, (q.first + i) % BLOCK / GROUP, mine);
-            if (n == GROUP)
-                adamw16_group(&q, i, mine, &k);
-            else
-                adamw16_part(&q, i, n, mine, at, &k);
+        vw mine[HALF / VL];
+        uint32_t group = (uint32_t)(place % BLOCK) / GROUP;
+        if (place % GROUP) { /* 16: a parameter begins in the middle of a group */
+            int64_t n = stop - i < HALF ? stop - i : HALF;
+            spread(word, group++, mine);
+            adamw16_part(&q, i, n, mine, HALF, &k);
+            i += n;
+        }
+        for (; i + GROUP <= stop; i += GROUP) {
+            spread(word, group++, mine);
+            adamw16_group(&q, i, mine, &k);
+        }
+        if (i < stop) {
+            spread(word, group, mine);
+            adamw16_part(&q, i, stop - i, mine, 0, &k);
         }
     }
 }
@@ -257,7 +263,7 @@ void ISA_FN(opt_to16)(const float *from, int64_t n, int64_t place, const struct 
             int64_t at = place + k, left = stop - k < VL ? stop - k : VL;
             vw mine[HALF / VL];
             uint16_t h[VL];
-            spread(word, at % BLOCK / GROUP, mine);
+            spread(word, (uint32_t)(at % BLOCK) / GROUP, mine);
             to_bf16(h, get(from + k, left), bits_at(mine, at % GROUP));
             memcpy(to + k, h, (size_t)left * sizeof *h);
         }

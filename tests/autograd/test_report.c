@@ -164,6 +164,51 @@ static void tables_sum_what_is_alike(void **state)
     free(t);
 }
 
+/* The pieces of a small step add up to the bytes alive at each call, and say what they are. */
+static void pieces_add_up(void **state)
+{
+    enum { N = 64 };
+    struct err e = {0};
+    struct ad_graph *g = ad_graph_new();
+    val x = ad_input(g, "x", AD_F32, SHAPE(N, N)), w = ad_input(g, "w", AD_F32, SHAPE(N, N)), y = x, dw;
+    for (int i = 0; i < 4; i++) y = ad_softmax(g, ad_matmul(g, y, w, false, false));
+    val loss = ad_sum_all(g, ad_square(g, y));
+    ad_output(g, "loss", loss);
+    ad_grad(g, &loss, NULL, 1, &w, 1, &dw);
+    ad_output(g, "dw", dw);
+    struct ad_plan *p = ad_plan_new(g, NULL, 0, &e);
+    if (!p) fail_msg("%s", e.msg);
+    size_t n = ad_plan_timings(p, NULL), n_piece = ad_plan_pieces(p, NULL), kept = 0;
+    struct ad_timing *t = mem_zero(n, sizeof *t);
+    struct ad_piece *piece = mem_zero(n_piece, sizeof *piece);
+    assert_int_equal(ad_plan_timings(p, t), n);
+    assert_int_equal(ad_plan_pieces(p, piece), n_piece);
+    int64_t most = 0;
+    for (size_t c = 0; c < n; c++) {
+        int64_t live = 0;
+        for (size_t i = 0; i < n_piece; i++)
+            if (piece[i].first <= c && c <= piece[i].last) live += piece[i].bytes;
+        assert_int_equal(live, t[c].live);
+        most = live > most ? live : most;
+        if (c) assert_true(t[c].part != AD_FORWARD || t[c - 1].part == AD_FORWARD);
+    }
+    assert_true(most <= ad_plan_stats(p).arena_bytes && most > ad_plan_stats(p).arena_bytes / 2);
+    for (size_t i = 0; i < n_piece; i++) {
+        assert_true(piece[i].last < n && piece[i].bytes > 0);
+        if (piece[i].kept) {
+            kept++;
+            assert_string_equal(piece[i].op, "softmax"); /* its gradient and the next product's read it */
+            assert_true(ad_same_shape(piece[i].shape, SHAPE(N, N)) && piece[i].bytes == N * N * 4);
+            assert_true(t[piece[i].first].part == AD_FORWARD && t[piece[i].last].part == AD_BACKWARD);
+        }
+    }
+    assert_int_equal(kept, 4);
+    free(t);
+    free(piece);
+    ad_plan_free(p);
+    ad_graph_free(g);
+}
+
 int main(void)
 {
     threads_init(2);
@@ -172,6 +217,7 @@ int main(void)
         cmocka_unit_test(calls_are_timed_while_asked),
         cmocka_unit_test(the_roofline_takes_the_longer),
         cmocka_unit_test(tables_sum_what_is_alike),
+        cmocka_unit_test(pieces_add_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -133,6 +133,45 @@ static void odd_series_are_drawn(void **state)
     buf_free(&b);
 }
 
+static void areas_lie_on_one_another(void **state)
+{
+    const double a[] = {1, 3, 0}, c[] = {2, 0, 1};
+    const struct plot_series s[] = {{"low & wide", NULL, a, 3}, {"on top", NULL, c, 3}};
+    const struct plot_mark marks[] = {{1, "here"}, {3, "the very end of it all"}};
+    struct buf b = {0};
+    plot_areas(&b, &(struct plot){.x_label = "call", .y_label = "MB"}, s, 2, marks, 2);
+    struct seen seen = parse(&b);
+    assert_false(seen.outside);
+    assert_int_equal(seen.paths, 2);
+    assert_non_null(strstr(seen.text, "low & wide"));
+    assert_non_null(strstr(seen.text, "here"));
+    assert_non_null(strstr(seen.text, "the very end of it all"));
+    /* up the first series: 1 and 3 above the floor; the second begins at 1 + 2 */
+    double x, y, at[4], floor;
+    const char *path = strstr(b.data, " d=\"M");
+    assert_int_equal(sscanf(path, " d=\"M%lf %lfL%*f %lfH%*fL%*f %lf", &x, &floor, &at[0], &at[1]), 4);
+    path = strstr(path + 1, " d=\"M");
+    assert_int_equal(sscanf(path, " d=\"M%lf %*fL%*f %lfH%*fL%*f %lf", &y, &at[2], &at[3]), 3);
+    double unit = floor - at[0];
+    assert_true(unit > 10 && x == y);
+    assert_true(fabs(floor - at[1] - 3 * unit) < 0.4 && fabs(at[2] - at[1]) < 0.11 && fabs(at[3] - at[1]) < 0.11);
+    buf_free(&b);
+    static double many[30000];
+    many[12345] = 5;
+    const struct plot_series thin = {"long", NULL, many, 30000};
+    plot_areas(&b, &(struct plot){0}, &thin, 1, NULL, 0);
+    parse(&b);
+    assert_true(b.len < 60000);
+    double least = 1e9;
+    for (const char *p = strstr(b.data, " d=\"M"); (p = strchr(p + 1, 'L'));)
+        if (sscanf(p + 1, "%*f %lf", &y) == 1) least = fmin(least, y);
+    assert_true(least < 60); /* the only peak survives the thinning */
+    buf_free(&b);
+    plot_areas(&b, &(struct plot){0}, NULL, 0, NULL, 0);
+    parse(&b);
+    buf_free(&b);
+}
+
 static void bars_are_as_long_as_their_values(void **state)
 {
     const struct plot_bar bars[] = {
@@ -232,6 +271,7 @@ int main(void)
         cmocka_unit_test(lines_go_where_they_should), cmocka_unit_test(a_log_axis_is_even_in_ratios),
         cmocka_unit_test(odd_series_are_drawn),       cmocka_unit_test(bars_are_as_long_as_their_values),
         cmocka_unit_test(a_heat_map_has_its_cells),   cmocka_unit_test(a_page_is_whole_and_self_contained),
+        cmocka_unit_test(areas_lie_on_one_another),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

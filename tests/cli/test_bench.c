@@ -117,6 +117,7 @@ static void a_row_gives_every_figure(void **state)
     assert_true(number(j, "gbytes") > 0);
     assert_true(number(j, "cpu") > 0 && number(j, "cpu") < 1.1); /* the two clocks are read one after the other */
     assert_true(number(j, "state_mb") >= 4 * number(j, "params_mb") - 0.3);
+    assert_true(number(j, "again_gflop") >= 0 && number(j, "again_gflop") < 0.1 * gflop);
     number(j, "plan_mb");
     number(j, "input_mb");
     json_decref(j);
@@ -130,6 +131,31 @@ static void threads_and_keys_are_taken(void **state)
     assert_true(number(j, "threads") == 2 && number(j, "samples") == 6 && number(j, "steps") == 1);
     assert_true(number(j, "min") == number(j, "median"));
     json_decref(j);
+}
+
+/* A limit makes the plan smaller at some more operations; one that nothing fits says what would do. */
+static void a_limit_of_memory_is_kept(void **state)
+{
+    put("tiny.yaml", tiny_vit);
+    const char *layers = "towers.image.tower.vit.layers=6", *size = "towers.image.size=64";
+    char path[300];
+    snprintf(path, sizeof path, "%s", temp_path(&dir, "tiny.yaml"));
+    if (RUN(path, layers, size, "batch=16", "--steps=1", "--warmup=0")) fail_msg("%s", said);
+    json_t *j = line_of();
+    double plan = number(j, "plan_mb"), again = number(j, "again_gflop"),
+           rest = number(j, "state_mb") + number(j, "input_mb");
+    json_decref(j);
+    char key[64];
+    snprintf(key, sizeof key, "memory=%.0f", (rest + 0.1 + 0.6 * plan) * 1048576);
+    if (RUN(path, layers, size, "batch=16", "--steps=1", "--warmup=0", key)) fail_msg("%s", said);
+    j = line_of();
+    assert_true(number(j, "plan_mb") < 0.6 * plan + 0.21 && number(j, "plan_mb") < 0.8 * plan);
+    assert_true(number(j, "again_gflop") > again && number(j, "again_gflop") < 0.4 * number(j, "gflop"));
+    json_decref(j);
+    assert_int_equal(RUN(path, layers, size, "batch=16", "memory=1kB"), 7);
+    assert_says("no plan fits into 1.00 kB");
+    assert_int_equal(RUN(path, "memory=a lot"), 3);
+    assert_says("'a lot'");
 }
 
 static void every_kind_of_work_runs(void **state)
@@ -248,10 +274,10 @@ int main(void)
 {
     temp_dir_begin(&dir);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_row_gives_every_figure), cmocka_unit_test(threads_and_keys_are_taken),
-        cmocka_unit_test(every_kind_of_work_runs),  cmocka_unit_test(profiles_go_to_standard_error),
-        cmocka_unit_test(slips_are_told),           cmocka_unit_test(the_machine_is_measured),
-        cmocka_unit_test(products_are_compared),
+        cmocka_unit_test(a_row_gives_every_figure),      cmocka_unit_test(threads_and_keys_are_taken),
+        cmocka_unit_test(a_limit_of_memory_is_kept),     cmocka_unit_test(every_kind_of_work_runs),
+        cmocka_unit_test(profiles_go_to_standard_error), cmocka_unit_test(slips_are_told),
+        cmocka_unit_test(the_machine_is_measured),       cmocka_unit_test(products_are_compared),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(out);

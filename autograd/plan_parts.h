@@ -1,0 +1,51 @@
+/* What the files of a plan share: plan.c makes and runs it, plan_budget.c fits it into a budget, plan_figures.c counts.
+ * Nobody else includes this. */
+#ifndef TRIAD_AUTOGRAD_PLAN_PARTS_H
+#define TRIAD_AUTOGRAD_PLAN_PARTS_H
+
+#include "autograd/passes/layout.h"
+#include "autograd/plan.h"
+
+struct half_call;
+
+struct step {
+    const struct ad_node *node;
+    void (*run)(const struct ad_call *c);
+    struct ad_call call;
+    struct half_call *half; /* or NULL: between the call and `run` */
+    int32_t tensor;         /* of the first input; the outputs follow the inputs */
+    int32_t scratch;
+    const char *kernel;
+    double flops, seconds;
+    int64_t runs;
+};
+
+struct ad_plan {
+    struct ad_graph *g;
+    char *need; /* [g->n_node] */
+    struct layout l;
+    struct step *step;
+    size_t n_step;
+    struct ad_tensor *tensor;
+    int32_t *tensor_val;
+    size_t n_tensor;
+    struct ad_workspace own, *space; /* where the arena lies */
+    char *based_at;                  /* the arena that roots and tensors point into now */
+    bool dry;
+    unsigned flags;
+    bool profile;
+    struct ad_limits limits;
+    struct ad_plan_stats stats;
+};
+
+/* Lays out p->g and chooses kernels: all but memory. */
+void ad_plan_lay_out(struct ad_plan *p);
+void ad_plan_forget_layout(struct ad_plan *p); /* frees what that made, and the graph */
+
+/* Lays out anew, with recomputation, where the arena is more than the options allow. */
+int ad_plan_fit_budget(struct ad_plan *p, const struct ad_plan_options *o, struct err *e) MUST_CHECK;
+
+void ad_plan_add_stats(struct ad_plan *p);
+double ad_step_limit(const struct ad_plan *p, const struct step *s); /* seconds of a call at the roofline */
+
+#endif

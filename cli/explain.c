@@ -1,0 +1,284 @@
+/* triad explain: what a training step takes and where, before it is run. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "base/threads.h"
+#include "bench/explain.h"
+#include "bench/measure.h"
+#include "cli/args.h"
+#include "cli/cli.h"
+#include "train/held.h"
+#include "train/setup.h"
+
+static const char summary[] = "Says what a training step takes and where: memory over the step, time and operations by "
+                              "layer, what is kept for the\n"
+                              "gradients, computed again or fused, and the largest tensors at the peak. CONFIG is a "
+                              "run's YAML file, of which the\n"
+                              "first batch is planned (without its data: the largest batch that the config allows), or "
+                              "a row of the bench. Keys may\n"
+                              "be set behind it: train.memory=1GB, or memory=1GB of a row.";
+
+enum { RUNS = 3 };
+
+struct options {
+    const char *html;
+    bool profile;
+    int64_t depth, threads;
+};
+
+static int write_out(const struct bench_explained *x, const struct options *o, struct err *e)
+{
+    struct buf text = {0}, page = {0};
+    bench_explain_text(x, &text);
+    int rc = 0;
+    if (o->html) {
+        bench_explain_page(x, &page);
+        rc = file_write(o->html, page.data, page.len, e);
+    }
+    if (!rc && fwrite(text.data, 1, text.len, stdout) != text.len) rc = err_errno(e, "standard output");
+    if (!rc && o->html) log_info("wrote %s", o->html);
+    buf_free(&text);
+    buf_free(&page);
+    return rc;
+}
+
+static int measure_machine(struct bench_explained *x, struct err *e)
+{
+    struct bench_peak p = bench_peak_flops();
+    int rc = bench_peak_memory(&p, e);
+    x->machine = (struct ad_limits){p.flops, bench_bandwidth(&p)};
+    return rc;
+}
+
+static void hold(struct bench_explained *x, const char *what, double bytes)
+{
+    CHECK(x->n_held < BENCH_HELD);
+    if (bytes > 0) x->held[x->n_held++] = (struct bench_held){what, bytes};
+}
+
+/* ---- a run ------------------------------------------------------------------------------------------------------- */
+
+/* The shapes of the first batch, or without data (b NULL) of the largest that the config allows. */
+static void batch_shapes(const struct run_model *m, const struct data_batch *b, struct model_shape *shape)
+{
+    const struct run_config *c = &m->config;
+    for (int i = 0; i < m->n; i++) {
+        const struct data_modality *d = &m->input[i];
+        shape[i] = (struct model_shape){.items = c->train.batch};
+        if (b)
+            shape[i] = (struct model_shape){b->part[i].cap, b->part[i].rows};
+        else if (d->kind == DATA_TEXT)
+            shape[i].rows = data_round_rows(shape[i].items * d->max_tokens, 256);
+        else if (d->samples > 0)
+            shape[i].rows = shape[i].items * d->samples;
+        else if (d->kind == DATA_AUDIO)
+            shape[i].rows = data_round_rows(
+                shape[i].items * data_logmel_frames(&d->logmel, (int64_t)(d->max_seconds * (double)d->logmel.rate)),
+                512);
+    }
+}
+
+static struct ad_plan *plan_run(struct run_model *m, const struct opt *opt, const struct model_shape *shape, bool dry,
+                                struct err *e)
+{
+    struct ad_plan_options o = {.dry = dry, .taken = train_held_bytes(m, opt, shape, m->config.train.batch)};
+    struct nn nn = {.g = ad_graph_new(), .store = m->store, .training = true};
+    val loss = run_model_loss(&nn, m, shape, m->config.train.batch);
+    if (loss) {
+        ad_output(nn.g, "loss", loss);
+        opt_emit_gradients(nn.g, m->store, loss);
+    }
+    int rc = nn_status(&nn, e);
+    if (!rc) rc = ad_pass_flags_parse(m->config.train.debug, &o.flags, e);
+    if (!rc) rc = run_memory(m->config.train.memory, &o.budget, e);
+    struct ad_plan *p = rc ? NULL : ad_plan_with(nn.g, m->store, &o, e);
+    if (!rc && !p && o.budget) err_prefix(e, "%s: train.memory", conf_where(&m->conf, &m->config.train.memory));
+    ad_graph_free(nn.g);
+    return p;
+}
+
+static int time_run(struct ad_plan *p, const struct run_model *m, const struct data_batch *b, struct err *e)
+{
+    size_t bytes = (size_t)ad_store_flat_count(m->store) * sizeof(float);
+    float *grad = mem_block(bytes, "gradients", e);
+    if (!grad) return ERR_MEMORY;
+    opt_bind_gradients(p, m->store, grad);
+    run_bind_batch(p, m, b);
+    int rc = ad_run(p, 0, 0, e);
+    ad_plan_profile(p, true);
+    for (int i = 0; i < RUNS && !rc; i++) rc = ad_run(p, 0, (uint64_t)i, e);
+    mem_block_free(grad, bytes);
+    return rc;
+}
+
+static void about_run(struct bench_explained *x, const struct run_model *m, const struct model_shape *shape, bool data)
+{
+    int n = snprintf(x->about, sizeof x->about, "batch %lld", (long long)m->config.train.batch);
+    for (int i = 0; i < m->n && n < (int)sizeof x->about; i++) {
+        const char *what = m->input[i].kind == DATA_TEXT ? "tokens" : m->input[i].samples > 0 ? "samples" : "frames";
+        n += snprintf(x->about + n, sizeof x->about - (size_t)n, "; %s %lld items", m->tower[i].name,
+                      (long long)shape[i].items);
+        if (m->input[i].kind != DATA_IMAGE && n < (int)sizeof x->about)
+            n += snprintf(x->about + n, sizeof x->about - (size_t)n, ", %lld %s", (long long)shape[i].rows, what);
+    }
+    if (n < (int)sizeof x->about)
+        snprintf(x->about + n, sizeof x->about - (size_t)n,
+                 data ? "; the first batch" : "; no data: the largest batch");
+}
+
+static int explain_model(struct run_model *m, const struct opt *opt, const struct data_batch *b,
+                         const struct options *o, struct err *e)
+{
+    struct model_shape shape[RUN_MAX_MODALITIES];
+    struct bench_explained x = {.name = m->config.name, .depth = (int)o->depth};
+    batch_shapes(m, b, shape);
+    struct ad_plan *p = plan_run(m, opt, shape, !o->profile, e);
+    if (!p) return e->code;
+    int rc = o->profile ? time_run(p, m, b, e) : 0;
+    if (!rc) rc = measure_machine(&x, e);
+    if (!rc) {
+        struct train_held h = train_held(m, opt, shape, m->config.train.batch);
+        int64_t budget = 0;
+        rc = run_memory(m->config.train.memory, &budget, e);
+        x.budget = (double)budget;
+        hold(&x, "parameters", h.parameters);
+        hold(&x, "gradients", h.gradients);
+        hold(&x, "optimizer", h.optimizer);
+        hold(&x, "batches", h.batches);
+        hold(&x, "program", h.program);
+        about_run(&x, m, shape, b != NULL);
+        bench_explain_plan(&x, p);
+    }
+    if (!rc) rc = write_out(&x, o, e);
+    bench_explain_free(&x);
+    ad_plan_free(p);
+    return rc;
+}
+
+static int explain_with_data(const struct train_options *t, const struct options *o, struct err *e)
+{
+    struct train_setup s = {0};
+    struct data_batch *b = NULL;
+    int rc = train_setup_open(&s, t, e);
+    if (!rc) rc = data_loader_next(s.loader, &b, e);
+    if (!rc) rc = explain_model(s.m, s.opt, b, o, e);
+    if (b) data_loader_release(s.loader, b);
+    train_setup_close(&s);
+    return rc;
+}
+
+static int explain_sketch(const struct train_options *t, const struct options *o, struct err *e)
+{
+    struct run_model *m = NULL;
+    int rc = run_model_sketch(t->config, t->overrides, t->n_overrides, &m, e);
+    if (rc) return rc;
+    if (o->profile)
+        rc = err_set(e, ERR_IO, "--profile runs the first batch, and the data is not there: %s",
+                     m->config.data.manifest);
+    if (!rc) rc = run_model_commit(m, e);
+    struct opt_config c = run_opt_config(&m->config);
+    struct opt *opt = rc ? NULL : opt_new(&c, m->store, e);
+    if (opt) rc = explain_model(m, opt, NULL, o, e);
+    opt_free(opt);
+    run_model_free(m);
+    return rc ? rc : e->code;
+}
+
+static int explain_run(const struct train_options *t, const struct options *o, struct err *e)
+{
+    struct conf conf = {0};
+    struct run_config c;
+    int rc = run_config_read(&conf, t->config, t->overrides, t->n_overrides, &c, e);
+    bool data = !rc && file_exists(c.data.manifest);
+    conf_free(&conf);
+    return rc ? rc : data ? explain_with_data(t, o, e) : explain_sketch(t, o, e);
+}
+
+/* ---- a row of the bench ------------------------------------------------------------------------------------------ */
+
+static int explain_job(struct bench_job *j, const struct bench_row *row, const struct options *o, struct err *e)
+{
+    const struct ad_plan *p = bench_job_plan(j);
+    if (!p) return err_set(e, ERR_USAGE, "the row '%s' has no model to explain", row->name);
+    struct bench_explained x = {.name = row->name, .depth = (int)o->depth};
+    struct bench_size size = bench_job_size(j);
+    int64_t budget = 0;
+    int rc = run_memory(row->memory, &budget, e);
+    if (o->profile) {
+        if (!rc) rc = bench_job_step(j, e);
+        bench_job_profile(j, true);
+        for (int i = 0; i < RUNS && !rc; i++) rc = bench_job_step(j, e);
+    }
+    if (!rc) rc = measure_machine(&x, e);
+    x.budget = (double)budget;
+    hold(&x, "parameters", size.params_bytes);
+    hold(&x, "gradients", size.params_bytes);
+    hold(&x, "optimizer", size.state_bytes - 2 * size.params_bytes);
+    hold(&x, "inputs", size.input_bytes);
+    snprintf(x.about, sizeof x.about, "a row of the bench, batch %lld", (long long)row->batch);
+    bench_explain_plan(&x, p);
+    if (!rc) rc = write_out(&x, o, e);
+    bench_explain_free(&x);
+    return rc;
+}
+
+static int explain_row(const struct train_options *t, const struct options *o, struct err *e)
+{
+    struct conf conf = {0};
+    struct bench_row row;
+    int rc = bench_row_read(&conf, t->config, t->overrides, t->n_overrides, &row, e);
+    struct bench_job *j = rc ? NULL : bench_job_new(&row, e);
+    if (j) rc = explain_job(j, &row, o, e);
+    bench_job_free(j);
+    conf_free(&conf);
+    return rc ? rc : e->code;
+}
+
+/* Whether the word names a row rather than a run's config: no path, or a file with a row's key `work` at its left edge. */
+static bool is_row(const char *word)
+{
+    size_t len = strlen(word), size = 0;
+    char *text = NULL;
+    struct err ignored = {0};
+    if (!strchr(word, '/') && (len < 5 || strcmp(word + len - 5, ".yaml"))) return true;
+    if (file_read(word, CONF_MAX_BYTES, &text, &size, &ignored)) return false;
+    bool row = !strncmp(text, "work:", 5) || strstr(text, "\nwork:");
+    free(text);
+    return row;
+}
+
+int cli_explain(int argc, char **argv)
+{
+    struct options o = {.depth = 3};
+    const struct arg_flag flags[] = {
+        {"html", 0, ARG_STRING, &o.html, "FILE", "write a page with pictures too"},
+        {"profile", 0, ARG_BOOL, &o.profile, NULL, "run the step a few times and show measured times too"},
+        {"depth", 0, ARG_INT, &o.depth, "N", "parts of a layer's path that make a line", 1, 16},
+        {"threads", 0, ARG_INT, &o.threads, "N", "threads that compute; 0: all cores", 0, 4096},
+        {0},
+    };
+    const struct args a = {"explain",
+                           "CONFIG [key=value ...]",
+                           summary,
+                           flags,
+                           1,
+                           -1,
+                           "examples:\n  triad explain configs/emoji.yaml --html emoji.html\n"
+                           "  triad explain configs/emoji.yaml train.memory=400MB train.batch=256\n"
+                           "  triad explain clip_small memory=300MB --profile\n"};
+    struct err e = {0};
+    int n, rc = args_parse(&a, argc, argv, &n, &e);
+    if (rc > 0) return 0;
+    if (!rc) {
+        threads_init((int)o.threads);
+        struct train_options t = {
+            .config = argv[1], .overrides = (const char *const *)(argv + 2), .n_overrides = n - 1};
+        rc = is_row(argv[1]) ? explain_row(&t, &o, &e) : explain_run(&t, &o, &e);
+    }
+    if (rc) log_error("%s", e.msg);
+    return err_exit_status(rc);
+}
