@@ -2,6 +2,7 @@
  * tile. Broadcasting and views cost nothing here: an input is read through its strides. */
 #include <string.h>
 
+#include "autograd/half_call.h"
 #include "autograd/internal.h"
 #include "autograd/program.h"
 #include "base/threads.h"
@@ -200,8 +201,8 @@ static struct cut make_cut(const struct nest *n, int64_t total)
 
 /* What a thread works in. An input that had to be packed stays where the next tile wants the same numbers. */
 struct room {
-    float tmp[PROGRAM_LINES][TILE], packed[PROGRAM_INPUTS][TILE];
-    const float *from[PROGRAM_INPUTS];
+    float tmp[PROGRAM_LINES][TILE], packed[PROGRAM_INPUTS][TILE], out[TILE];
+    const void *from[PROGRAM_INPUTS];
     int64_t rows[PROGRAM_INPUTS];
 };
 
@@ -215,15 +216,41 @@ static void pack_row(float *to, const float *from, int64_t n, int64_t by)
         for (int64_t i = 0; i < n; i++) to[i] = from[i * by];
 }
 
-/* Input k of a tile of `rows` rows of n numbers, which begins at `from`; *step says how it advances. */
-static const float *tile_input(const struct nest *nest, int k, const float *from, int64_t rows, int64_t n, int *step,
-                               struct room *r)
+static void pack_half_row(enum ad_dtype t, float *to, const uint16_t *from, int64_t n, int64_t by)
+{
+    if (by == 1) {
+        ad_widen(t, from, to, n);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) to[i] = t == AD_BF16 ? bf16_to_float(from[i * by]) : half_to_float(from[i * by]);
+}
+
+static const void *element(const struct ad_tensor *t, int64_t i)
+{
+    return (const char *)t->data + (size_t)i * ad_dtype_size(t->dtype);
+}
+
+/* Input k of a tile of `rows` rows of n numbers, which begins at its element `at`; *step says how it advances. */
+static const float *tile_input(const struct nest *nest, int k, const struct ad_tensor *t, int64_t at, int64_t rows,
+                               int64_t n, int *step, struct room *r)
 {
     int64_t by = nest->stride[k][nest->rank - 1], next = rows > 1 ? nest->stride[k][nest->rank - 2] : by * n;
+    const void *from = element(t, at);
     *step = by != 0 || next != 0;
-    if (next == by * n && (by == 0 || by == 1)) return from;
+    if (next == by * n && (by == 0 || by == 1)) {
+        if (t->dtype == AD_F32) return from;
+        n *= rows;
+        rows = 1;
+        if (by == 0) n = 1;
+    }
     if (next == 0 && r->from[k] == from && r->rows[k] == rows) return r->packed[k];
-    for (int64_t i = 0; i < rows; i++) pack_row(r->packed[k] + i * n, from + i * next, n, by);
+    for (int64_t i = 0; i < rows; i++) {
+        const void *row = element(t, at + i * next);
+        if (t->dtype == AD_F32)
+            pack_row(r->packed[k] + i * n, row, n, by);
+        else
+            pack_half_row(t->dtype, r->packed[k] + i * n, row, n, by);
+    }
     r->from[k] = next == 0 ? from : NULL;
     r->rows[k] = rows;
     return r->packed[k];
@@ -245,10 +272,16 @@ static void run_item(const struct ad_call *c, const struct code *code, const str
     for (int k = 0; k < c->n_in; k++) {
         if (cut->outer < n->rank - 1) offset[k] += row * n->stride[k][n->rank - 2];
         offset[k] += at * n->stride[k][n->rank - 1];
-        in[k] = tile_input(n, k, (const float *)c->in[k].data + offset[k], rows, count, &step[k], r);
+        in[k] = tile_input(n, k, &c->in[k], offset[k], rows, count, &step[k], r);
     }
-    float *out = (float *)c->out[0].data + (outer * cut->middle + row) * cut->inner + at;
-    run_tile(code, rows * count, in, step, out, r->tmp);
+    int64_t first = (outer * cut->middle + row) * cut->inner + at;
+    enum ad_dtype type = c->out[0].dtype;
+    if (type == AD_F32) {
+        run_tile(code, rows * count, in, step, (float *)c->out[0].data + first, r->tmp);
+    } else {
+        run_tile(code, rows * count, in, step, r->out, r->tmp);
+        ad_narrow(type, r->out, (uint16_t *)c->out[0].data + first, rows * count);
+    }
 }
 
 void ad_run_elementwise_f32(const struct ad_call *c)

@@ -12,12 +12,12 @@
 
 size_t ad_dtype_size(enum ad_dtype t)
 {
-    return t == AD_F32 || t == AD_I32 ? 4 : 8;
+    return ad_is_half(t) ? 2 : t == AD_F32 || t == AD_I32 ? 4 : 8;
 }
 
 const char *ad_dtype_name(enum ad_dtype t)
 {
-    static const char *const names[] = {"f32", "f64", "i32", "i64"};
+    static const char *const names[] = {"f32", "f64", "i32", "i64", "bf16", "f16"};
     return names[t];
 }
 
@@ -196,6 +196,8 @@ static bool good_shape(struct ad_shape s)
 val ad_input(struct ad_graph *g, const char *name, enum ad_dtype t, struct ad_shape s)
 {
     char text[96];
+    if (ad_is_half(t))
+        return ad_fail(g, "input '%s' cannot be %s: a plan alone keeps values so", name, ad_dtype_name(t));
     if (!good_shape(s)) return ad_fail(g, "input '%s' has the impossible shape %s", name, ad_shape_text(text, s));
     if (find_leaf(g, &ad_op_input, name)) return ad_fail(g, "there are two inputs named '%s'", name);
     return ad_leaf(g, &ad_op_input, &(struct leaf_attr){.name = name, .shape = s, .dtype = t});
@@ -204,6 +206,8 @@ val ad_input(struct ad_graph *g, const char *name, enum ad_dtype t, struct ad_sh
 val ad_param(struct ad_graph *g, const char *name, enum ad_dtype t, struct ad_shape s)
 {
     char text[96], old[96];
+    if (ad_is_half(t))
+        return ad_fail(g, "parameter '%s' cannot be %s: a plan alone keeps values so", name, ad_dtype_name(t));
     if (!good_shape(s)) return ad_fail(g, "parameter '%s' has the impossible shape %s", name, ad_shape_text(text, s));
     val v = find_leaf(g, &ad_op_param, name);
     if (!v) return ad_leaf(g, &ad_op_param, &(struct leaf_attr){.name = name, .shape = s, .dtype = t});
@@ -321,6 +325,7 @@ val ad_copy_node(struct ad_graph *g, const struct ad_node *n, const val *in)
     g->path = arena_strdup(&g->mem, n->path);
     g->part = n->part;
     val v = n->op->flags & AD_LEAF ? ad_leaf(g, n->op, n->attr) : ad_node(g, n->op, n->attr, in, n->n_in);
+    if (v) g->node[g->value[v].node]->half = n->half;
     g->path = path;
     g->part = part;
     return v;
@@ -369,8 +374,20 @@ void ad_drop_updates(struct ad_graph *g)
     g->n_update = 0;
 }
 
+enum ad_dtype ad_kept_as(const struct ad_graph *g, val v)
+{
+    const struct ad_node *n = g->node[g->value[v].node];
+    return n->half >> (v - n->out) & 1 ? g->half : g->value[v].dtype;
+}
+
+size_t ad_kept_bytes(const struct ad_graph *g, val v)
+{
+    return (size_t)ad_count(g->value[v].shape) * ad_dtype_size(ad_kept_as(g, v));
+}
+
 void ad_copy_ends(struct ad_graph *to, const struct ad_graph *from, const val *map)
 {
+    to->half = from->half;
     for (size_t i = 0; i < from->n_output; i++)
         add_output(to, from->output[i].name, map[from->output[i].v], from->output[i].to_caller);
     for (size_t i = 0; i < from->n_update; i++) ad_update(to, map[from->update[i].v], map[from->update[i].next]);
@@ -406,7 +423,7 @@ char *ad_graph_text(const struct ad_graph *g)
     for (size_t i = 1; i < g->n_node; i++) {
         const struct ad_node *n = g->node[i];
         for (int k = 0; k < n->n_out; k++)
-            buf_printf(&b, "%s%%%d %s %s", k ? ", " : "", n->out + k, ad_dtype_name(g->value[n->out + k].dtype),
+            buf_printf(&b, "%s%%%d %s %s", k ? ", " : "", n->out + k, ad_dtype_name(ad_kept_as(g, n->out + k)),
                        ad_shape_text(text, g->value[n->out + k].shape));
         buf_printf(&b, " = %s", n->op->name);
         if (n->op == &ad_op_input || n->op == &ad_op_param) buf_printf(&b, " '%s'", leaf(n)->name);

@@ -15,12 +15,18 @@ typedef int32_t val;
 
 enum { AD_MAX_DIMS = 6 };
 
-enum ad_dtype { AD_F32, AD_F64, AD_I32, AD_I64 };
+/* Numbers are computed in f32 or f64. bf16 and f16 are how a plan keeps some of the f32 values in memory (plan.h,
+ * AD_BF16_VALUES): no input, parameter or constant has them, and shape rules never meet them. */
+enum ad_dtype { AD_F32, AD_F64, AD_I32, AD_I64, AD_BF16, AD_F16 };
 size_t ad_dtype_size(enum ad_dtype t); /* bytes */
 const char *ad_dtype_name(enum ad_dtype t);
 static inline bool ad_is_float(enum ad_dtype t)
 {
     return t == AD_F32 || t == AD_F64;
+}
+static inline bool ad_is_half(enum ad_dtype t)
+{
+    return t == AD_BF16 || t == AD_F16;
 }
 
 /* What a node was emitted for: the model itself, a gradient (ad_grad), or to compute again what was let go. */

@@ -33,6 +33,7 @@ struct ad_graph {
         int64_t used;
     } * stream;
     size_t n_stream, cap_stream;
+    enum ad_dtype half; /* in which a node's `half` outputs are kept */
     struct err status;
 };
 
@@ -61,6 +62,9 @@ static inline bool is_scalar_const(const struct ad_graph *g, val v, double *x)
 val ad_leaf(struct ad_graph *g, const struct ad_op *op, const struct leaf_attr *a);
 /* Copies a node of another graph, its inputs already translated. */
 val ad_copy_node(struct ad_graph *g, const struct ad_node *n, const val *in);
+/* How v is kept in memory: its dtype, or the graph's 16-bit one; and the bytes that takes. */
+enum ad_dtype ad_kept_as(const struct ad_graph *g, val v);
+size_t ad_kept_bytes(const struct ad_graph *g, val v);
 /* need[node] = 1 for what outputs and updates depend on. The caller frees. */
 char *ad_needed(const struct ad_graph *g);
 /* readers[v]: how many node inputs, outputs and updates among the needed nodes read v. The caller frees. */

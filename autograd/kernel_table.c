@@ -36,7 +36,7 @@ const struct ad_kernel *ad_kernel_find(const struct ad_op *op, const struct ad_c
     const struct ad_kernel *const *tables = isa_now() == ISA_AVX512 ? avx512 : isa_now() == ISA_AVX2 ? avx2 : plain;
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
         for (const struct ad_kernel *k = tables[i]; k->op; k++)
-            if (k->op == op && k->dtype == t && (!k->accepts || k->accepts(c))) return k;
+            if (k->op == op && k->dtype == (ad_is_half(t) ? AD_F32 : t) && (!k->accepts || k->accepts(c))) return k;
     return NULL;
 }
 

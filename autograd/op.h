@@ -9,6 +9,7 @@
 #define TRIAD_AUTOGRAD_OP_H
 
 #include "autograd/graph.h"
+#include "base/half.h"
 
 /* ---- at run time ------------------------------------------------------------------------------------------------- */
 
@@ -26,6 +27,8 @@ static inline double ad_get(const struct ad_tensor *t, int64_t i)
     case AD_F64: return ((const double *)t->data)[i];
     case AD_I32: return ((const int32_t *)t->data)[i];
     case AD_I64: return (double)((const int64_t *)t->data)[i];
+    case AD_BF16: return bf16_to_float(((const uint16_t *)t->data)[i]);
+    case AD_F16: return half_to_float(((const uint16_t *)t->data)[i]);
     }
     return 0;
 }
@@ -44,6 +47,8 @@ static inline void ad_set(const struct ad_tensor *t, int64_t i, double v)
     case AD_F64: ((double *)t->data)[i] = v; break;
     case AD_I32: ((int32_t *)t->data)[i] = (int32_t)v; break;
     case AD_I64: ((int64_t *)t->data)[i] = (int64_t)v; break;
+    case AD_BF16: ((uint16_t *)t->data)[i] = bf16_from_float((float)v); break;
+    case AD_F16: ((uint16_t *)t->data)[i] = half_from_float((float)v); break;
     }
 }
 
@@ -89,6 +94,7 @@ struct ad_node {
     const val *in;
     const void *attr; /* op->attr_size bytes, or NULL */
     const char *path; /* the layer path where it was built */
+    uint32_t half;    /* bit k: a plan keeps output k in 16 bits (passes/autocast.c) */
     enum ad_part part;
 };
 
@@ -119,6 +125,9 @@ enum ad_op_flags {
     AD_RANDOM = 4,      /* reads seed and step; which numbers it draws is named by a stream in its attributes */
     AD_LEAF = 8,        /* input, parameter, constant: never run */
     AD_CHEAP = 16,      /* output 0 costs about as much as reading the inputs: may be computed again, not kept */
+    AD_WIDE = 32,       /* elementwise, with results of too wide a range for 16 bits: exp, square ... */
+    AD_EXACT = 64,      /* a loss: what it reads is kept in 32 bits */
+    AD_MOVES = 128,     /* only moves numbers, as views do: what comes out is as exact as what went in */
 };
 
 struct ad_op {
@@ -137,6 +146,10 @@ struct ad_op {
     double (*bytes)(const struct ad_call *c);      /* moved; NULL: its inputs and outputs once (report.h) */
     bool (*takes)(const struct ad_call *c, int i); /* which strided inputs eval/kernels can take; NULL: by flags */
     unsigned alias;                                /* bit i: output 0 may overwrite input i of the same size */
+    /* Mixed precision (passes/autocast.c): bit k: output k may be kept in 16 bits. 0: all stay in 32 (reductions,
+     * statistics, losses, gradients of weights). Two kinds of ops need not say: elementwise ones may, but for those with
+     * AD_WIDE; and a view is kept as its input is. */
+    uint32_t half;
     unsigned apart; /* bit k: output k may be asked for with rows that lie apart, the last axis contiguous */
     /* An op that only copies its inputs into parts of output 0 and does nothing for an input that lies there already: `t`
      * is output 0; becomes the part of input i, `offset` elements from output 0's start. NULL: it computes. */
@@ -174,11 +187,14 @@ extern const int ad_n_ops;
 /* A kernel is a faster eval for some calls: `accepts` sees shapes and strides without data. First match wins. */
 struct ad_kernel {
     const struct ad_op *op;
-    enum ad_dtype dtype;                      /* of input 0 (output 0 for ops without inputs) */
+    enum ad_dtype dtype; /* of input 0 (output 0 for ops without inputs); f32 also where that is kept in 16 bits */
     bool (*accepts)(const struct ad_call *c); /* NULL: all of them */
     void (*run)(const struct ad_call *c);
     size_t (*scratch)(const struct ad_call *c); /* NULL: op->scratch */
     const char *name;
+    /* Bit i: input i, output i may be in 16 bits, and the call's tensors say whether it is. Others are converted for it
+     * (half_call.h): it sees f32, contiguous. */
+    uint32_t half_in, half_out;
 };
 const struct ad_kernel *ad_kernel_find(const struct ad_op *op, const struct ad_call *c);
 

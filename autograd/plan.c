@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "autograd/half_call.h"
 #include "autograd/internal.h"
 #include "autograd/ops/common.h"
 #include "autograd/plan_parts.h"
@@ -20,9 +21,9 @@ int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e)
         const char *name;
         unsigned flag;
     } words[] = {
-        {"nosimplify", AD_NO_SIMPLIFY},   {"nofuse", AD_NO_FUSE},   {"noplan", AD_NO_REUSE},
-        {"nokernels", AD_NO_KERNELS},     {"nan", AD_CHECK_FINITE}, {"reference", AD_REFERENCE},
-        {"norecompute", AD_NO_RECOMPUTE},
+        {"nosimplify", AD_NO_SIMPLIFY},   {"nofuse", AD_NO_FUSE},         {"noplan", AD_NO_REUSE},
+        {"nokernels", AD_NO_KERNELS},     {"nan", AD_CHECK_FINITE},       {"reference", AD_REFERENCE},
+        {"norecompute", AD_NO_RECOMPUTE}, {"noautocast", AD_NO_AUTOCAST},
     };
     *flags = 0;
     for (const char *p = text; *p;) {
@@ -31,13 +32,20 @@ int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e)
         if (i == count)
             return err_set(
                 e, ERR_USAGE,
-                "unknown debug word '%.*s'; there are nosimplify, nofuse, noplan, nokernels, norecompute, nan, "
-                "reference",
+                "unknown debug word '%.*s'; there are nosimplify, nofuse, noplan, nokernels, norecompute, noautocast, "
+                "nan, reference",
                 (int)n, p);
         *flags |= words[i].flag;
         p += n + (p[n] == ',');
     }
     return 0;
+}
+
+const char *const ad_precision_names[] = {"f32", "bf16", "f16", NULL};
+
+unsigned ad_precision_flags(enum ad_precision p)
+{
+    return p == AD_PRECISION_BF16 ? AD_BF16_VALUES : p == AD_PRECISION_F16 ? AD_F16_VALUES : 0;
 }
 
 void ad_call_fail(const struct ad_call *c, const char *fmt, ...)
@@ -103,6 +111,8 @@ static struct ad_graph *run_passes(const struct ad_graph *from, unsigned flags, 
         ad_graph_free(g);
         g = fused;
     }
+    if (flags & (AD_BF16_VALUES | AD_F16_VALUES) && !(flags & AD_NO_AUTOCAST) && !g->status.code)
+        ad_autocast(g, flags & AD_BF16_VALUES ? AD_BF16 : AD_F16);
     if (!(flags & AD_NO_RECOMPUTE) && !g->status.code) g = ad_recompute(g, recomputed);
     own_ends(g);
     return g;
@@ -130,30 +140,37 @@ static int bind_params(struct ad_plan *p, struct ad_store *store, struct err *e)
 
 static bool all_f32(const struct ad_call *c)
 {
-    bool yes = c->out[0].dtype == AD_F32;
-    for (int i = 0; i < c->n_in; i++) yes &= c->in[i].dtype == AD_F32;
-    return yes;
+    for (int i = 0; i < c->n_in + c->n_out; i++) {
+        enum ad_dtype t = i < c->n_in ? c->in[i].dtype : c->out[i - c->n_in].dtype;
+        if (t != AD_F32 && !ad_is_half(t)) return false;
+    }
+    return true;
 }
 
 static void choose(struct ad_plan *p, struct step *s, size_t node)
 {
     const struct ad_op *op = s->node->op;
-    struct ad_call *c = &s->call;
+    const struct ad_call *c = &s->call;
     const struct ad_kernel *k = p->flags & AD_NO_KERNELS ? NULL : ad_kernel_find(op, c);
     size_t (*scratch)(const struct ad_call *) = op->scratch;
+    bool any_type = false; /* takes the tensors as they are */
     if (k) {
         s->run = k->run;
         s->kernel = k->name;
         if (k->scratch) scratch = k->scratch;
     } else if (op->flags & AD_ELEMENTWISE) {
-        bool fast = !(p->flags & AD_NO_KERNELS) && all_f32(c);
-        s->run = fast ? ad_run_elementwise_f32 : ad_eval_elementwise;
-        s->kernel = fast ? "tiles" : "plain";
+        bool tiles = !(p->flags & AD_NO_KERNELS) && all_f32(c);
+        any_type = true;
+        s->run = tiles ? ad_run_elementwise_f32 : ad_eval_elementwise;
+        s->kernel = tiles ? "tiles" : "plain";
     } else {
         s->run = op->eval;
         s->kernel = "plain";
     }
-    s->scratch = ad_layout_scratch(&p->l, node, scratch ? scratch(c) : 0);
+    s->half = any_type ? NULL : half_call_new(c, k ? k->half_in : 0, k ? k->half_out : 0);
+    if (s->half) c = half_call_seen(s->half);
+    size_t bytes = scratch ? scratch(c) : 0;
+    s->scratch = ad_layout_scratch(&p->l, node, s->half ? half_call_scratch(s->half, bytes) : bytes);
     s->flops = op->flops ? op->flops(c) : op->view ? 0 : (double)ad_count(c->out[0].shape);
 }
 
@@ -203,6 +220,7 @@ void ad_plan_lay_out(struct ad_plan *p)
 
 void ad_plan_forget_layout(struct ad_plan *p)
 {
+    for (size_t i = 0; p->step && i < p->n_step; i++) half_call_free(p->step[i].half);
     ad_layout_free(&p->l);
     ad_graph_free(p->g);
     free(p->need);
@@ -323,7 +341,7 @@ static void resolve(struct ad_plan *p)
 
 static bool all_finite(const struct ad_tensor *t)
 {
-    int64_t n = ad_is_float(t->dtype) ? ad_count(t->shape) : 0, at[AD_MAX_DIMS] = {0};
+    int64_t n = ad_is_float(t->dtype) || ad_is_half(t->dtype) ? ad_count(t->shape) : 0, at[AD_MAX_DIMS] = {0};
     for (int64_t i = 0; i < n; i++, ad_next(t->shape, at))
         if (!isfinite(ad_get(t, ad_offset_of(t, at)))) return false;
     return true;
@@ -348,7 +366,10 @@ static int run_step(struct ad_plan *p, struct step *s, uint64_t seed, uint64_t s
     s->call.fault = &fault;
     s->call.scratch = s->scratch ? p->l.root[s->scratch].base : NULL;
     double start = p->profile ? time_now() : 0;
-    s->run(&s->call);
+    if (s->half)
+        half_call_run(s->half, s->run, &s->call);
+    else
+        s->run(&s->call);
     if (p->profile) {
         s->seconds += time_now() - start;
         s->runs++;

@@ -19,10 +19,18 @@ enum ad_pass_flags {
     AD_NO_KERNELS = 8,    /* the plain evals: with all of these the plan is the reference executor */
     AD_NO_RECOMPUTE = 16, /* whatever the gradients need is kept, even what is cheap to compute again */
     AD_CHECK_FINITE = 32, /* stop at the first node that makes a NaN or infinity from finite inputs */
+    AD_BF16_VALUES = 64, /* mixed precision: activations and their gradients are kept in 16 bits (passes/autocast.c); */
+    AD_F16_VALUES = 128, /* arithmetic, weights, losses, weights' gradients and whatever the caller sees stay in f32 */
+    AD_NO_AUTOCAST = 256, /* all in f32 in spite of those two */
     AD_REFERENCE = AD_NO_SIMPLIFY | AD_NO_FUSE | AD_NO_REUSE | AD_NO_KERNELS | AD_NO_RECOMPUTE,
 };
-/* "nofuse,noplan,nan,nokernels,nosimplify,norecompute" -> flags; ERR_USAGE names the wrong word. */
+/* "nofuse,noplan,nan,nokernels,nosimplify,norecompute,noautocast" -> flags; ERR_USAGE names the wrong word. */
 int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e) MUST_CHECK;
+
+/* How activations are kept: the names "f32", "bf16", "f16" (then NULL) and the flags that each asks for. */
+enum ad_precision { AD_PRECISION_F32, AD_PRECISION_BF16, AD_PRECISION_F16 };
+extern const char *const ad_precision_names[];
+unsigned ad_precision_flags(enum ad_precision p);
 
 /* Memory that several plans take turns in: as large as the largest of them asks. Zero-initialise. A plan's results are
  * valid until another plan of the same workspace runs. It must outlive its plans. */
@@ -89,6 +97,8 @@ void ad_plan_report(const struct ad_plan *p, struct buf *out);
 /* The passes, each one file (autograd/passes/). They return a new graph; the old one stays the caller's. */
 struct ad_graph *ad_simplify(const struct ad_graph *g);
 struct ad_graph *ad_fuse(const struct ad_graph *g);
+/* Marks in `g` itself what is kept in the 16-bit type `half`. */
+void ad_autocast(struct ad_graph *g, enum ad_dtype half);
 /* Takes `g` over and frees it. count: the values that are computed twice. What the budget asks for beyond this needs a
  * layout: autograd/passes/recompute.h. */
 struct ad_graph *ad_recompute(struct ad_graph *g, int64_t *count);

@@ -6,11 +6,14 @@
 #include "autograd/passes/layout.h"
 #include "autograd/plan.h"
 
+struct half_call;
+
 struct step {
     const struct ad_node *node;
     void (*run)(const struct ad_call *c);
     struct ad_call call;
-    int32_t tensor; /* of the first input; the outputs follow the inputs */
+    struct half_call *half; /* or NULL: between the call and `run` */
+    int32_t tensor;         /* of the first input; the outputs follow the inputs */
     int32_t scratch;
     const char *kernel;
     double flops, seconds;

@@ -10,6 +10,8 @@
 #include <immintrin.h>
 #endif
 
+#include "base/half.h"
+
 #if defined(__AVX512F__)
 #define VL 16
 #elif defined(__AVX2__)
@@ -154,6 +156,43 @@ SIMD_FN void vf_store_part(float *p, vf x, int64_t n)
 }
 
 typedef uint32_t vu __attribute__((vector_size(VL * 4)));
+
+/* VL numbers of 16 bits, from and to vf with the rounding of half.h. */
+typedef uint16_t vh __attribute__((vector_size(VL * 2)));
+
+SIMD_FN vf vf_from_bf16(vh h)
+{
+    return (vf)(__builtin_convertvector(h, vu) << 16);
+}
+SIMD_FN vh vf_to_bf16(vf x)
+{
+    vu u = (vu)x, rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16, nan = u >> 16 | 0x40;
+    return __builtin_convertvector((vu)vf_pick(vf_ne(x, x), (vf)nan, (vf)rounded), vh);
+}
+SIMD_FN vf vf_from_f16(vh h)
+{
+#if defined(__AVX512F__)
+    return _mm512_cvtph_ps((__m256i)h);
+#elif defined(__F16C__) && defined(__AVX2__)
+    return _mm256_cvtph_ps((__m128i)h);
+#else
+    vf x = {0};
+    for (int i = 0; i < VL; i++) x[i] = half_to_float(h[i]);
+    return x;
+#endif
+}
+SIMD_FN vh vf_to_f16(vf x)
+{
+#if defined(__AVX512F__)
+    return (vh)_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__F16C__) && defined(__AVX2__)
+    return (vh)_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+#else
+    vh h = {0};
+    for (int i = 0; i < VL; i++) h[i] = half_from_float(x[i]);
+    return h;
+#endif
+}
 
 #define VF_TOP vf_set(3.40282347e38f) /* the largest finite float */
 #define VF_INF vf_set(__builtin_inff())

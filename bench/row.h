@@ -57,6 +57,7 @@ struct bench_row {
         int64_t n;
     } towers;
     struct bench_lengths lengths;
+    int precision;           /* enum ad_precision */
     double lr, weight_decay; /* of AdamW */
     const char *memory;      /* what a step may take, the program left out: run_memory (run/config.h) */
     int state;               /* enum opt_store of its moments */

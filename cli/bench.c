@@ -13,7 +13,8 @@ static const char summary[] =
     "Times training steps of a row (a name in configs/bench, or a path to a YAML file) on fixed input and prints one\n"
     "line of JSON; docs/performance.md explains its fields. ROW may also be `peak`, for the machine's rates of\n"
     "multiply-adds and memory, or `gemm [PART]`, for a table of matrix products beside the BLAS (those with PART in\n"
-    "their name). Keys of the row may be set behind it: batch=64, or memory=1GB, a limit of what a step takes.";
+    "their name). Keys of the row may be set behind it: batch=64, precision=bf16, memory=1GB (what a\n"
+    "step may take).";
 
 static int print(struct buf *b, FILE *to, struct err *e)
 {

@@ -26,6 +26,8 @@ static enum st_dtype dtype_of(enum ad_dtype t)
     case AD_F64: return ST_F64;
     case AD_I32: return ST_I32;
     case AD_I64: return ST_I64;
+    case AD_BF16: return ST_BF16;
+    case AD_F16: return ST_F16;
     }
     return ST_F32;
 }
@@ -85,6 +87,9 @@ static int save_state(const char *path, const struct run_state *s, struct err *e
                (long long)s->step, (long long)s->epoch, (long long)s->batch, (long long)s->samples, s->seconds);
     if (isfinite(s->best)) buf_printf(&b, ", \"best\": %.17g", s->best);
     buf_printf(&b, ", \"best_step\": %lld", (long long)s->best_step);
+    if (s->loss_scale.scale > 0)
+        buf_printf(&b, ", \"loss_scale\": %.17g, \"loss_scale_good\": %lld", s->loss_scale.scale,
+                   (long long)s->loss_scale.good);
     if (s->noise.count > 0)
         buf_printf(&b, ", \"noise\": {\"steps\": %lld, \"gradient2\": %.17g, \"noise\": %.17g}",
                    (long long)s->noise.count, s->noise.gradient2, s->noise.noise);
@@ -246,6 +251,11 @@ static int load_state(const char *path, struct run_state *s, struct err *e)
     const json_t *best = json_object_get(root, "best"), *seconds = json_object_get(root, "seconds");
     s->best = json_is_number(best) ? json_number_value(best) : NAN;
     s->seconds = json_is_number(seconds) ? json_number_value(seconds) : 0;
+    const json_t *scale = json_object_get(root, "loss_scale");
+    s->loss_scale = (struct run_loss_scale){.scale = json_number_value(scale)};
+    if (!rc && scale) rc = whole(root, "loss_scale_good", 0, path, &s->loss_scale.good, e);
+    if (!rc && scale && !(s->loss_scale.scale >= 1))
+        rc = err_set(e, ERR_FORMAT, "%s: 'loss_scale' must be a number of at least 1", path);
     const json_t *noise = json_object_get(root, "noise");
     s->noise = (struct opt_noise){.gradient2 = json_number_value(json_object_get(noise, "gradient2")),
                                   .noise = json_number_value(json_object_get(noise, "noise"))};

@@ -8,6 +8,12 @@
 #include "optim/noise.h"
 #include "optim/opt.h"
 
+/* Of train.precision f16 (train/loss_scale.h). */
+struct run_loss_scale {
+    double scale; /* 0: the run has none */
+    int64_t good; /* steps since it changed or one was left out */
+};
+
 /* Where a run stands: enough to go on bit for bit. */
 struct run_state {
     int64_t step;         /* steps done */
@@ -16,6 +22,7 @@ struct run_state {
     double seconds;       /* trained so far, all parts of the run together */
     double best;          /* of the metric train.best; NAN if none yet */
     int64_t best_step;    /* -1: none */
+    struct run_loss_scale loss_scale;
     struct opt_noise noise;
 };
 

@@ -398,10 +398,16 @@ static const struct conf_field train_fields[] = {
     {"save_time", CONF_DURATION, AT(save_time), "10m", 0, 1e9, .help = "time between checkpoints; 0: none by time"},
     {"keep", CONF_INT, AT(keep), "2", 1, 1e6, .help = "checkpoints kept, besides the best"},
     {"best", CONF_STRING, AT(best), "null", .help = "metric of the best checkpoint, as in metrics.jsonl; null: none"},
+    {"precision", CONF_ENUM, AT(precision), "f32", .choices = ad_precision_names,
+     .help = "bf16, f16: activations and their gradients take half the memory; weights and arithmetic stay f32"},
+    {"loss_scale", CONF_DOUBLE, AT(loss_scale), "65536", 1, 16777216,
+     .help = "f16: factor of the gradients at the beginning, a power of two"},
+    {"loss_scale_every", CONF_INT, AT(loss_scale_every), "2000", 1, 1e12,
+     .help = "f16: steps without overflow after which it is doubled"},
     {"memory", CONF_STRING, AT(memory), "0",
      .help = "most bytes of a step: 2GB, 60% (of the machine); what does not fit is computed again; 0: no limit"},
     {"debug", CONF_STRING, AT(debug), "''",
-     .help = "pass switches: nosimplify, nofuse, norecompute, noplan, nokernels, nan"},
+     .help = "pass switches: nosimplify, nofuse, norecompute, noplan, nokernels, noautocast, nan"},
     {0},
 };
 static const struct conf_table train_table = {sizeof(struct run_train), train_fields, .check = check_train};

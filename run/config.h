@@ -163,8 +163,11 @@ struct run_train {
     double save_time;    /* seconds between checkpoints; 0: none */
     int64_t keep;        /* checkpoints kept, besides the best */
     const char *best;    /* the metric that makes a checkpoint the best: "valid split/text->image R@1" or empty */
-    const char *memory;  /* what a step may take: "2GB", "60%" of the machine's, "0" for no limit; run_memory */
-    const char *debug;   /* pass switches: "nofuse,nan" */
+    int precision;       /* enum ad_precision: how activations and their gradients are kept */
+    double loss_scale;   /* f16: at the beginning */
+    int64_t loss_scale_every;
+    const char *memory; /* what a step may take: "2GB", "60%" of the machine's, "0" for no limit; run_memory */
+    const char *debug;  /* pass switches: "nofuse,nan" */
 };
 
 struct run_config {

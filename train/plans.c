@@ -31,16 +31,18 @@ static val unit_input(struct ad_graph *g, const struct run_model *m, int modalit
     return ad_input(g, named(g, m, modality, what), AD_F32, SHAPE(items, m->config.embed));
 }
 
-static void emit_whole(struct nn *nn, const struct run_model *m, const struct train_key *key)
+static void emit_whole(struct nn *nn, const struct train_plans *c, const struct train_key *key)
 {
+    const struct run_model *m = c->m;
     val loss = run_model_loss(nn, m, key->shape, key->batch);
     if (!loss) return;
     ad_output(nn->g, "loss", loss);
-    opt_emit_gradients(nn->g, m->store, loss);
+    opt_emit_gradients(nn->g, m->store, train_loss_scale_emit(c->loss_scale, nn->g, loss));
 }
 
-static void emit_tower(struct nn *nn, const struct run_model *m, const struct train_key *key)
+static void emit_tower(struct nn *nn, const struct train_plans *c, const struct train_key *key)
 {
+    const struct run_model *m = c->m;
     struct ad_graph *g = nn->g;
     int i = key->modality;
     char prefix[300];
@@ -56,8 +58,9 @@ static void emit_tower(struct nn *nn, const struct run_model *m, const struct tr
     opt_emit_gradients_of(g, m->store, unit, unit_input(g, m, i, "unit_grad", key->shape[i].items), &o);
 }
 
-static void emit_loss(struct nn *nn, const struct run_model *m, const struct train_key *key)
+static void emit_loss(struct nn *nn, const struct train_plans *c, const struct train_key *key)
 {
+    const struct run_model *m = c->m;
     struct ad_graph *g = nn->g;
     val unit[RUN_MAX_MODALITIES], d[RUN_MAX_MODALITIES];
     nn->part = true;
@@ -66,17 +69,17 @@ static void emit_loss(struct nn *nn, const struct run_model *m, const struct tra
     if (!loss) return;
     ad_output(g, "loss", loss);
     struct opt_sought o = {.prefix = "loss.", .to_caller = true, .x = unit, .dx = d, .n = m->n};
-    opt_emit_gradients_of(g, m->store, loss, 0, &o);
+    opt_emit_gradients_of(g, m->store, train_loss_scale_emit(c->loss_scale, g, loss), 0, &o);
     for (int i = 0; i < m->n; i++) ad_output_to_caller(g, named(g, m, i, "unit_grad"), d[i]);
 }
 
 static struct ad_plan *make_plan(struct train_plans *c, const struct train_key *key, struct err *e)
 {
-    static void (*const emit[])(struct nn *, const struct run_model *, const struct train_key *) = {
+    static void (*const emit[])(struct nn *, const struct train_plans *, const struct train_key *) = {
         [TRAIN_WHOLE] = emit_whole, [TRAIN_EMBED] = emit_tower, [TRAIN_LOSS] = emit_loss, [TRAIN_REPLAY] = emit_tower};
     struct run_model *m = c->m;
     struct nn nn = {.g = ad_graph_new(), .store = m->store, .training = true};
-    emit[key->part](&nn, m, key);
+    emit[key->part](&nn, c, key);
     struct ad_plan_options o = {.flags = key->flags, .space = &m->space, .budget = c->budget, .taken = c->taken};
     struct ad_plan *p = nn_status(&nn, e) ? NULL : ad_plan_with(nn.g, m->store, &o, e);
     if (!p && c->budget) err_prefix(e, "%s: train.memory", conf_where(&m->conf, &m->config.train.memory));
@@ -84,6 +87,7 @@ static struct ad_plan *make_plan(struct train_plans *c, const struct train_key *
     if (!p) return NULL;
     if (key->part == TRAIN_WHOLE) opt_bind_gradients(p, m->store, c->grad);
     if (key->part == TRAIN_LOSS) opt_bind_gradients_of(p, m->store, "loss.", c->grad);
+    train_loss_scale_bind(c->loss_scale, p);
     ad_plan_profile(p, c->profile);
     c->made++;
     return p;

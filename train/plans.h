@@ -4,6 +4,7 @@
 #define TRIAD_TRAIN_PLANS_H
 
 #include "run/model.h"
+#include "train/loss_scale.h"
 
 enum { TRAIN_PLANS = 128 };
 
@@ -28,6 +29,7 @@ struct train_planned {
 struct train_plans {
     struct run_model *m;
     float *grad; /* the flat gradient buffer, in the layout of the store */
+    struct train_loss_scale *loss_scale; /* what is differentiated is the loss times it */
     struct train_planned *plan;
     size_t n, cap;
     int64_t budget, taken; /* train.memory in bytes (0: no limit), and what of it is held beside the arena */

@@ -19,6 +19,7 @@ struct train_stepper {
     struct train_plans plans;  /* .grad: n_grad numbers */
     struct train_micro *micro; /* NULL: batches are computed at once */
     unsigned flags;
+    struct train_loss_scale loss_scale;
     uint64_t seed;
 };
 
@@ -33,6 +34,9 @@ struct train_stepper *train_stepper_new(struct run_model *m, struct opt *o, stru
     s->plans.m = m;
     if (c->micro_batch > 0) s->micro = train_micro_new(&s->plans, c->micro_batch);
     bool ok = ad_pass_flags_parse(c->debug, &s->flags, e) == 0 && run_memory(c->memory, &s->plans.budget, e) == 0;
+    s->flags |= ad_precision_flags((enum ad_precision)c->precision);
+    train_loss_scale_begin(&s->loss_scale, c);
+    s->plans.loss_scale = &s->loss_scale;
     if (ok) s->plans.grad = mem_block((size_t)s->n_grad * sizeof(float), "gradients", e);
     if (ok && s->plans.grad) return s;
     train_stepper_free(s);
@@ -143,12 +147,16 @@ int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64
     int rc = gradient(s, b, step, s->flags, r, e);
     if (rc) return rc;
     double t1 = time_now();
-    r->grad_norm = opt_norm(s->plans.grad, s->n_grad);
-    if (!isfinite(r->loss) || !isfinite(r->grad_norm)) return find_nonfinite(s, b, step, r->loss, r->grad_norm, e);
-    opt_step(s->o, s->plans.grad, r->grad_norm, lr);
-    clamp_scale(s->m);
     r->plan_s = s->plans.seconds;
     r->compute_s = t1 - t0 - r->plan_s;
+    train_loss_scale_undo(&s->loss_scale, s->plans.grad, s->n_grad);
+    r->grad_norm = opt_norm(s->plans.grad, s->n_grad);
+    r->skipped = isfinite(r->loss) && !isfinite(r->grad_norm) && train_loss_scale_skip(&s->loss_scale, step);
+    if (r->skipped) return 0;
+    if (!isfinite(r->loss) || !isfinite(r->grad_norm)) return find_nonfinite(s, b, step, r->loss, r->grad_norm, e);
+    train_loss_scale_good(&s->loss_scale);
+    opt_step(s->o, s->plans.grad, r->grad_norm, lr);
+    clamp_scale(s->m);
     r->optimizer_s = time_now() - t1;
     return 0;
 }
@@ -166,6 +174,11 @@ struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct da
     }
     stats.build_s = s->plans.seconds; /* with the graphs and their gradients */
     return stats;
+}
+
+struct train_loss_scale *train_stepper_loss_scale(struct train_stepper *s)
+{
+    return &s->loss_scale;
 }
 
 int64_t train_stepper_embedding_bytes(const struct train_stepper *s)

@@ -7,11 +7,13 @@
 #include "data/loader.h"
 #include "optim/opt.h"
 #include "run/model.h"
+#include "train/loss_scale.h"
 
 struct train_stepper;
 
 struct train_result {
     double loss, grad_norm, scale;
+    bool skipped; /* the weights did not move: a gradient was beyond f16's range, and grad_norm is not finite */
     double plan_s, compute_s, optimizer_s; /* where the step's time went */
     int n_pairs;
     double pair[RUN_MAX_MODALITIES * RUN_MAX_MODALITIES / 2];
@@ -22,8 +24,8 @@ struct train_stepper *train_stepper_new(struct run_model *m, struct opt *o, stru
 void train_stepper_free(struct train_stepper *s);
 
 /* Forward, backward and update on one batch. `step` keys the random bits. ERR_NONFINITE where loss or gradient are not
- * finite: the message names the layer that made it first; weights are as before the step, running statistics are not.
- */
+ * finite: the message names the layer that made it first; weights are as before the step, running statistics are not. In
+ * f16 a step whose gradient alone is not finite is left out, while a lower loss scale may help. */
 int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64_t step, double lr,
                       struct train_result *r, struct err *e) MUST_CHECK;
 
@@ -35,6 +37,7 @@ int64_t train_stepper_plans(const struct train_stepper *s); /* how many were mad
 int64_t train_stepper_embedding_bytes(const struct train_stepper *s);
 /* The last step's gradient, before clipping, in the layout of the store's flat buffer. */
 const float *train_stepper_gradient(const struct train_stepper *s);
+struct train_loss_scale *train_stepper_loss_scale(struct train_stepper *s); /* what a checkpoint saves and restores */
 /* Time by op so far, as a text table. */
 void train_stepper_profile(struct train_stepper *s, bool on);
 void train_stepper_report(const struct train_stepper *s, struct buf *out);

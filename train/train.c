@@ -72,6 +72,8 @@ static int open_folder(struct loop *l, bool resume, struct err *e)
         rc = err_set(e, ERR_STATE, "%s: there is no checkpoint to resume from; leave --resume out to begin", dir);
     if (!rc) rc = log_to_file(log, e);
     if (!rc && last) rc = run_checkpoint_load(last, &l->state, l->s.m->store, l->s.opt, false, e);
+    struct train_loss_scale *scale = train_stepper_loss_scale(l->s.stepper);
+    if (!rc && last && scale->on && l->state.loss_scale.scale > 0) train_loss_scale_set(scale, l->state.loss_scale);
     if (!rc) rc = run_model_write(l->s.m, e);
     if (!rc) {
         /* A run that has ended will be measured again. */
@@ -92,6 +94,7 @@ static int save(struct loop *l, struct err *e)
     double t = time_now();
     struct run_state s = l->state;
     s.seconds = elapsed(l);
+    s.loss_scale = train_stepper_loss_scale(l->s.stepper)->at;
     struct err why = {0};
     int rc = run_checkpoint_save(l->s.m->dir, &s, l->s.m->store, l->s.opt, e);
     if (!rc) log_info("saved %s/checkpoints/step-%lld", l->s.m->dir, (long long)s.step);
@@ -195,6 +198,8 @@ static void write_record(struct loop *l, const struct train_result *r, double lr
     train_record_value(l->record, "scale", r->scale);
     train_record_value(l->record, "lr", lr);
     train_record_value(l->record, "grad_norm", r->grad_norm);
+    const struct train_loss_scale *scale = train_stepper_loss_scale(l->s.stepper);
+    if (scale->on) train_record_value(l->record, "loss_scale", scale->at.scale);
     record_layers(l);
     train_record_value(l->record, "samples_per_s", (double)l->samples_since / wall);
     train_record_value(l->record, "share/data", l->data_s / wall);

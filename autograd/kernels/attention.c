@@ -42,7 +42,7 @@ static void meet(const struct attn_task *t, struct room *r, int64_t q0, int64_t 
     memcpy(top, top_of, (size_t)qn * sizeof *top);
     memcpy(sum, sum_of, (size_t)qn * sizeof *sum);
     for (int64_t i = qn; i < QB; i++) top[i] = 0, sum[i] = 1;
-    attn_copy_columns(t->q + q0 * t->ldq, t->ldq, qn, t->dim, t->scale * LOG2E, r->qt);
+    attn_copy_columns(attn_row(t->q, q0), qn, t->dim, t->scale * LOG2E, r->qt);
     struct parts p = parts_of(kn, KB);
     int64_t seen = attn_min(kn, attn_sees(t, q0 + qn - 1) - k0);
     for (int64_t b = 0; b < p.n; b++) {
@@ -63,9 +63,8 @@ static void meet(const struct attn_task *t, struct room *r, int64_t q0, int64_t 
 /* y / sum and the logsumexp of queries from `from`, to the outputs. */
 static void finish(const struct ad_call *c, const struct attn_task *t, struct room *r, int64_t from, int64_t n)
 {
-    const struct ad_tensor *y = &c->out[0];
-    float *to = (float *)y->data + (t->q_row + from) * y->stride[0] + t->h * t->dim,
-          *lse = (float *)c->out[1].data + (t->q_row + from) * t->heads + t->h;
+    struct attn_rows y = attn_rows_of(&c->out[0], t->q_row + from, t->h * t->dim);
+    float *lse = (float *)c->out[1].data + (t->q_row + from) * t->heads + t->h;
     for (int64_t i = 0; i < n; i += VL) {
         vf sum = vf_load(r->sum + i), top = vf_load(r->top + i);
         vm none = vf_eq(sum, vf_set(0));
@@ -73,9 +72,9 @@ static void finish(const struct ad_call *c, const struct attn_task *t, struct ro
         for (int64_t j = i; j < i + VL && j < n; j++) {
             lse[j * t->heads] = l[j - i];
             if (sum[j - i] == 0)
-                memset(to + j * y->stride[0], 0, (size_t)t->dim * sizeof *to);
+                attn_clear_row(attn_row(y, j), t->dim);
             else
-                attn_put_row(to + j * y->stride[0], r->y + j * ROW, t->dim, inv[j - i], false);
+                attn_store_row(attn_row(y, j), r->y + j * ROW, t->dim, inv[j - i]);
         }
     }
 }
@@ -84,19 +83,24 @@ static void finish(const struct ad_call *c, const struct attn_task *t, struct ro
 static void sum_keys(const struct attn_task *t, struct room *r, int64_t from, int64_t n)
 {
     struct attn_blocks blocks = attn_blocks_of(t, n);
-    bool in_place = blocks.of.n == 1 && t->dim % VL == 0; /* values that are read once need no copy */
+    /* values that are read once need no copy */
+    bool in_place = blocks.of.n == 1 && t->dim % VL == 0 && t->v.type == AD_F32;
     for (int64_t i = 0; i < n; i++) r->top[i] = -INFINITY, r->sum[i] = 0;
     struct parts spans = parts_of(t->n_k, SPAN);
     for (int64_t b = 0; b < spans.n; b++) {
         int64_t k0 = part_start(spans, b), kn = part_start(spans, b + 1) - k0;
         int64_t seen = attn_min(kn, attn_sees(t, from + n - 1) - k0);
         if (seen <= 0) break;
-        attn_copy_rows(t->k + k0 * t->ldk, t->ldk, seen, t->dim, r->k);
-        if (!in_place) attn_copy_rows(t->v + k0 * t->ldv, t->ldv, seen, t->dim, r->v);
+        attn_copy_rows(attn_row(t->k, k0), seen, t->dim, r->k);
+        struct attn_rows v = attn_row(t->v, k0);
+        if (!in_place) {
+            attn_copy_rows(v, seen, t->dim, r->v);
+            v = (struct attn_rows){AD_F32, r->v, ROW};
+        }
         for (int64_t i = 0; i < blocks.of.n; i++) {
             int64_t q = attn_at(&blocks, i);
-            meet(t, r, from + q, attn_at(&blocks, i + 1) - q, k0, kn, in_place ? t->v + k0 * t->ldv : r->v,
-                 in_place ? t->ldv : ROW, r->y + q * ROW, r->top + q, r->sum + q);
+            meet(t, r, from + q, attn_at(&blocks, i + 1) - q, k0, kn, v.at, v.ld, r->y + q * ROW, r->top + q,
+                 r->sum + q);
         }
     }
 }
@@ -110,7 +114,7 @@ static void forward(const struct ad_call *c, struct attn_task t, struct room *r,
     bool odd = false;
     for (int64_t i = 1; i <= blocks.of.n && t.causal; i++) {
         int64_t last = attn_at(&blocks, i) - 1;
-        odd |= r->sum[last] != 0 && !attn_all_finite(r->y + last * ROW, ROW, 1, t.dim);
+        odd |= r->sum[last] != 0 && !attn_finite_row(r->y + last * ROW, t.dim);
     }
     if (odd) {
         t.careful = true;
@@ -124,9 +128,9 @@ static void look_ahead(const struct attn_task *t, int64_t from, struct attn_ahea
 {
     *a = (struct attn_ahead){.dim = t->dim};
     if (t->h + 1 == t->heads || from + CHUNK < t->n_q) return;
-    attn_add_ahead(a, t->q + t->dim, t->ldq, t->n_q);
-    attn_add_ahead(a, t->k + t->dim, t->ldk, t->n_k);
-    attn_add_ahead(a, t->v + t->dim, t->ldv, t->n_k);
+    attn_add_ahead(a, t->q, t->n_q);
+    attn_add_ahead(a, t->k, t->n_k);
+    attn_add_ahead(a, t->v, t->n_k);
 }
 
 /* start[i]: the chunks of queries of the items before i, for one head; returns how many there are. */
@@ -158,8 +162,7 @@ static int64_t item_of(const int32_t *start, int64_t items, int64_t p)
 /* Rows that no item has: zero in every output. */
 void attn_clear_padding(const struct ad_tensor *out, int64_t from)
 {
-    for (int64_t i = from; i < out->shape.dim[0]; i++)
-        memset((float *)out->data + i * out->stride[0], 0, (size_t)out->shape.dim[1] * sizeof(float));
+    for (int64_t i = from; i < out->shape.dim[0]; i++) attn_clear_row(attn_rows_of(out, i, 0), out->shape.dim[1]);
 }
 
 static void run_forward(const struct ad_call *c)
@@ -201,7 +204,16 @@ const struct ad_kernel ISA_FN(ad_kernels_attention)[] = {
      .accepts = accepts,
      .run = run_forward,
      .scratch = forward_scratch,
-     .name = "packed"},
-    {.op = &ad_op_attention_grad, .dtype = AD_F32, .accepts = accepts, .run = attn_run_grad, .name = "packed"},
+     .name = "packed",
+     .half_in = 7 | 1 << 5,
+     .half_out = 1},
+    {.op = &ad_op_attention_grad,
+     .dtype = AD_F32,
+     .accepts = accepts,
+     .run = attn_run_grad,
+     .scratch = attn_grad_scratch,
+     .name = "packed",
+     .half_in = 7 | 15 << 5,
+     .half_out = 7},
     {0},
 };

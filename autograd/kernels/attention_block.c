@@ -16,9 +16,9 @@ struct attn_task attn_task_of(const struct ad_call *c, int64_t item, int64_t h)
     const struct attention_attr *a = c->attr;
     const int32_t *qo = c->in[3].data, *ko = c->in[4].data;
     int64_t dim = c->in[0].shape.dim[1] / a->heads;
-    struct attn_task t = {.ldq = c->in[0].stride[0],
-                          .ldk = c->in[1].stride[0],
-                          .ldv = c->in[2].stride[0],
+    struct attn_task t = {.q = attn_rows_of(&c->in[0], qo[item], h * dim),
+                          .k = attn_rows_of(&c->in[1], ko[item], h * dim),
+                          .v = attn_rows_of(&c->in[2], ko[item], h * dim),
                           .dim = dim,
                           .h = h,
                           .heads = a->heads,
@@ -28,60 +28,95 @@ struct attn_task attn_task_of(const struct ad_call *c, int64_t item, int64_t h)
                           .n_k = ko[item + 1] - ko[item],
                           .scale = (float)(1 / sqrt((double)dim)),
                           .causal = a->flags & AD_CAUSAL};
-    t.q = (const float *)c->in[0].data + t.q_row * t.ldq + h * dim;
-    t.k = (const float *)c->in[1].data + t.k_row * t.ldk + h * dim;
-    t.v = (const float *)c->in[2].data + t.k_row * t.ldv + h * dim;
     if (a->bias) {
         t.sk = c->in[5].shape.dim[2];
-        t.bias = (const float *)c->in[5].data + h * c->in[5].shape.dim[1] * t.sk;
+        t.bias = (struct attn_rows){c->in[5].dtype, c->in[5].data, t.sk};
+        t.bias = attn_row(t.bias, h * c->in[5].shape.dim[1]);
     }
     return t;
 }
 
 /* ---- copies --------------------------------------------------------------------------------------------------------- */
 
-bool attn_all_finite(const float *rows, int64_t ld, int64_t n, int64_t dim)
+bool attn_all_finite(struct attn_rows rows, int64_t n, int64_t dim)
 {
     vf sum = {0};
     float rest = 0;
-    for (int64_t i = 0; i < n; i++, rows += ld) {
+    for (int64_t i = 0; i < n; i++) {
+        struct attn_rows r = attn_row(rows, i);
         int64_t d = 0;
-        for (; d + VL <= dim; d += VL) sum += vf_load(rows + d) * 0.0f;
-        for (; d < dim; d++) rest += rows[d] * 0.0f;
+        for (; d + VL <= dim; d += VL) sum += vf_load_as(r.type, r.at, d) * 0.0f;
+        for (; d < dim; d++) rest += float_as(r.type, r.at, d) * 0.0f;
     }
     return vf_sum(sum) + rest == 0;
 }
 
-void attn_copy_rows(const float *rows, int64_t ld, int64_t n, int64_t dim, float *to)
+void attn_copy_rows(struct attn_rows rows, int64_t n, int64_t dim, float *to)
 {
     int64_t whole = dim / VL * VL;
-    for (int64_t i = 0; i < n; i++, rows += ld, to += ROW) {
-        for (int64_t d = 0; d < whole; d += VL) vf_store(to + d, vf_load(rows + d));
-        if (whole == dim) continue;
-        vf_store(to + whole, (vf){0});
-        memcpy(to + whole, rows + whole, (size_t)(dim - whole) * sizeof *to);
+    for (int64_t i = 0; i < n; i++, to += ROW) {
+        struct attn_rows r = attn_row(rows, i);
+        for (int64_t d = 0; d < whole; d += VL) vf_store(to + d, vf_load_as(r.type, r.at, d));
+        if (whole < dim) vf_store(to + whole, vf_load_part_as(r.type, r.at, whole, dim - whole));
     }
 }
 
-void attn_copy_columns(const float *rows, int64_t ld, int64_t n, int64_t dim, float scale, float *to)
+/* A row of 8 in a register of eight lanes, whatever VL is. */
+SIMD_FN transpose_row load_eight(enum ad_dtype type, const void *p, int64_t at)
+{
+    transpose_row x;
+    float wide[8];
+    if (type == AD_F32) {
+        memcpy(&x, (const float *)p + at, sizeof x);
+        return x;
+    }
+#if VL <= 8
+    vf_widen(type, at_as(type, p, at), wide, 8);
+#else
+    for (int i = 0; i < 8; i++) wide[i] = float_as(type, p, at + i);
+#endif
+    memcpy(&x, wide, sizeof x);
+    return x;
+}
+
+SIMD_FN void copy_columns(enum ad_dtype type, struct attn_rows rows, int64_t n, int64_t dim, float scale, float *to)
 {
     int64_t wide = (n + VL - 1) / VL * VL;
     for (int64_t i = 0; i < wide; i += 8) {
-        const float *row[8];
+        const void *row[8];
         int64_t d = 0;
-        for (int j = 0; j < 8; j++) row[j] = rows + attn_min(i + j, n - 1) * ld;
+        for (int j = 0; j < 8; j++) row[j] = at_as(type, rows.at, attn_min(i + j, n - 1) * rows.ld);
         for (; d + 8 <= dim; d += 8) {
             transpose_row r[8];
 #pragma GCC unroll 8
-            for (int j = 0; j < 8; j++) {
-                memcpy(&r[j], row[j] + d, sizeof r[j]);
-                r[j] *= scale;
-            }
+            for (int j = 0; j < 8; j++) r[j] = load_eight(type, row[j], d) * scale;
             transpose_registers(r, to + d * LANES + i, LANES);
         }
         for (; d < dim; d++)
-            for (int j = 0; j < 8; j++) to[d * LANES + i + j] = row[j][d] * scale;
+            for (int j = 0; j < 8; j++) to[d * LANES + i + j] = float_as(type, row[j], d) * scale;
     }
+}
+
+void attn_copy_columns(struct attn_rows rows, int64_t n, int64_t dim, float scale, float *to)
+{
+    if (rows.type == AD_F32)
+        copy_columns(AD_F32, rows, n, dim, scale, to);
+    else if (rows.type == AD_BF16)
+        copy_columns(AD_BF16, rows, n, dim, scale, to);
+    else
+        copy_columns(AD_F16, rows, n, dim, scale, to);
+}
+
+void attn_store_row(struct attn_rows row, const float *from, int64_t dim, float scale)
+{
+    int64_t d = 0;
+    for (; d + VL <= dim; d += VL) vf_store_as(row.type, row.at, d, vf_load(from + d) * scale);
+    if (d < dim) vf_store_part_as(row.type, row.at, d, vf_load_part(from + d, dim - d, 0) * scale, dim - d);
+}
+
+void attn_clear_row(struct attn_rows row, int64_t dim)
+{
+    memset(row.at, 0, (size_t)dim * ad_dtype_size(row.type));
 }
 
 /* ---- products ------------------------------------------------------------------------------------------------------- */
@@ -186,8 +221,10 @@ void attn_scores(const struct attn_task *t, int64_t q0, int64_t qn, int64_t k0, 
                  const float *qt, float *s, float *room)
 {
     attn_product(kn, qn, t->dim, k, qt, s);
-    if (t->bias) {
-        attn_copy_columns(t->bias + q0 * t->sk + k0, t->sk, qn, kn, LOG2E, room);
+    if (t->bias.at) {
+        struct attn_rows bias = attn_row(t->bias, q0);
+        bias.at = at_as(bias.type, bias.at, k0);
+        attn_copy_columns(bias, qn, kn, LOG2E, room);
         for (int64_t j = 0; j < kn; j++)
             for (int64_t i = 0; i < qn; i += VL)
                 vf_store(s + j * LANES + i, vf_load(s + j * LANES + i) + vf_load(room + j * LANES + i));

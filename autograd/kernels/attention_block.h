@@ -27,11 +27,27 @@ enum {
 #define LOG2E 1.44269504f
 #define LN2 0.693147181f
 
+/* Rows of numbers, in f32 or 16 bits, `ld` elements apart. */
+struct attn_rows {
+    enum ad_dtype type;
+    void *at;
+    int64_t ld;
+};
+static inline struct attn_rows attn_row(struct attn_rows r, int64_t i)
+{
+    r.at = at_as(r.type, r.at, i * r.ld);
+    return r;
+}
+static inline struct attn_rows attn_rows_of(const struct ad_tensor *t, int64_t row, int64_t column)
+{
+    return (struct attn_rows){t->dtype, at_as(t->dtype, t->data, row * t->stride[0] + column), t->stride[0]};
+}
+
 /* One item and head. */
 struct attn_task {
-    const float *q, *k, *v; /* at the item's first row and the head's first column */
-    int64_t ldq, ldk, ldv, n_q, n_k, dim;
-    const float *bias; /* (Sq, Sk) of the head, or NULL */
+    struct attn_rows q, k, v; /* from the item's first row and the head's first column on */
+    int64_t n_q, n_k, dim;
+    struct attn_rows bias; /* (Sq, Sk) of the head; at is NULL where there is none */
     int64_t sk;
     float scale; /* 1 / sqrt(dim) */
     bool causal;
@@ -60,26 +76,28 @@ static inline int64_t part_start(struct parts p, int64_t i)
  * not guess; asked for in time, they come while this task computes. */
 struct attn_ahead {
     struct {
-        const float *at;
-        int64_t ld, rows;
+        struct attn_rows rows;
+        int64_t n;
     } of[5];
     int n, at;
     int64_t row, dim;
 };
-static inline void attn_add_ahead(struct attn_ahead *a, const float *at, int64_t ld, int64_t rows)
+/* The columns behind those of this head. */
+static inline void attn_add_ahead(struct attn_ahead *a, struct attn_rows r, int64_t n)
 {
-    a->of[a->n].at = at;
-    a->of[a->n].ld = ld;
-    a->of[a->n++].rows = rows < SPAN ? rows : SPAN;
+    r.at = at_as(r.type, r.at, a->dim);
+    a->of[a->n].rows = r;
+    a->of[a->n++].n = n < SPAN ? n : SPAN;
 }
 /* Asks for the next `rows` rows. */
 static inline void attn_fetch(struct attn_ahead *a, int64_t rows)
 {
     for (; a->at < a->n && rows > 0; a->at++, a->row = 0)
-        for (; a->row < a->of[a->at].rows; a->row++) {
-            const char *p = (const char *)(a->of[a->at].at + a->row * a->of[a->at].ld);
+        for (; a->row < a->of[a->at].n; a->row++) {
+            struct attn_rows r = attn_row(a->of[a->at].rows, a->row);
+            const char *p = r.at, *end = at_as(r.type, r.at, a->dim);
             if (rows-- == 0) return;
-            for (int64_t x = 0; x < a->dim * 4; x += 64) __builtin_prefetch(p + x, 0, 2);
+            for (; p < end; p += 64) __builtin_prefetch(p, 0, 2);
         }
 }
 
@@ -115,23 +133,33 @@ static inline int64_t attn_at(const struct attn_blocks *b, int64_t i)
 #define attn_all_finite ISA_FN(attn_all_finite)
 #define attn_copy_rows ISA_FN(attn_copy_rows)
 #define attn_copy_columns ISA_FN(attn_copy_columns)
+#define attn_store_row ISA_FN(attn_store_row)
+#define attn_clear_row ISA_FN(attn_clear_row)
 #define attn_scores ISA_FN(attn_scores)
 #define attn_into_queries ISA_FN(attn_into_queries)
 #define attn_into_keys ISA_FN(attn_into_keys)
 #define attn_product ISA_FN(attn_product)
 #define attn_clear_padding ISA_FN(attn_clear_padding)
 #define attn_run_grad ISA_FN(attn_run_grad)
+#define attn_grad_scratch ISA_FN(attn_grad_scratch)
 
 struct attn_task attn_task_of(const struct ad_call *c, int64_t item, int64_t head);
 /* A masked probability of 0 times a NaN or infinity would reach who does not see it. Whether there was one shows in any
  * row of the product; then the task is done again, carefully. */
-bool attn_all_finite(const float *rows, int64_t ld, int64_t n, int64_t dim);
+bool attn_all_finite(struct attn_rows rows, int64_t n, int64_t dim);
+static inline bool attn_finite_row(const float *row, int64_t dim)
+{
+    return attn_all_finite((struct attn_rows){AD_F32, (float *)(uintptr_t)row, 0}, 1, dim);
+}
 
-/* to[i * ROW + d] = rows[i * ld + d]; zero from dim to the end of its last vector. */
-void attn_copy_rows(const float *rows, int64_t ld, int64_t n, int64_t dim, float *to);
-/* to[d * LANES + i] = rows[i * ld + d] * scale for the n <= QB rows i; behind them, to the end of the vector, the last row
- * again. n > 0. */
-void attn_copy_columns(const float *rows, int64_t ld, int64_t n, int64_t dim, float scale, float *to);
+/* to[i * ROW + d] = number d of row i; zero from dim to the end of its last vector. */
+void attn_copy_rows(struct attn_rows rows, int64_t n, int64_t dim, float *to);
+/* to[d * LANES + i] = number d of row i, times scale, for the n <= QB rows i; behind them, to the end of the vector, the last
+ * row again. n > 0. */
+void attn_copy_columns(struct attn_rows rows, int64_t n, int64_t dim, float scale, float *to);
+/* `from`, dim numbers, times scale into a row. */
+void attn_store_row(struct attn_rows row, const float *from, int64_t dim, float scale);
+void attn_clear_row(struct attn_rows row, int64_t dim);
 /* to = from * scale, or += where `add`; dim numbers. */
 SIMD_FN void attn_put_row(float *to, const float *from, int64_t dim, float scale, bool add)
 {
@@ -163,5 +191,6 @@ void attn_product(int64_t keys, int64_t queries, int64_t dim, const float *v, co
 /* Rows that no item has: zero in every output. */
 void attn_clear_padding(const struct ad_tensor *out, int64_t from);
 void attn_run_grad(const struct ad_call *c);
+size_t attn_grad_scratch(const struct ad_call *c);
 
 #endif

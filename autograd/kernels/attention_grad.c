@@ -26,37 +26,41 @@ struct part {
 };
 
 struct grads {
-    const float *y, *dy, *lse; /* at the task's rows and columns */
-    int64_t ldy, lddy;
-    float *dq, *dk, *dv, *dbias;
-    int64_t lddq, lddk, lddv;
+    struct attn_rows y, dy, dq, dk, dv; /* at the task's rows and columns */
+    const float *lse;
+    float *dbias;
+    struct attn_rows sum; /* where dq is 16 bits wide and several spans of keys add to it: f32 rows, else NULL */
 };
 
 static struct grads grads_of(const struct ad_call *c, const struct attn_task *t)
 {
     int bias = ((const struct attention_attr *)c->attr)->bias;
     const struct ad_tensor *y = &c->in[5 + bias], *lse = y + 1, *dy = y + 2, *out = c->out;
-    int64_t col = t->h * t->dim;
-    struct grads g = {.y = (const float *)y->data + t->q_row * y->stride[0] + col,
-                      .dy = (const float *)dy->data + t->q_row * dy->stride[0] + col,
+    int64_t col = t->h * t->dim, width = t->heads * t->dim;
+    struct grads g = {.y = attn_rows_of(y, t->q_row, col),
+                      .dy = attn_rows_of(dy, t->q_row, col),
                       .lse = (const float *)lse->data + t->q_row * t->heads + t->h,
-                      .ldy = y->stride[0],
-                      .lddy = dy->stride[0],
-                      .dq = (float *)out[0].data + t->q_row * out[0].stride[0] + col,
-                      .dk = (float *)out[1].data + t->k_row * out[1].stride[0] + col,
-                      .dv = (float *)out[2].data + t->k_row * out[2].stride[0] + col,
-                      .lddq = out[0].stride[0],
-                      .lddk = out[1].stride[0],
-                      .lddv = out[2].stride[0]};
+                      .dq = attn_rows_of(&out[0], t->q_row, col),
+                      .dk = attn_rows_of(&out[1], t->k_row, col),
+                      .dv = attn_rows_of(&out[2], t->k_row, col)};
     if (bias) g.dbias = (float *)out[3].data + t->h * c->in[5].shape.dim[1] * t->sk;
+    if (g.dq.type != AD_F32 && t->n_k > SPAN)
+        g.sum = (struct attn_rows){AD_F32, (float *)c->scratch + t->q_row * width + col, width};
     return g;
+}
+
+size_t attn_grad_scratch(const struct ad_call *c)
+{
+    bool sums = c->out[0].dtype != AD_F32 && c->in[1].shape.dim[0] > SPAN;
+    return sums ? (size_t)ad_count(c->out[0].shape) * sizeof(float) : 0;
 }
 
 static bool finite_task(const struct attn_task *t, const struct grads *g)
 {
-    return attn_all_finite(t->q, t->ldq, t->n_q, t->dim) && attn_all_finite(t->k, t->ldk, t->n_k, t->dim) &&
-           attn_all_finite(t->v, t->ldv, t->n_k, t->dim) && attn_all_finite(g->y, g->ldy, t->n_q, t->dim) &&
-           attn_all_finite(g->dy, g->lddy, t->n_q, t->dim) && attn_all_finite(g->lse, t->heads, t->n_q, 1);
+    struct attn_rows lse = {AD_F32, (float *)(uintptr_t)g->lse, t->heads};
+    return attn_all_finite(t->q, t->n_q, t->dim) && attn_all_finite(t->k, t->n_k, t->dim) &&
+           attn_all_finite(t->v, t->n_k, t->dim) && attn_all_finite(g->y, t->n_q, t->dim) &&
+           attn_all_finite(g->dy, t->n_q, t->dim) && attn_all_finite(lse, t->n_q, 1);
 }
 
 /* A block of queries and where its rows lie: in place, or copied. */
@@ -69,23 +73,24 @@ struct block {
 static struct block load_queries(const struct attn_task *t, const struct grads *g, struct room *r, int64_t q0,
                                  int64_t qn)
 {
-    struct block b = {q0, qn, t->q + q0 * t->ldq, g->dy + q0 * g->lddy, t->ldq, g->lddy};
-    attn_copy_columns(b.q, b.ldq, qn, t->dim, t->scale * LOG2E, r->qt);
-    attn_copy_columns(b.g, b.ldg, qn, t->dim, 1, r->gt);
+    struct attn_rows q = attn_row(t->q, q0), all_dy = attn_row(g->dy, q0);
+    attn_copy_columns(q, qn, t->dim, t->scale * LOG2E, r->qt);
+    attn_copy_columns(all_dy, qn, t->dim, 1, r->gt);
     for (int64_t i = 0; i < qn; i++) {
-        const float *y = g->y + (q0 + i) * g->ldy, *dy = b.g + i * b.ldg;
+        struct attn_rows y = attn_row(g->y, q0 + i), dy = attn_row(all_dy, i);
         vf sum = {0};
         float tail = 0;
         int64_t d = 0;
-        for (; d + VL <= t->dim; d += VL) sum += vf_load(y + d) * vf_load(dy + d);
-        for (; d < t->dim; d++) tail += y[d] * dy[d];
+        for (; d + VL <= t->dim; d += VL) sum += vf_load_as(y.type, y.at, d) * vf_load_as(dy.type, dy.at, d);
+        for (; d < t->dim; d++) tail += float_as(y.type, y.at, d) * float_as(dy.type, dy.at, d);
         r->delta[i] = vf_sum(sum) + tail;
         r->lse[i] = g->lse[(q0 + i) * t->heads] * LOG2E;
     }
     for (int64_t i = qn; i < QB; i++) r->delta[i] = r->lse[i] = 0;
-    if (t->n_k <= QB && t->dim % VL == 0) return b;
-    attn_copy_rows(b.q, b.ldq, qn, t->dim, r->q);
-    attn_copy_rows(b.g, b.ldg, qn, t->dim, r->g);
+    if (t->n_k <= QB && t->dim % VL == 0 && q.type == AD_F32 && all_dy.type == AD_F32)
+        return (struct block){q0, qn, q.at, all_dy.at, q.ld, all_dy.ld};
+    attn_copy_rows(q, qn, t->dim, r->q);
+    attn_copy_rows(all_dy, qn, t->dim, r->g);
     return (struct block){q0, qn, r->q, r->g, ROW, ROW};
 }
 
@@ -120,6 +125,22 @@ static void meet(const struct attn_task *t, const struct grads *g, struct room *
         for (int64_t j = 0; j < kn; j++) g->dbias[(b.q0 + i) * t->sk + k0 + j] += r->ds[j * LANES + i];
 }
 
+/* What a span gives to dq's row i: `part`, or nothing where NULL. */
+static void put_query(const struct attn_task *t, const struct grads *g, int64_t i, const float *part, bool first,
+                      bool last)
+{
+    struct attn_rows to = attn_row(g->dq, i), sum = g->sum.at ? attn_row(g->sum, i) : to;
+    if (part && attn_sees(t, i) > 0) {
+        if (sum.type == AD_F32)
+            attn_put_row(sum.at, part, t->dim, t->scale, !first);
+        else
+            attn_store_row(sum, part, t->dim, t->scale);
+    } else if (first) {
+        attn_clear_row(sum, t->dim);
+    }
+    if (g->sum.at && last) attn_store_row(to, sum.at, t->dim, 1);
+}
+
 /* The span of keys k0 .. k0+kn-1 with all queries of the part. Returns whether all that was multiplied is finite: a row of
  * each product tells. */
 static bool span(const struct attn_task *t, const struct grads *g, struct room *r, struct part p, int64_t k0,
@@ -127,8 +148,8 @@ static bool span(const struct attn_task *t, const struct grads *g, struct room *
 {
     struct attn_blocks queries = attn_blocks_of(t, p.q_to - p.q_from);
     bool once = queries.of.n == 1; /* one block: it sees every key, nothing is added to */
-    attn_copy_rows(t->k + k0 * t->ldk, t->ldk, kn, t->dim, r->k);
-    attn_copy_rows(t->v + k0 * t->ldv, t->ldv, kn, t->dim, r->v);
+    attn_copy_rows(attn_row(t->k, k0), kn, t->dim, r->k);
+    attn_copy_rows(attn_row(t->v, k0), kn, t->dim, r->v);
     for (int64_t j = 0; j < kn && p.keys && !once; j++)
         for (int64_t d = 0; d < t->dim; d += VL)
             vf_store(r->dk + j * ROW + d, (vf){0}), vf_store(r->dv + j * ROW + d, (vf){0});
@@ -144,22 +165,16 @@ static bool span(const struct attn_task *t, const struct grads *g, struct room *
                 int64_t at = part_start(blocks, i), n = attn_min(part_start(blocks, i + 1), seen) - at;
                 if (n > 0) meet(t, g, r, p, b, k0 + at, at, n, !once, i > 0);
             }
-            if (t->causal && p.queries) finite = finite && attn_all_finite(r->dq, ROW, 1, t->dim);
+            if (t->causal && p.queries) finite = finite && attn_finite_row(r->dq, t->dim);
         }
-        for (int64_t i = 0; i < qn && p.queries; i++) {
-            float *to = g->dq + (q0 + i) * g->lddq;
-            if (seen > 0 && attn_sees(t, q0 + i) > 0)
-                attn_put_row(to, r->dq + i * ROW, t->dim, t->scale, k0 > 0);
-            else if (k0 == 0)
-                memset(to, 0, (size_t)t->dim * sizeof *to);
-        }
+        for (int64_t i = 0; i < qn && p.queries; i++)
+            put_query(t, g, q0 + i, seen > 0 ? r->dq + i * ROW : NULL, k0 == 0, k0 + kn == t->n_k);
     }
     for (int64_t j = 0; j < kn && p.keys; j++) {
-        attn_put_row(g->dk + (k0 + j) * g->lddk, r->dk + j * ROW, t->dim, t->scale, false);
-        attn_put_row(g->dv + (k0 + j) * g->lddv, r->dv + j * ROW, t->dim, 1, false);
+        attn_store_row(attn_row(g->dk, k0 + j), r->dk + j * ROW, t->dim, t->scale);
+        attn_store_row(attn_row(g->dv, k0 + j), r->dv + j * ROW, t->dim, 1);
     }
-    if (t->causal && p.keys && any)
-        finite = finite && attn_all_finite(r->dk, ROW, 1, t->dim) && attn_all_finite(r->dv, ROW, 1, t->dim);
+    if (t->causal && p.keys && any) finite = finite && attn_finite_row(r->dk, t->dim) && attn_finite_row(r->dv, t->dim);
     return finite;
 }
 
@@ -177,11 +192,11 @@ static void look_ahead(const struct attn_task *t, const struct grads *g, struct 
 {
     *a = (struct attn_ahead){.dim = t->dim};
     if (t->h + 1 == t->heads) return;
-    attn_add_ahead(a, t->q + t->dim, t->ldq, t->n_q);
-    attn_add_ahead(a, t->k + t->dim, t->ldk, t->n_k);
-    attn_add_ahead(a, t->v + t->dim, t->ldv, t->n_k);
-    attn_add_ahead(a, g->dy + t->dim, g->lddy, t->n_q);
-    attn_add_ahead(a, g->y + t->dim, g->ldy, t->n_q);
+    attn_add_ahead(a, t->q, t->n_q);
+    attn_add_ahead(a, t->k, t->n_k);
+    attn_add_ahead(a, t->v, t->n_k);
+    attn_add_ahead(a, g->dy, t->n_q);
+    attn_add_ahead(a, g->y, t->n_q);
 }
 
 static void backward(const struct ad_call *c, struct attn_task t, struct room *r, struct part p)
@@ -191,8 +206,7 @@ static void backward(const struct ad_call *c, struct attn_task t, struct room *r
     p.q_to = attn_min(p.q_to, t.n_q);
     p.q_from = attn_min(p.q_from, p.q_to);
     if (t.n_k == 0)
-        for (int64_t i = p.q_from; i < p.q_to && p.queries; i++)
-            memset(g.dq + i * g.lddq, 0, (size_t)t.dim * sizeof *g.dq);
+        for (int64_t i = p.q_from; i < p.q_to && p.queries; i++) attn_clear_row(attn_row(g.dq, i), t.dim);
     if (!p.keys && p.q_from >= p.q_to) return;
     if (t.causal && g.dbias) t.careful = !finite_task(&t, &g); /* what is added to cannot be done again */
     if (all_spans(&t, &g, r, p) || t.careful || g.dbias) return;

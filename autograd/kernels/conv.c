@@ -73,9 +73,9 @@ static void run_part(const struct product *p, int64_t i0, int64_t rows, bool tog
     struct gemm_source source = {fill_part, &part, p->by_column};
     struct gemm_args g = p->g;
     g.source = p->plain ? NULL : &source;
-    if (p->plain) g.a += i0 * g.a_row;
+    if (p->plain) g.a = (const float *)g.a + i0 * g.a_row;
     g.m = rows;
-    g.c += i0 * g.c_row;
+    g.c = (float *)g.c + i0 * g.c_row;
     if (together)
         gemm(&g, scratch);
     else

@@ -1,7 +1,9 @@
-/* Copies of four-byte numbers between strides: views that must be laid out (transposes by tiles), concat, pad. */
+/* Copies between strides: views that must be laid out (transposes by tiles), concat, pad. Numbers of four bytes, f32 that is
+ * kept in 16 bits, and from one of these to the other. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "autograd/kernels/simd.h"
 #include "autograd/op.h"
 #include "autograd/ops/shape.h"
 #include "base/isa.h"
@@ -21,27 +23,75 @@ static int64_t min64(int64_t a, int64_t b)
 
 enum { SIDE = 32 }; /* of a tile: 4 KiB each way, so both fit the first-level cache */
 
-/* to[j * bt + i] = from[j * bf + i * af]: in tiles, so that both sides use whole cache lines. */
-static void copy_plane(const float *from, float *to, struct axis b, struct axis a)
+/* What is copied: bytes of an element where both sides have the same type; else from f32 or to it. */
+struct kind {
+    enum ad_dtype from, to;
+};
+
+/* to[j * bt + i] = from[j * bf + i * af]: in tiles, so that both sides use whole cache lines. Then a line. */
+#define COPY(type)                                                                                             \
+    static void plane_##type(const type *from, type *to, struct axis b, struct axis a)                         \
+    {                                                                                                          \
+        for (int64_t j0 = 0; j0 < b.n; j0 += SIDE)                                                             \
+            for (int64_t i0 = 0; i0 < a.n; i0 += SIDE) {                                                       \
+                int64_t j1 = min64(b.n, j0 + SIDE), i1 = min64(a.n, i0 + SIDE);                                \
+                for (int64_t j = j0; j < j1; j++)                                                              \
+                    for (int64_t i = i0; i < i1; i++) to[j * b.to + i * a.to] = from[j * b.from + i * a.from]; \
+            }                                                                                                  \
+    }                                                                                                          \
+    static void line_##type(const type *from, type *to, struct axis a)                                         \
+    {                                                                                                          \
+        if (a.from == 1 && a.to == 1)                                                                          \
+            memcpy(to, from, (size_t)a.n * sizeof *to);                                                        \
+        else                                                                                                   \
+            for (int64_t i = 0; i < a.n; i++) to[i * a.to] = from[i * a.from];                                 \
+    }
+COPY(uint16_t)
+COPY(uint32_t)
+
+static void convert_line(struct kind k, const void *from, void *to, struct axis a)
 {
-    for (int64_t j0 = 0; j0 < b.n; j0 += SIDE)
-        for (int64_t i0 = 0; i0 < a.n; i0 += SIDE) {
-            int64_t j1 = min64(b.n, j0 + SIDE), i1 = min64(a.n, i0 + SIDE);
-            for (int64_t j = j0; j < j1; j++)
-                for (int64_t i = i0; i < i1; i++) to[j * b.to + i * a.to] = from[j * b.from + i * a.from];
-        }
+    if (a.from == 1 && a.to == 1 && k.to == AD_F32) {
+        vf_widen(k.from, from, to, a.n);
+        return;
+    }
+    struct ad_tensor x = {.data = (void *)(uintptr_t)from, .dtype = k.from}, y = {.data = to, .dtype = k.to};
+    if (a.from == 1 && a.to == 1)
+        vf_narrow(k.to, from, to, a.n);
+    else
+        for (int64_t i = 0; i < a.n; i++) ad_set(&y, i * a.to, ad_get(&x, i * a.from));
 }
 
-static void copy_line(const float *from, float *to, struct axis a)
+/* Where element i lies. */
+static void *element(enum ad_dtype t, const void *p, int64_t i)
 {
-    if (a.from == 1 && a.to == 1)
-        memcpy(to, from, (size_t)a.n * sizeof *to);
+    return (char *)(uintptr_t)p + i * (ad_is_half(t) ? 2 : 4);
+}
+
+static void copy_plane(struct kind k, const void *from, void *to, struct axis b, struct axis a)
+{
+    if (k.from != k.to)
+        for (int64_t j = 0; j < b.n; j++)
+            convert_line(k, element(k.from, from, j * b.from), element(k.to, to, j * b.to), a);
+    else if (ad_is_half(k.to))
+        plane_uint16_t(from, to, b, a);
     else
-        for (int64_t i = 0; i < a.n; i++) to[i * a.to] = from[i * a.from];
+        plane_uint32_t(from, to, b, a);
+}
+
+static void copy_line(struct kind k, const void *from, void *to, struct axis a)
+{
+    if (k.from != k.to)
+        convert_line(k, from, to, a);
+    else if (ad_is_half(k.to))
+        line_uint16_t(from, to, a);
+    else
+        line_uint32_t(from, to, a);
 }
 
 /* Every number of `from` to its place in `to`; the strides are in elements. */
-static void copy(struct ad_shape s, const float *from, const int64_t *stride_from, float *to, const int64_t *stride_to)
+static void copy(struct kind k, struct ad_shape s, const void *from, const int64_t *stride_from, void *to,
+                 const int64_t *stride_to)
 {
     struct axis a[AD_MAX_DIMS + 2];
     int n = 0;
@@ -81,9 +131,9 @@ static void copy(struct ad_shape s, const float *from, const int64_t *stride_fro
         f += at * part.from;
         o += at * part.to;
         if (best >= 0)
-            copy_plane(from + f, to + o, part, line);
+            copy_plane(k, element(k.from, from, f), element(k.to, to, o), part, line);
         else
-            copy_line(from + f, to + o, part);
+            copy_line(k, element(k.from, from, f), element(k.to, to, o), part);
     }
 }
 
@@ -98,7 +148,8 @@ static void run_view(const struct ad_call *c)
             to.data = c->out[k].data;
             ad_default_strides(&to);
         }
-        copy(seen.shape, (const float *)c->in[0].data + offset, seen.stride, to.data, to.stride);
+        struct kind kind = {c->in[0].dtype, to.dtype};
+        copy(kind, seen.shape, element(kind.from, c->in[0].data, offset), seen.stride, to.data, to.stride);
     }
 }
 
@@ -108,9 +159,10 @@ static void run_concat(const struct ad_call *c)
     struct ad_tensor to = c->out[0];
     ad_default_strides(&to);
     for (int i = 0; i < c->n_in; i++) {
-        float *part = (float *)to.data + at * to.stride[axis];
+        void *part = element(to.dtype, to.data, at * to.stride[axis]);
+        struct kind kind = {c->in[i].dtype, to.dtype};
         if (part != c->in[i].data) /* else it was computed in its place (passes/layout.c) */
-            copy(c->in[i].shape, c->in[i].data, c->in[i].stride, part, to.stride);
+            copy(kind, c->in[i].shape, c->in[i].data, c->in[i].stride, part, to.stride);
         at += c->in[i].shape.dim[axis];
     }
 }
@@ -120,28 +172,22 @@ static void run_pad(const struct ad_call *c)
     const struct ad_pad_attr *p = c->attr;
     struct ad_tensor to = c->out[0];
     ad_default_strides(&to);
-    float *y = to.data;
     int64_t n = ad_count(to.shape), before = p->before * to.stride[p->axis];
-    for (int64_t i = 0; i < n; i++) y[i] = (float)p->value;
+    for (int64_t i = 0; i < n; i++) ad_set(&to, i, p->value);
     to.stride[p->axis] *= p->step;
-    copy(c->in[0].shape, c->in[0].data, c->in[0].stride, y + before, to.stride);
+    struct kind kind = {c->in[0].dtype, to.dtype};
+    copy(kind, c->in[0].shape, c->in[0].data, c->in[0].stride, element(to.dtype, to.data, before), to.stride);
 }
 
-#define VIEW(op_)                                                            \
-    {.op = &ad_op_##op_, .dtype = AD_F32, .run = run_view, .name = "copy"},  \
+/* Every input and output may be kept in 16 bits. */
+#define ROW(op_, type, run_)                                                 \
     {                                                                        \
-        .op = &ad_op_##op_, .dtype = AD_I32, .run = run_view, .name = "copy" \
+        &ad_op_##op_, type, NULL, run_, NULL, "copy", UINT32_MAX, UINT32_MAX \
     }
+#define BOTH(op_, run_) ROW(op_, AD_F32, run_), ROW(op_, AD_I32, run_)
 
 const struct ad_kernel ISA_FN(ad_kernels_copy)[] = {
-    VIEW(reshape),
-    VIEW(transpose),
-    VIEW(broadcast),
-    VIEW(slice),
-    VIEW(split),
-    VIEW(flip),
-    {.op = &ad_op_concat, .dtype = AD_F32, .run = run_concat, .name = "copy"},
-    {.op = &ad_op_concat, .dtype = AD_I32, .run = run_concat, .name = "copy"},
-    {.op = &ad_op_pad, .dtype = AD_F32, .run = run_pad, .name = "copy"},
-    {0},
+    BOTH(reshape, run_view),  BOTH(transpose, run_view), BOTH(broadcast, run_view),
+    BOTH(slice, run_view),    BOTH(split, run_view),     BOTH(flip, run_view),
+    BOTH(concat, run_concat), ROW(pad, AD_F32, run_pad), {0},
 };

@@ -6,6 +6,8 @@
 #include <omp.h>
 #include <string.h>
 
+#include "autograd/kernels/simd.h"
+
 #include "base/threads.h"
 
 static int64_t min_of(int64_t a, int64_t b)
@@ -17,11 +19,9 @@ static int64_t max_of(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* Bias, residual and activation of C's row i, columns j .. j+n-1. */
-void gemm_epilogue_row(const struct gemm_args *g, int64_t n, int64_t i, int64_t j)
+/* c = act(c + bias + res) */
+static void epilogue(const struct gemm_args *g, float *c, const float *bias, const float *res, int64_t n)
 {
-    float *c = g->c + i * g->c_row + j;
-    const float *bias = g->bias ? g->bias + j : NULL, *res = g->residual ? g->residual + i * g->res_row + j : NULL;
     if (bias && res)
         for (int64_t x = 0; x < n; x++) c[x] = c[x] + bias[x] + res[x];
     else if (bias || res) {
@@ -29,6 +29,25 @@ void gemm_epilogue_row(const struct gemm_args *g, int64_t n, int64_t i, int64_t 
         for (int64_t x = 0; x < n; x++) c[x] += more[x];
     }
     if (g->act) g->act(n, (const float *const[]){c}, (const int[]){1}, c, NULL);
+}
+
+void gemm_epilogue_row(const struct gemm_args *g, float *sum, int64_t n, int64_t i, int64_t j)
+{
+    enum { PIECE = 512 };
+    const void *res = g->residual ? at_as(g->res_type, g->residual, i * g->res_row + j) : NULL;
+    if ((!res || g->res_type == AD_F32) && g->c_type == AD_F32) {
+        epilogue(g, sum, g->bias ? g->bias + j : NULL, res, n);
+        return;
+    }
+    void *c = at_as(g->c_type, g->c, i * g->c_row + j);
+    for (int64_t x = 0; x < n; x += PIECE) {
+        float wide[PIECE];
+        int64_t here = min_of(PIECE, n - x);
+        const float *more = !res ? NULL : g->res_type == AD_F32 ? (const float *)res + x : wide;
+        if (more == wide) vf_widen(g->res_type, at_as(g->res_type, res, x), wide, here);
+        epilogue(g, sum + x, g->bias ? g->bias + j + x : NULL, more, here);
+        if (g->c_type != AD_F32) vf_narrow(g->c_type, sum + x, at_as(g->c_type, c, x), here);
+    }
 }
 
 void gemm_block(const struct gemm_args *g)
@@ -39,8 +58,14 @@ void gemm_block(const struct gemm_args *g)
         return;
     }
     for (int64_t i = 0; i < g->m; i++) {
-        if (!g->add) memset(g->c + i * g->c_row, 0, (size_t)g->n * sizeof(float));
-        gemm_epilogue_row(g, g->n, i, 0);
+        float zeros[64] = {0}, *c = (float *)g->c + i * g->c_row;
+        if (g->c_type == AD_F32) {
+            if (!g->add) memset(c, 0, (size_t)g->n * sizeof *c);
+            gemm_epilogue_row(g, c, g->n, i, 0);
+        } else {
+            for (int64_t j = 0; j < g->n; j += 64, memset(zeros, 0, sizeof zeros))
+                gemm_epilogue_row(g, zeros, min_of(64, g->n - j), i, j);
+        }
     }
 }
 
@@ -91,12 +116,12 @@ static struct gemm_args part_of(const struct gemm_args *g, int64_t i0, int64_t m
         *room = (struct gemm_source){fill_shifted, shift, g->source->by_column};
         s.source = room;
     } else {
-        s.a += i0 * g->a_row + k0 * g->a_col;
+        s.a = at_as(g->a_type, g->a, i0 * g->a_row + k0 * g->a_col);
     }
-    s.b += k0 * g->b_row + j0 * g->b_col;
-    s.c += i0 * g->c_row + j0;
+    s.b = at_as(g->b_type, g->b, k0 * g->b_row + j0 * g->b_col);
+    s.c = at_as(g->c_type, g->c, i0 * g->c_row + j0);
     if (g->bias) s.bias += j0;
-    if (g->residual) s.residual += i0 * g->res_row + j0;
+    if (g->residual) s.residual = at_as(g->res_type, g->residual, i0 * g->res_row + j0);
     return s;
 }
 
@@ -104,7 +129,9 @@ static void split_k(const struct gemm_args *g, int64_t n_ranges, float *sums)
 {
     int64_t size = g->m * g->n, length = range_length(g->k, n_ranges);
     struct gemm_args whole = *g;
-    whole.bias = whole.residual = NULL;
+    whole.bias = NULL;
+    whole.residual = NULL;
+    whole.c_type = AD_F32;
     whole.act = NULL;
     whole.add = false;
 #pragma omp parallel
@@ -122,13 +149,14 @@ static void split_k(const struct gemm_args *g, int64_t n_ranges, float *sums)
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < g->m; i++) {
-            float *y = g->c + i * g->c_row;
-            if (!g->add) memset(y, 0, (size_t)g->n * sizeof *y);
-            for (int64_t p = 0; p < n_ranges; p++) {
+            bool wide = g->c_type == AD_F32;
+            float *y = wide ? (float *)g->c + i * g->c_row : sums + i * g->n;
+            if (wide && !g->add) memset(y, 0, (size_t)g->n * sizeof *y);
+            for (int64_t p = wide ? 0 : 1; p < n_ranges; p++) {
                 const float *x = sums + p * size + i * g->n;
                 for (int64_t j = 0; j < g->n; j++) y[j] += x[j];
             }
-            gemm_epilogue_row(g, g->n, i, 0);
+            gemm_epilogue_row(g, y, g->n, i, 0);
         }
     }
 }

@@ -20,20 +20,29 @@ struct gemm_source {
 
 /* C (M, N) = act(A (M, K) B (K, N) + bias + residual). Of each operand's two strides one is 1 (or its axis has one
  * element) and the other is at least the length of the axis with stride 1. C must not overlap an operand; it may be the
- * residual. */
+ * residual.
+ *
+ * Everything is computed in f32. A, B, C and the residual may be bf16 or f16 where GEMM_HALF is 1: operands are widened
+ * while they are packed, C is summed in f32 and rounded once, behind the activation. */
 struct gemm_args {
     int64_t m, n, k;
-    const float *a, *b;
+    const void *a, *b;
     int64_t a_row, a_col, b_row, b_col;
     const struct gemm_source *source; /* A, if not NULL: a, a_row, a_col are not read */
-    float *c;
+    void *c;
     int64_t c_row;
-    bool add;              /* C += A B (before bias and the rest) */
-    const float *bias;     /* (N) or NULL */
-    const float *residual; /* (M, N) with rows res_row apart, or NULL */
+    bool add;             /* C += A B (before bias and the rest); C is f32 */
+    const float *bias;    /* (N) or NULL */
+    const void *residual; /* (M, N) with rows res_row apart, or NULL */
     int64_t res_row;
     ad_tile_fn act; /* or NULL */
+    enum ad_dtype a_type, b_type, c_type, res_type;
 };
+#ifdef __AVX2__
+#define GEMM_HALF 1
+#else
+#define GEMM_HALF 0
+#endif
 
 /* `gemm` goes over all threads. `scratch` has gemm_scratch(m, n, k) bytes, which is 0 unless M and N are small and K is
  * long. `gemm_block` stays on the calling thread; inside a parallel region each thread calls gemm_enter_thread() once
@@ -50,11 +59,12 @@ void gemm_block(const struct gemm_args *g);
 void gemm_enter_thread(void);
 
 #ifdef TRIAD_ISA
-/* What gemm.c and the two files behind it share: C (M, N) of one block, on this thread; the epilogue of one row. */
+/* What gemm.c and the two files behind it share: C (M, N) of one block, on this thread; and the epilogue of row i, columns
+ * j .. j+n-1, whose sums are in `sum`, which is C's row itself where C is f32. */
 #define gemm_multiply ISA_FN(gemm_multiply)
 #define gemm_epilogue_row ISA_FN(gemm_epilogue_row)
 void gemm_multiply(const struct gemm_args *g);
-void gemm_epilogue_row(const struct gemm_args *g, int64_t n, int64_t i, int64_t j);
+void gemm_epilogue_row(const struct gemm_args *g, float *sum, int64_t n, int64_t i, int64_t j);
 #endif
 
 #endif

@@ -41,8 +41,8 @@ static void multiply_source(const struct gemm_args *g)
             s.a_row = g->source->by_column ? 1 : s.k;
             s.a_col = g->source->by_column ? s.m : 1;
             g->source->fill(g->source->ctx, i, s.m, k, s.k, room, s.a_row, s.a_col);
-            s.b = g->b + k * g->b_row;
-            s.c = g->c + i * g->c_row;
+            s.b = (const float *)g->b + k * g->b_row;
+            s.c = (float *)g->c + i * g->c_row;
             s.add = g->add || k > 0;
             multiply(&s);
         }
@@ -59,6 +59,6 @@ void gemm_multiply(const struct gemm_args *g)
         multiply(g);
     omp_set_num_threads(threads);
     if (!g->bias && !g->residual && !g->act) return;
-    for (int64_t i = 0; i < g->m; i++) gemm_epilogue_row(g, g->n, i, 0);
+    for (int64_t i = 0; i < g->m; i++) gemm_epilogue_row(g, (float *)g->c + i * g->c_row, g->n, i, 0);
 }
 #endif

@@ -90,29 +90,57 @@ static int64_t width_of(int64_t n, int64_t j)
     return n - j > VL ? NR : VL;
 }
 
+/* n columns of kc rows of B from `b` on, a row at a time: memory is read in the order in which it lies. */
+SIMD_FN void pack_rows(enum ad_dtype type, const void *b, int64_t b_row, int64_t n, int64_t kc, float *to)
+{
+    int64_t whole = n / NR * NR;
+    for (int64_t t = 0; t < kc; t++) {
+        const void *row = at_as(type, b, t * b_row);
+        int64_t j = 0;
+        for (; j < whole; j += NR) {
+            vf_store(to + j / NR * PANEL + t * NR, vf_load_as(type, row, j));
+            vf_store(to + j / NR * PANEL + t * NR + VL, vf_load_as(type, row, j + VL));
+        }
+        if (j == n) continue;
+        float *end = to + j / NR * PANEL + t * width_of(n, j);
+        vf_widen(type, at_as(type, row, j), end, n - j);
+        for (int64_t x = n - j; x < width_of(n, j); x++) end[x] = 0;
+    }
+}
+
+/* Lines of 16-bit numbers are widened eight at a time. */
+static void transpose_half(enum ad_dtype type, const void *from, int64_t ld, int64_t n, int64_t kc, float *to,
+                           int64_t step)
+{
+    float wide[8 * ROW];
+    for (int64_t j = 0; j < n; j += 8) {
+        int64_t here = min_of(8, n - j);
+        for (int64_t x = 0; x < here; x++) vf_widen(type, at_as(type, from, (j + x) * ld), wide + x * ROW, kc);
+        transpose_lines(wide, ROW, here, kc, to + j, step);
+    }
+}
+
 /* Rows k .. k+kc-1, columns j0 .. j0+n-1 of B; columns behind the last are zero. */
 static void pack_b(const struct gemm_args *g, int64_t j0, int64_t n, int64_t k, int64_t kc, float *to)
 {
-    const float *b = g->b + k * g->b_row + j0 * g->b_col;
-    int64_t whole = n / NR * NR;
-    if (g->b_col == 1 || g->n == 1) { /* a row at a time: memory is read in the order in which it lies */
-        for (int64_t t = 0; t < kc; t++, b += g->b_row) {
-            int64_t j = 0;
-            for (; j < whole; j += NR) {
-                vf_store(to + j / NR * PANEL + t * NR, vf_load(b + j));
-                vf_store(to + j / NR * PANEL + t * NR + VL, vf_load(b + j + VL));
-            }
-            if (j == n) continue;
-            float *end = to + j / NR * PANEL + t * width_of(n, j);
-            vf_copy(end, b + j, n - j);
-            for (int64_t x = n - j; x < width_of(n, j); x++) end[x] = 0;
-        }
+    const void *b = at_as(g->b_type, g->b, k * g->b_row + j0 * g->b_col);
+    if (g->b_col == 1 || g->n == 1) {
+        if (g->b_type == AD_F32)
+            pack_rows(AD_F32, b, g->b_row, n, kc, to);
+        else if (g->b_type == AD_BF16)
+            pack_rows(AD_BF16, b, g->b_row, n, kc, to);
+        else
+            pack_rows(AD_F16, b, g->b_row, n, kc, to);
         return;
     }
     for (int64_t j = 0; j < n; j += NR) {
         int64_t width = width_of(n, j), here = min_of(n - j, width);
         float *panel = to + j / NR * PANEL;
-        transpose_lines(b + j * g->b_col, g->b_col, here, kc, panel, width);
+        const void *line = at_as(g->b_type, b, j * g->b_col);
+        if (g->b_type == AD_F32)
+            transpose_lines(line, g->b_col, here, kc, panel, width);
+        else
+            transpose_half(g->b_type, line, g->b_col, here, kc, panel, width);
         for (int64_t t = 0; t < kc && here < width; t++)
             memset(panel + t * width + here, 0, (size_t)(width - here) * sizeof *panel);
     }
@@ -150,50 +178,79 @@ static int height(const struct heights *h, int64_t panel)
 /* A's columns are contiguous: k by k through all panels, since lines that lie a power of two apart would throw one another
  * out of the cache before the next panel wants them. Whole vectors: what is too much is overwritten by the next k, or is
  * room behind the last. */
-static void pack_columns(const struct gemm_args *g, const struct heights *h, struct group p, int64_t k, int64_t kc,
-                         float *to)
+SIMD_FN void pack_columns(enum ad_dtype type, const struct gemm_args *g, const struct heights *h, struct group p,
+                          int64_t k, int64_t kc, float *to)
 {
-    const float *a = g->a + p.i * g->a_row + k * g->a_col;
     bool whole = p.i + p.n + 2 * VL <= g->m;
-    for (int64_t t = 0; t < kc; t++, a += g->a_col)
+    for (int64_t t = 0; t < kc; t++) {
+        const void *a = at_as(type, g->a, p.i * g->a_row + (k + t) * g->a_col);
         for (int64_t x = 0, i = 0; x < p.panels; x++) {
             float *at = to + x * HEAP + t * MR;
             int mr = height(h, p.first + x);
             if (whole)
-                vf_store(at, vf_load(a + i));
+                vf_store(at, vf_load_as(type, a, i));
             else
-                for (int r = 0; r < mr; r++) at[r] = a[(i + r) * g->a_row];
+                for (int r = 0; r < mr; r++) at[r] = float_as(type, a, (i + r) * g->a_row);
             i += mr;
         }
+    }
 }
 
-/* A group's panels, columns k .. k+kc-1. What lies behind a panel's last row is not read by the kernel of its height. */
-static void pack_a(const struct gemm_args *g, bool by_row, const struct heights *h, struct group p, int64_t k,
-                   int64_t kc, float *to)
+SIMD_FN void pack_lines(enum ad_dtype type, const struct gemm_args *g, int64_t i, int64_t n, int64_t k, int64_t kc,
+                        float *to)
 {
-    if (!g->source && !by_row) {
-        pack_columns(g, h, p, k, kc, to);
+    for (int64_t r = 0; r < n; r++, to += ROW) {
+        const void *a = at_as(type, g->a, (i + r) * g->a_row + k * g->a_col);
+        if (type == AD_F32)
+            vf_copy(to, a, kc);
+        else
+            vf_widen(type, a, to, kc);
+    }
+}
+
+/* A group's panels, columns k .. k+kc-1, where A is stored in this type. */
+SIMD_FN void pack_stored(enum ad_dtype type, const struct gemm_args *g, bool by_row, const struct heights *h,
+                         struct group p, int64_t k, int64_t kc, float *to)
+{
+    if (!by_row) {
+        pack_columns(type, g, h, p, k, kc, to);
         return;
     }
     for (int64_t x = 0, i = p.i; x < p.panels; x++, to += HEAP) {
         int mr = height(h, p.first + x);
-        if (g->source)
-            g->source->fill(g->source->ctx, i, mr, k, kc, to, by_row ? ROW : 1, by_row ? 1 : MR);
-        else
-            for (int r = 0; r < mr; r++) vf_copy(to + r * ROW, g->a + (i + r) * g->a_row + k * g->a_col, kc);
+        pack_lines(type, g, i, mr, k, kc, to);
         i += mr;
     }
+}
+
+/* What lies behind a panel's last row is not read by the kernel of its height. */
+static void pack_a(const struct gemm_args *g, bool by_row, const struct heights *h, struct group p, int64_t k,
+                   int64_t kc, float *to)
+{
+    for (int64_t x = 0, i = p.i; x < p.panels && g->source; x++, to += HEAP) {
+        int mr = height(h, p.first + x);
+        g->source->fill(g->source->ctx, i, mr, k, kc, to, by_row ? ROW : 1, by_row ? 1 : MR);
+        i += mr;
+    }
+    if (g->source) return;
+    if (g->a_type == AD_F32)
+        pack_stored(AD_F32, g, by_row, h, p, k, kc, to);
+    else if (g->a_type == AD_BF16)
+        pack_stored(AD_BF16, g, by_row, h, p, k, kc, to);
+    else
+        pack_stored(AD_F16, g, by_row, h, p, k, kc, to);
 }
 
 /* Asks for a part (of `parts`) of a group into the second-level cache. */
 static void prefetch_a(const struct gemm_args *g, bool by_row, struct group p, int64_t k, int64_t kc, int64_t part,
                        int64_t parts)
 {
-    const float *a = g->a + p.i * g->a_row + k * g->a_col;
+    const char *a = at_as(g->a_type, g->a, p.i * g->a_row + k * g->a_col);
     int64_t lines = by_row ? p.n : kc, from = part * lines / parts, to = (part + 1) * lines / parts;
-    int64_t step = by_row ? g->a_row : g->a_col, length = by_row ? kc : p.n;
+    int64_t size = g->a_type == AD_F32 ? 4 : 2, step = (by_row ? g->a_row : g->a_col) * size,
+            length = (by_row ? kc : p.n) * size;
     for (int64_t r = from; r < to; r++)
-        for (int64_t x = 0; x < length; x += 16) __builtin_prefetch(a + r * step + x, 0, 2);
+        for (int64_t x = 0; x < length; x += 64) __builtin_prefetch(a + r * step + x, 0, 2);
 }
 
 /* ---- a block -------------------------------------------------------------------------------------------------------- */
@@ -204,46 +261,49 @@ struct panel {
     int64_t ldb, n, width;
 };
 
-/* One tile of C: rows i .., columns j .. j+n-1. */
-static void tile(const struct gemm_args *g, struct room *room, kernel_fn run, const float *a, int mr, int64_t i,
-                 int64_t j, int64_t kc, struct panel b, bool add)
+/* One tile of C (mr, b.n), summed at c. */
+static void tile(float *c, int64_t ldc, struct room *room, kernel_fn run, const float *a, int mr, int64_t kc,
+                 struct panel b, bool add)
 {
-    float *c = g->c + i * g->c_row + j;
     for (int r = 0; r < mr; r++) {
-        __builtin_prefetch(c + r * g->c_row, 1);
-        __builtin_prefetch(c + r * g->c_row + b.n - 1, 1);
+        __builtin_prefetch(c + r * ldc, 1);
+        __builtin_prefetch(c + r * ldc + b.n - 1, 1);
     }
     if (b.n == b.width) {
-        run(kc, a, b.b, b.ldb, c, g->c_row, add);
+        run(kc, a, b.b, b.ldb, c, ldc, add);
     } else {
         run(kc, a, b.b, b.ldb, room->tile, NR, false);
         for (int r = 0; r < mr; r++)
             for (int64_t x = 0; x < b.n; x++)
-                c[r * g->c_row + x] = add ? c[r * g->c_row + x] + room->tile[r * NR + x] : room->tile[r * NR + x];
+                c[r * ldc + x] = add ? c[r * ldc + x] + room->tile[r * NR + x] : room->tile[r * NR + x];
     }
 }
 
 /* Few rows of A: B is read where it lies, but for the last columns, which do not fill a vector. */
 static bool reads_in_place(const struct gemm_args *g)
 {
-    return g->b_col == 1 && g->m <= 4 * MR;
+    return g->b_col == 1 && g->m <= 4 * MR && g->b_type == AD_F32;
 }
 
-/* Where a strip of C is: its columns j0 .. j0+n-1, and the block of K. */
+/* Where a strip of C is: its columns j0 .. j0+n-1, and the block of K; and where it is summed: element (i, j) of C at
+ * sum[i * ld + j - j0]. */
 struct strip {
     int64_t j0, n, first; /* first: the columns before it are read from B in place */
     int64_t k, kc;
     bool by_row;
+    float *sum;
+    int64_t ld;
 };
 
 /* Asks for a part (of `parts`) of the next block of B. */
 static void prefetch_b(const struct gemm_args *g, const struct strip *s, int64_t part, int64_t parts)
 {
-    int64_t k = s->k + s->kc, rows = min_of(KC, g->k - k), lines = (s->n + 15) / 16;
+    int64_t k = s->k + s->kc, rows = min_of(KC, g->k - k), size = g->b_type == AD_F32 ? 4 : 2,
+            lines = (s->n * size + 63) / 64;
     if (rows <= 0 || g->b_col != 1) return;
-    const float *b = g->b + k * g->b_row + s->j0;
+    const char *b = at_as(g->b_type, g->b, k * g->b_row + s->j0);
     for (int64_t x = part * rows * lines / parts; x < (part + 1) * rows * lines / parts; x++)
-        __builtin_prefetch(b + x / lines * g->b_row + x % lines * 16, 0, 2);
+        __builtin_prefetch(b + x / lines * g->b_row * size + x % lines * 64, 0, 2);
 }
 
 /* A group of panels of A meets the strip's panels of B. */
@@ -262,40 +322,64 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
     for (int64_t j = 0; j < s->n;) {
         int64_t width = j < s->first ? min_of(NR, s->first - j) : width_of(s->n, j);
         struct panel b = {room->b + j / NR * PANEL, width, min_of(width, s->n - j), width};
-        if (j < s->first) b.b = g->b + s->k * g->b_row + s->j0 + j, b.ldb = g->b_row;
+        if (j < s->first) b.b = (const float *)g->b + s->k * g->b_row + s->j0 + j, b.ldb = g->b_row;
         if (ahead) prefetch_a(g, s->by_row, next, next_k, next_kc, j / NR, panels);
         prefetch_b(g, s, p.first / GROUP * panels + j / NR, groups * panels);
         for (int64_t x = 0, i = p.i; x < p.panels; x++) {
             int mr = height(h, p.first + x);
-            tile(g, room, kernels[mr - 1][width / VL - 1][s->by_row], room->a + x * HEAP, mr, i, s->j0 + j, s->kc, b,
-                 g->add || s->k > 0);
+            tile(s->sum + i * s->ld + j, s->ld, room, kernels[mr - 1][width / VL - 1][s->by_row], room->a + x * HEAP,
+                 mr, s->kc, b, g->add || s->k > 0);
             i += mr;
         }
         j += width;
     }
 }
 
-/* All rows, columns j0 .. j0+n-1 (at most NC), all of K. */
-static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int64_t n)
+/* All rows, columns j0 .. j0+n-1 (at most NC), all of K, summed at `sum` with rows ld apart. */
+static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int64_t n, float *sum, int64_t ld)
 {
     struct heights h = heights_of(g->m);
-    struct strip s = {.j0 = j0, .n = n, .first = reads_in_place(g) ? n / VL * VL : 0};
+    struct strip s = {.j0 = j0, .n = n, .first = reads_in_place(g) ? n / VL * VL : 0, .sum = sum, .ld = ld};
     s.by_row = g->source ? !g->source->by_column : g->a_col == 1 || g->k == 1;
-    bool ends = g->bias || g->residual || g->act;
+    bool ends = g->bias || g->residual || g->act || g->c_type != AD_F32;
     for (s.k = 0; s.k < g->k; s.k += KC) {
         s.kc = min_of(KC, g->k - s.k);
         if (s.first < n) pack_b(g, j0 + s.first, n - s.first, s.k, s.kc, room->b + s.first / NR * PANEL);
         for (int64_t first = 0; first < h.panels; first += GROUP) {
             struct group p = group_of(&h, first);
             group_times_strip(g, room, &s, &h, p);
-            for (int64_t r = 0; r < p.n && ends && s.k + s.kc == g->k; r++) gemm_epilogue_row(g, n, p.i + r, j0);
+            for (int64_t r = 0; r < p.n && ends && s.k + s.kc == g->k; r++)
+                gemm_epilogue_row(g, sum + (p.i + r) * ld, n, p.i + r, j0);
         }
     }
 }
 
+/* A C of 16 bits is summed in memory of this thread, by pieces that the second-level cache holds; B is packed again for
+ * each lot of rows, which are so many that this costs little. */
+static void multiply_half(const struct gemm_args *g)
+{
+    enum { ROWS = 256, COLUMNS = 384 }; /* with the room 1.5 MB: a thread's stack may have 2 */
+    struct room room;
+    float sum[ROWS * COLUMNS] __attribute__((aligned(64)));
+    CHECK(!g->source);
+    for (int64_t j = 0; j < g->n; j += COLUMNS)
+        for (int64_t i = 0; i < g->m; i += ROWS) {
+            struct gemm_args s = *g;
+            s.m = min_of(ROWS, g->m - i);
+            s.a = at_as(g->a_type, g->a, i * g->a_row);
+            s.c = at_as(g->c_type, g->c, i * g->c_row);
+            if (g->residual) s.residual = at_as(g->res_type, g->residual, i * g->res_row);
+            strip(&s, &room, j, min_of(COLUMNS, g->n - j), sum, COLUMNS);
+        }
+}
+
 void gemm_multiply(const struct gemm_args *g)
 {
+    if (g->c_type != AD_F32) {
+        multiply_half(g);
+        return;
+    }
     struct room room;
-    for (int64_t j = 0; j < g->n; j += NC) strip(g, &room, j, min_of(NC, g->n - j));
+    for (int64_t j = 0; j < g->n; j += NC) strip(g, &room, j, min_of(NC, g->n - j), (float *)g->c + j, g->c_row);
 }
 #endif

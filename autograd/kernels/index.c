@@ -1,7 +1,9 @@
-/* f32 rows by index and by item: gather, scatter_add, segment_sum, segment_broadcast; dropout. Each output number is
- * made by one thread, in the order of the definition, so nothing depends on their number. */
+/* f32 rows by index and by item: gather, scatter_add, segment_sum, segment_broadcast; dropout. Rows may be kept in 16 bits;
+ * what is summed is not. Each output number is made by one thread, in the order of the definition, so nothing depends on
+ * their number. */
 #include <string.h>
 
+#include "autograd/kernels/simd.h"
 #include "autograd/op.h"
 #include "autograd/ops/packed.h"
 #include "autograd/ops/random.h"
@@ -39,25 +41,52 @@ static bool check(const struct ad_call *c, int k, int64_t limit)
 
 static void zero(const struct ad_tensor *t)
 {
-    memset(t->data, 0, (size_t)ad_count(t->shape) * sizeof(float));
+    memset(t->data, 0, (size_t)ad_count(t->shape) * ad_dtype_size(t->dtype));
+}
+
+/* y += x, n numbers from element `at` of x on */
+static void add_row(float *y, const struct ad_tensor *x, int64_t at, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) vf_store(y + i, vf_load(y + i) + vf_load_as(x->dtype, x->data, at + i));
+    for (; i < n; i++) y[i] += float_as(x->dtype, x->data, at + i);
+}
+
+/* y = x factor, n numbers from element `from` of x and `to` of y on */
+static void scale_row(const struct ad_tensor *y, int64_t to, const struct ad_tensor *x, int64_t from, int64_t n,
+                      float factor)
+{
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL)
+        vf_store_as(y->dtype, y->data, to + i, vf_load_as(x->dtype, x->data, from + i) * factor);
+    if (i < n)
+        vf_store_part_as(y->dtype, y->data, to + i, vf_load_part_as(x->dtype, x->data, from + i, n - i) * factor,
+                         n - i);
+}
+
+static void clear_row(const struct ad_tensor *y, int64_t at, int64_t n)
+{
+    memset(at_as(y->dtype, y->data, at), 0, (size_t)n * ad_dtype_size(y->dtype));
 }
 
 static void run_gather(const struct ad_call *c)
 {
     int64_t rows = c->in[0].shape.dim[0], width = width_of(c->in[0].shape, 1), n = ad_count(c->in[1].shape);
-    const float *table = c->in[0].data;
-    float *y = c->out[0].data;
+    const struct ad_tensor *table = &c->in[0], *y = &c->out[0];
     if (!check(c, 1, rows)) {
-        zero(&c->out[0]);
+        zero(y);
         return;
     }
 #pragma omp parallel for schedule(static) if (n * width > PAR_MIN)
     for (int64_t i = 0; i < n; i++) {
         int64_t r = ad_get_int(&c->in[1], i);
         if (r < 0)
-            memset(y + i * width, 0, (size_t)width * sizeof *y);
+            clear_row(y, i * width, width);
+        else if (table->dtype == y->dtype)
+            memcpy(at_as(y->dtype, y->data, i * width), at_as(y->dtype, table->data, r * width),
+                   (size_t)width * ad_dtype_size(y->dtype));
         else
-            memcpy(y + i * width, table + r * width, (size_t)width * sizeof *y);
+            scale_row(y, i * width, table, r * width, width, 1);
     }
 }
 
@@ -66,7 +95,6 @@ enum { STRIPE = 64 }; /* columns of one task */
 static void run_scatter(const struct ad_call *c)
 {
     int64_t rows = c->out[0].shape.dim[0], width = width_of(c->out[0].shape, 1), n = ad_count(c->in[1].shape);
-    const float *x = c->in[0].data;
     float *y = c->out[0].data;
     zero(&c->out[0]);
     if (!check(c, 1, rows)) return;
@@ -75,9 +103,7 @@ static void run_scatter(const struct ad_call *c)
         int64_t to = min64(width, from + STRIPE);
         for (int64_t i = 0; i < n; i++) {
             int64_t r = ad_get_int(&c->in[1], i);
-            if (r < 0) continue;
-#pragma omp simd
-            for (int64_t k = from; k < to; k++) y[r * width + k] += x[i * width + k];
+            if (r >= 0) add_row(y + r * width + from, &c->in[0], i * width + from, to - from);
         }
     }
 }
@@ -86,16 +112,13 @@ static void run_segment_sum(const struct ad_call *c)
 {
     int64_t items = c->out[0].shape.dim[0], width = width_of(c->out[0].shape, 1);
     bool mean = ((const struct ad_segment_attr *)c->attr)->mean;
-    const float *x = c->in[0].data;
     float *y = c->out[0].data;
     zero(&c->out[0]);
     if (!ad_offsets_ok(c, 1, c->in[0].shape.dim[0])) return;
 #pragma omp parallel for schedule(dynamic) if (ad_count(c->in[0].shape) > PAR_MIN)
     for (int64_t b = 0; b < items; b++) {
         int64_t from = ad_get_int(&c->in[1], b), to = ad_get_int(&c->in[1], b + 1);
-        for (int64_t t = from; t < to; t++)
-#pragma omp simd
-            for (int64_t k = 0; k < width; k++) y[b * width + k] += x[t * width + k];
+        for (int64_t t = from; t < to; t++) add_row(y + b * width, &c->in[0], t * width, width);
         if (!mean || to - from < 2) continue;
         float n = (float)(to - from);
         for (int64_t k = 0; k < width; k++) y[b * width + k] /= n;
@@ -106,16 +129,24 @@ static void run_segment_broadcast(const struct ad_call *c)
 {
     int64_t items = c->in[0].shape.dim[0], width = width_of(c->out[0].shape, 1);
     bool mean = ((const struct ad_segment_attr *)c->attr)->mean;
-    const float *x = c->in[0].data;
-    float *y = c->out[0].data;
-    zero(&c->out[0]);
-    if (!ad_offsets_ok(c, 1, c->out[0].shape.dim[0])) return;
+    const struct ad_tensor *y = &c->out[0];
+    zero(y);
+    if (!ad_offsets_ok(c, 1, y->shape.dim[0])) return;
 #pragma omp parallel for schedule(dynamic) if (ad_count(c->out[0].shape) > PAR_MIN)
     for (int64_t b = 0; b < items; b++) {
         int64_t from = ad_get_int(&c->in[1], b), to = ad_get_int(&c->in[1], b + 1);
         float n = mean ? (float)(to - from) : 1;
         for (int64_t t = from; t < to; t++)
-            for (int64_t k = 0; k < width; k++) y[t * width + k] = x[b * width + k] / n;
+            for (int64_t k = 0; k < width; k += STRIPE) {
+                float part[STRIPE];
+                int64_t m = min64(STRIPE, width - k);
+                for (int64_t i = 0; i < m; i++)
+                    part[i] = float_as(c->in[0].dtype, c->in[0].data, b * width + k + i) / n;
+                if (y->dtype == AD_F32)
+                    memcpy((float *)y->data + t * width + k, part, (size_t)m * sizeof *part);
+                else
+                    vf_narrow(y->dtype, part, at_as(y->dtype, y->data, t * width + k), m);
+            }
     }
 }
 
@@ -127,29 +158,40 @@ static void run_dropout(const struct ad_call *c)
     uint64_t key = ad_random_key(c);
     uint32_t below = ad_drop_below(a->p);
     float keep = (float)(1 / (1 - a->p));
-    const float *x = c->in[0].data;
-    float *y = c->out[0].data;
+    const struct ad_tensor *x = &c->in[0], *y = &c->out[0];
+    bool wide = x->dtype == AD_F32 && y->dtype == AD_F32;
     int64_t n = ad_count(c->out[0].shape), items = a->per_item && n ? c->out[0].shape.dim[0] : n,
             width = n ? n / items : 0, first = ad_random_first(c), lead = first % 4; /* words come in fours */
 #pragma omp parallel for schedule(static) if (n * 4 > PAR_MIN)
     for (int64_t i = -lead; i < items; i += PHILOX_WORDS) {
         uint32_t w[PHILOX_WORDS];
-        int64_t from = i < 0 ? -i : 0, to = min64(PHILOX_WORDS, items - i);
+        int64_t from = i < 0 ? -i : 0, to = min64(PHILOX_WORDS, items - i), m = to - from, at = i + from;
+        const uint32_t *word = w + from;
         philox_words(key, c->step, (uint64_t)(first + i) / 4, w);
-        if (width == 1 && to - from == PHILOX_WORDS)
+        for (int64_t k = 0; width > 1 && k < m; k++)
+            if (word[k] < below)
+                clear_row(y, (at + k) * width, width);
+            else
+                scale_row(y, (at + k) * width, x, (at + k) * width, width, keep);
+        if (width > 1) continue;
+        float room[PHILOX_WORDS], *out = wide ? (float *)y->data + at : room;
+        const float *in = wide ? (const float *)x->data + at : room;
+        if (!wide) vf_widen(x->dtype, at_as(x->dtype, x->data, at), room, m);
 #pragma omp simd
-            for (int k = 0; k < PHILOX_WORDS; k++) y[i + k] = w[k] < below ? 0 : x[i + k] * keep;
-        else
-            for (int64_t k = from * width; k < to * width; k++)
-                y[i * width + k] = w[k / width] < below ? 0 : x[i * width + k] * keep;
+        for (int64_t k = 0; k < m; k++) out[k] = word[k] < below ? 0 : in[k] * keep;
+        if (!wide) vf_narrow(y->dtype, room, at_as(y->dtype, y->data, at), m);
     }
 }
 
+#define ROW(op_, run_, name_, half_out_)                            \
+    {                                                               \
+        &ad_op_##op_, AD_F32, NULL, run_, NULL, name_, 1, half_out_ \
+    }
 const struct ad_kernel ISA_FN(ad_kernels_index)[] = {
-    {.op = &ad_op_gather, .dtype = AD_F32, .run = run_gather, .name = "rows"},
-    {.op = &ad_op_scatter_add, .dtype = AD_F32, .run = run_scatter, .name = "stripes"},
-    {.op = &ad_op_segment_sum, .dtype = AD_F32, .run = run_segment_sum, .name = "items"},
-    {.op = &ad_op_segment_broadcast, .dtype = AD_F32, .run = run_segment_broadcast, .name = "items"},
-    {.op = &ad_op_dropout, .dtype = AD_F32, .run = run_dropout, .name = "philox"},
+    ROW(gather, run_gather, "rows", 1),
+    ROW(scatter_add, run_scatter, "stripes", 0),
+    ROW(segment_sum, run_segment_sum, "items", 0),
+    ROW(segment_broadcast, run_segment_broadcast, "items", 1),
+    ROW(dropout, run_dropout, "philox", 1),
     {0},
 };

@@ -3,6 +3,7 @@
 #include "autograd/ops/matmul.h"
 
 #include "autograd/kernels/gemm.h"
+#include "autograd/kernels/simd.h"
 #include "autograd/ops/common.h"
 
 struct job {
@@ -45,7 +46,13 @@ static struct job job_of(const struct ad_call *c)
     g->b = b->data;
     g->c = y->data;
     if (t->bias) g->bias = c->in[2].data;
-    if (t->residual) g->residual = c->in[2 + t->bias].data;
+    g->a_type = a->dtype;
+    g->b_type = b->dtype;
+    g->c_type = y->dtype;
+    if (t->residual) {
+        g->residual = c->in[2 + t->bias].data;
+        g->res_type = c->in[2 + t->bias].dtype;
+    }
     if (t->act) g->act = ad_tile_find(matmul_act_op(t->act));
     j.batch.rank -= 2;
     j.count = ad_count(j.batch);
@@ -66,10 +73,10 @@ static void advance(const struct ad_call *c, const struct job *j, int64_t p, str
         at[d] = rest % j->batch.dim[d];
         rest /= j->batch.dim[d];
     }
-    g->a += matmul_offset(&c->in[0], &c->out[0], at);
-    g->b += matmul_offset(&c->in[1], &c->out[0], at);
-    g->c += p * size;
-    if (g->residual) g->residual += p * size;
+    g->a = at_as(g->a_type, g->a, matmul_offset(&c->in[0], &c->out[0], at));
+    g->b = at_as(g->b_type, g->b, matmul_offset(&c->in[1], &c->out[0], at));
+    g->c = at_as(g->c_type, g->c, p * size);
+    if (g->residual) g->residual = at_as(g->res_type, g->residual, p * size);
 }
 
 static void run(const struct ad_call *c)
@@ -104,10 +111,11 @@ static size_t scratch(const struct ad_call *c)
 static bool accepts(const struct ad_call *c)
 {
     const struct matmul_attr *t = c->attr;
+    if (t->bias && c->in[2].dtype != AD_F32) return false;
     return !t->act || ad_tile_find(matmul_act_op(t->act));
 }
 
 const struct ad_kernel ISA_FN(ad_kernels_matmul)[] = {
-    {&ad_op_matmul, AD_F32, accepts, run, scratch, "gemm"},
+    {&ad_op_matmul, AD_F32, accepts, run, scratch, "gemm", GEMM_HALF ? 15 : 0, GEMM_HALF},
     {0},
 };

@@ -3,64 +3,109 @@
 #include "autograd/kernels/norm_blocks.h"
 #include "autograd/kernels/simd.h"
 
+/* A row of numbers in f32 or 16 bits. The type is asked for in the loops, which the compiler makes one of for each. */
+struct row {
+    enum ad_dtype type;
+    const void *at;
+};
+static struct row row_of(const struct ad_tensor *t, int64_t i)
+{
+    return (struct row){t->dtype, at_as(t->dtype, t->data, i)};
+}
+SIMD_FN vf load(struct row r, int64_t i)
+{
+    return vf_load_as(r.type, r.at, i);
+}
+SIMD_FN vf load_part(struct row r, int64_t i, int64_t n)
+{
+    return vf_load_part_as(r.type, r.at, i, n);
+}
+SIMD_FN float number(struct row r, int64_t i)
+{
+    return float_as(r.type, r.at, i);
+}
+
 /* sum over i of (x_i - mean)^power, power 1 or 2 */
-static inline __attribute__((always_inline)) float row_moment(const float *x, int64_t n, float mean, int power)
+SIMD_FN float row_moment(struct row x, int64_t n, float mean, int power)
 {
     vf sum[4] = {{0}}, m = vf_set(mean);
     int64_t i = 0;
     for (; i + 4 * VL <= n; i += 4 * VL)
         for (int u = 0; u < 4; u++) {
-            vf d = vf_load(x + i + VL * u) - m;
+            vf d = load(x, i + VL * u) - m;
             sum[u] += power == 2 ? d * d : d;
         }
     for (; i + VL <= n; i += VL) {
-        vf d = vf_load(x + i) - m;
+        vf d = load(x, i) - m;
         sum[0] += power == 2 ? d * d : d;
     }
     float total = vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
-    for (; i < n; i++) total += power == 2 ? (x[i] - mean) * (x[i] - mean) : x[i] - mean;
+    for (; i < n; i++) {
+        float d = number(x, i) - mean;
+        total += power == 2 ? d * d : d;
+    }
     return total;
 }
 
 /* y = (x - mean) r gain + bias */
-static void affine_row(int64_t n, const float *x, float mean, float r, const float *gain, const float *bias, float *y)
+SIMD_FN void affine_row(int64_t n, struct row x, float mean, float r, const float *gain, const float *bias,
+                        enum ad_dtype type, void *y)
 {
-    if (gain && bias)
-        for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * r * gain[i] + bias[i];
-    else if (gain)
-        for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * r * gain[i];
-    else
-        for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * r + (bias ? bias[i] : 0);
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        vf v = (load(x, i) - mean) * r;
+        if (gain) v *= vf_load(gain + i);
+        if (bias) v += vf_load(bias + i);
+        vf_store_as(type, y, i, v);
+    }
+    if (i == n) return;
+    vf v = (load_part(x, i, n - i) - mean) * r;
+    if (gain) v *= vf_load_part(gain + i, n - i, 0);
+    if (bias) v += vf_load_part(bias + i, n - i, 0);
+    vf_store_part_as(type, y, i, v, n - i);
+}
+
+/* Mean and variance of x; y. The types are constants where this is called. */
+SIMD_FN void norm_row(int64_t n, struct row x, const struct norm_attr *a, const float *gain, const float *bias,
+                      enum ad_dtype type, void *y, float *mean, float *var)
+{
+    *mean = a->kind == NORM_RMS ? 0 : row_moment(x, n, 0, 1) / (float)n;
+    *var = row_moment(x, n, *mean, 2) / (float)n;
+    affine_row(n, x, *mean, rstd_of(*var, a), gain, bias, type, y);
 }
 
 static void run_rows(const struct ad_call *c)
 {
     const struct norm_attr *a = c->attr;
     struct norm_dims d = norm_dims_of(c->in[0].shape, a);
-    const float *x = c->in[0].data, *gain = a->gain ? c->in[1].data : NULL,
-                *bias = a->bias ? c->in[1 + a->gain].data : NULL;
-    float *y = c->out[0].data, *mean = c->out[1].data, *var = c->out[2].data;
+    const float *gain = a->gain ? c->in[1].data : NULL, *bias = a->bias ? c->in[1 + a->gain].data : NULL;
+    float *mean = c->out[1].data, *var = c->out[2].data;
+    enum ad_dtype to = c->out[0].dtype;
 #pragma omp parallel for schedule(static) if (d.n * d.c > PAR_MIN)
     for (int64_t i = 0; i < d.n; i++) {
-        const float *row = x + i * d.c;
-        float m = a->kind == NORM_RMS ? 0 : row_moment(row, d.c, 0, 1) / (float)d.c;
-        float v = row_moment(row, d.c, m, 2) / (float)d.c;
-        mean[i] = m;
-        var[i] = v;
-        affine_row(d.c, row, m, rstd_of(v, a), gain, bias, y + i * d.c);
+        struct row x = row_of(&c->in[0], i * d.c);
+        void *y = at_as(to, c->out[0].data, i * d.c);
+        if (x.type == AD_F32 && to == AD_F32)
+            norm_row(d.c, (struct row){AD_F32, x.at}, a, gain, bias, AD_F32, y, mean + i, var + i);
+        else if (x.type == AD_BF16 && to == AD_BF16)
+            norm_row(d.c, (struct row){AD_BF16, x.at}, a, gain, bias, AD_BF16, y, mean + i, var + i);
+        else if (x.type == AD_F16 && to == AD_F16)
+            norm_row(d.c, (struct row){AD_F16, x.at}, a, gain, bias, AD_F16, y, mean + i, var + i);
+        else
+            norm_row(d.c, x, a, gain, bias, to, y, mean + i, var + i);
     }
 }
 
 /* Adds a row to the column sums, and returns the row's sums of u and u xhat. */
-static void grad_row(int64_t n, const float *x, const float *dy, const float *gain, float mean, float r, float *dgain,
-                     float *dbias, float *sum_u, float *sum_ux)
+SIMD_FN void grad_row(int64_t n, struct row x, struct row dy, const float *gain, float mean, float r, float *dgain,
+                      float *dbias, float *sum_u, float *sum_ux)
 {
     vf su[2] = {{0}}, sx[2] = {{0}}, m = vf_set(mean), rr = vf_set(r);
     int64_t i = 0;
     for (; i + 2 * VL <= n; i += 2 * VL)
         for (int k = 0; k < 2; k++) {
             int64_t at = i + VL * k;
-            vf d = vf_load(dy + at), xh = (vf_load(x + at) - m) * rr, u = gain ? d * vf_load(gain + at) : d;
+            vf d = load(dy, at), xh = (load(x, at) - m) * rr, u = gain ? d * vf_load(gain + at) : d;
             vf_store(dgain + at, vf_load(dgain + at) + d * xh);
             vf_store(dbias + at, vf_load(dbias + at) + d);
             su[k] += u;
@@ -69,9 +114,9 @@ static void grad_row(int64_t n, const float *x, const float *dy, const float *ga
     *sum_u = vf_sum(su[0] + su[1]);
     *sum_ux = vf_sum(sx[0] + sx[1]);
     for (; i < n; i++) {
-        float xh = (x[i] - mean) * r, u = gain ? dy[i] * gain[i] : dy[i];
-        dgain[i] += dy[i] * xh;
-        dbias[i] += dy[i];
+        float d = number(dy, i), xh = (number(x, i) - mean) * r, u = gain ? d * gain[i] : d;
+        dgain[i] += d * xh;
+        dbias[i] += d;
         *sum_u += u;
         *sum_ux += u * xh;
     }
@@ -86,42 +131,76 @@ SIMD_FN vf dx_of(vf x, vf u, vf more, struct dx_factors f)
 {
     return f.r * (u - f.mean_u - (x - f.mean) * f.r * f.mean_ux) + more;
 }
-SIMD_FN void dx_row(int64_t n, const float *x, const float *dy, const float *gain, struct dx_factors f,
-                    const float *more, float *dx)
+SIMD_FN void dx_row(int64_t n, struct row x, struct row dy, const float *gain, struct dx_factors f, struct row more,
+                    enum ad_dtype type, void *dx)
 {
     int64_t i = 0;
     for (; i + VL <= n; i += VL) {
-        vf u = gain ? vf_load(dy + i) * vf_load(gain + i) : vf_load(dy + i);
-        vf_store(dx + i, dx_of(vf_load(x + i), u, more ? vf_load(more + i) : vf_set(0), f));
+        vf u = gain ? load(dy, i) * vf_load(gain + i) : load(dy, i);
+        vf_store_as(type, dx, i, dx_of(load(x, i), u, more.at ? load(more, i) : vf_set(0), f));
     }
     if (i == n) return;
-    vf u = vf_load_part(dy + i, n - i, 0);
+    vf u = load_part(dy, i, n - i);
     if (gain) u *= vf_load_part(gain + i, n - i, 0);
-    vf_store_part(
-        dx + i, dx_of(vf_load_part(x + i, n - i, 0), u, more ? vf_load_part(more + i, n - i, 0) : vf_set(0), f), n - i);
+    vf add = more.at ? load_part(more, i, n - i) : vf_set(0);
+    vf_store_part_as(type, dx, i, dx_of(load_part(x, i, n - i), u, add, f), n - i);
+}
+
+struct grad_rows {
+    int64_t c;
+    struct row x, dy, more; /* the first rows; more.at may be NULL */
+    const float *gain, *mean, *var;
+    enum ad_dtype type; /* of dx */
+    void *dx;
+};
+
+/* Row i; the types stand in x, dy, more and `to`, constants where this is called. */
+SIMD_FN void one_grad(const struct grad_rows *g, const struct norm_attr *a, int64_t i, enum ad_dtype x_type,
+                      enum ad_dtype dy_type, enum ad_dtype more_type, enum ad_dtype to, float *part)
+{
+    float su, sx, r = rstd_of(g->var[i], a);
+    int64_t at = i * g->c;
+    struct row x = {x_type, at_as(x_type, g->x.at, at)}, dy = {dy_type, at_as(dy_type, g->dy.at, at)},
+               more = {more_type, g->more.at ? at_as(more_type, g->more.at, at) : NULL};
+    grad_row(g->c, x, dy, g->gain, g->mean[i], r, part, part + g->c, &su, &sx);
+    su = a->kind == NORM_RMS ? 0 : su / (float)g->c;
+    struct dx_factors f = {g->mean[i], r, su, sx / (float)g->c};
+    if (g->gain)
+        dx_row(g->c, x, dy, g->gain, f, more, to, at_as(to, g->dx, at));
+    else
+        dx_row(g->c, x, dy, NULL, f, more, to, at_as(to, g->dx, at));
 }
 
 static void run_grad_rows(const struct ad_call *c)
 {
     const struct norm_attr *a = c->attr;
     struct norm_dims d = norm_dims_of(c->in[0].shape, a);
-    const float *x = c->in[0].data, *dy = c->in[1].data, *mean = c->in[2].data, *var = c->in[3].data;
-    const float *gain = a->gain ? c->in[4].data : NULL, *more = a->residual ? c->in[4 + a->gain].data : NULL;
-    float *dx = c->out[0].data, *part = c->scratch;
+    struct grad_rows g = {.c = d.c,
+                          .x = row_of(&c->in[0], 0),
+                          .dy = row_of(&c->in[1], 0),
+                          .mean = c->in[2].data,
+                          .var = c->in[3].data,
+                          .gain = a->gain ? c->in[4].data : NULL,
+                          .type = c->out[0].dtype,
+                          .dx = c->out[0].data};
+    if (a->residual) g.more = row_of(&c->in[4 + a->gain], 0);
+    enum ad_dtype t = g.type, more = g.more.at ? g.more.type : t;
+    bool same = g.x.type == t && g.dy.type == t && more == t;
+    float *part = c->scratch;
     int64_t step = block_rows(d.n), blocks = block_count(d.n);
 #pragma omp parallel for schedule(static) if (d.n * d.c > PAR_MIN)
     for (int64_t b = 0; b < blocks; b++) {
         float *p = part + b * 2 * d.c;
         memset(p, 0, (size_t)(2 * d.c) * sizeof *p);
         for (int64_t i = b * step; i < min_of(d.n, (b + 1) * step); i++) {
-            float su, sx, r = rstd_of(var[i], a);
-            grad_row(d.c, x + i * d.c, dy + i * d.c, gain, mean[i], r, p, p + d.c, &su, &sx);
-            su = a->kind == NORM_RMS ? 0 : su / (float)d.c;
-            struct dx_factors f = {mean[i], r, su, sx / (float)d.c};
-            if (gain)
-                dx_row(d.c, x + i * d.c, dy + i * d.c, gain, f, more ? more + i * d.c : NULL, dx + i * d.c);
+            if (same && t == AD_F32)
+                one_grad(&g, a, i, AD_F32, AD_F32, AD_F32, AD_F32, p);
+            else if (same && t == AD_BF16)
+                one_grad(&g, a, i, AD_BF16, AD_BF16, AD_BF16, AD_BF16, p);
+            else if (same)
+                one_grad(&g, a, i, AD_F16, AD_F16, AD_F16, AD_F16, p);
             else
-                dx_row(d.c, x + i * d.c, dy + i * d.c, NULL, f, more ? more + i * d.c : NULL, dx + i * d.c);
+                one_grad(&g, a, i, g.x.type, g.dy.type, more, t, p);
         }
     }
     join_blocks(part, blocks, d.c, c->out[1].data, c->out[2].data);
@@ -129,8 +208,8 @@ static void run_grad_rows(const struct ad_call *c)
 
 static bool by_rows(const struct ad_call *c)
 {
-    int kind = ((const struct norm_attr *)c->attr)->kind;
-    return kind != NORM_GROUP;
+    const struct norm_attr *a = c->attr;
+    return a->kind != NORM_GROUP && !(a->gain && c->in[4].dtype != AD_F32);
 }
 
 static size_t scratch(const struct ad_call *c)
@@ -140,8 +219,8 @@ static size_t scratch(const struct ad_call *c)
 }
 
 const struct ad_kernel ISA_FN(ad_kernels_norm_rows)[] = {
-    {&ad_op_layer_norm, AD_F32, NULL, run_rows, scratch, "rows"},
-    {&ad_op_rms_norm, AD_F32, NULL, run_rows, scratch, "rows"},
-    {&ad_op_norm_grad, AD_F32, by_rows, run_grad_rows, scratch, "rows"},
+    {&ad_op_layer_norm, AD_F32, NULL, run_rows, scratch, "rows", 1, 1},
+    {&ad_op_rms_norm, AD_F32, NULL, run_rows, scratch, "rows", 1, 1},
+    {&ad_op_norm_grad, AD_F32, by_rows, run_grad_rows, scratch, "rows", 1 | 2 | 16 | 32, 1},
     {0},
 };

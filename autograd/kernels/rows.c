@@ -168,11 +168,24 @@ static size_t sum_scratch(const struct ad_call *c)
     return w == COLUMNS ? (size_t)(l.n_out * ((l.n_in + STRIP - 1) / STRIP)) * sizeof(float) : 0;
 }
 
+/* row_sum of n numbers from element `at` on. */
+static double row_sum_as(const struct ad_tensor *x, int64_t at, int64_t n)
+{
+    if (x->dtype == AD_F32) return row_sum((const float *)x->data + at, n);
+    double sum = 0;
+    for (int64_t i = 0; i < n; i += ROW_BLOCK) {
+        float wide[ROW_BLOCK];
+        int64_t m = min64(ROW_BLOCK, n - i);
+        vf_widen(x->dtype, at_as(x->dtype, x->data, at + i), wide, m);
+        sum += row_sum(wide, m);
+    }
+    return sum;
+}
+
 static void sum_rows(const struct ad_call *c, const struct loops *l)
 {
     struct pieces p = make_pieces(l);
     int64_t whole = l->summed[l->n_summed - 1].n, tasks = l->n_out * p.blocks;
-    const float *x = c->in[0].data;
     float *y = c->out[0].data;
     double *part = c->scratch;
 #pragma omp parallel for schedule(static) if (l->n_in * l->n_out > PAR_MIN)
@@ -181,8 +194,8 @@ static void sum_rows(const struct ad_call *c, const struct loops *l)
         double sum = 0;
         for (int64_t i = first; i < min64(p.n, first + p.per_block); i++) {
             int64_t from = i % p.per_row * p.length;
-            sum += row_sum(x + base + offset_of(l->summed, l->n_summed - 1, i / p.per_row, NULL) + from,
-                           min64(p.length, whole - from));
+            sum += row_sum_as(&c->in[0], base + offset_of(l->summed, l->n_summed - 1, i / p.per_row, NULL) + from,
+                              min64(p.length, whole - from));
         }
         part[t] = sum;
     }
@@ -196,7 +209,7 @@ static void sum_rows(const struct ad_call *c, const struct loops *l)
 }
 
 /* Adds n rows of `width` numbers, four at a time, to acc. */
-static void add_rows(float *restrict acc, const float *const *row, int n, int64_t width)
+static void add_rows(float *restrict acc, const void *const *row, int n, int64_t width)
 {
     if (n == 4) {
         const float *a = row[0], *b = row[1], *c = row[2], *d = row[3];
@@ -211,10 +224,32 @@ static void add_rows(float *restrict acc, const float *const *row, int n, int64_
     }
 }
 
+/* The same for rows in 16 bits. */
+SIMD_FN void add_half_rows(enum ad_dtype t, float *restrict acc, const void *const *row, int n, int64_t width)
+{
+    int64_t j = 0;
+    for (; j + VL <= width; j += VL) {
+        vf sum = vf_load(acc + j);
+        if (n == 4)
+            sum += (vf_load_as(t, row[0], j) + vf_load_as(t, row[1], j)) +
+                   (vf_load_as(t, row[2], j) + vf_load_as(t, row[3], j));
+        else
+            for (int i = 0; i < n; i++) sum += vf_load_as(t, row[i], j);
+        vf_store(acc + j, sum);
+    }
+    for (; j < width; j++) {
+        if (n == 4)
+            acc[j] +=
+                (float_as(t, row[0], j) + float_as(t, row[1], j)) + (float_as(t, row[2], j) + float_as(t, row[3], j));
+        else
+            for (int i = 0; i < n; i++) acc[j] += float_as(t, row[i], j);
+    }
+}
+
 static void sum_columns(const struct ad_call *c, const struct loops *l)
 {
     int64_t width = l->kept[l->n_kept - 1].n, outer = l->n_out / width, blocks = (l->n_in + STRIP - 1) / STRIP;
-    const float *x = c->in[0].data;
+    const struct ad_tensor *x = &c->in[0];
     float *y = c->out[0].data, *part = c->scratch; /* part (outer, blocks, width) */
 #pragma omp parallel for schedule(static) if (l->n_in * l->n_out > PAR_MIN)
     for (int64_t t = 0; t < outer * blocks; t++) {
@@ -222,10 +257,16 @@ static void sum_columns(const struct ad_call *c, const struct loops *l)
         int64_t last = min64(l->n_in, first + STRIP);
         memset(part + t * width, 0, (size_t)width * sizeof *part);
         for (int64_t i = first; i < last; i += 4) {
-            const float *row[4];
+            const void *row[4];
             int n = (int)min64(4, last - i);
-            for (int k = 0; k < n; k++) row[k] = x + base + offset_of(l->summed, l->n_summed, i + k, NULL);
-            add_rows(part + t * width, row, n, width);
+            for (int k = 0; k < n; k++)
+                row[k] = at_as(x->dtype, x->data, base + offset_of(l->summed, l->n_summed, i + k, NULL));
+            if (x->dtype == AD_F32)
+                add_rows(part + t * width, row, n, width);
+            else if (x->dtype == AD_BF16)
+                add_half_rows(AD_BF16, part + t * width, row, n, width);
+            else
+                add_half_rows(AD_F16, part + t * width, row, n, width);
         }
     }
 #pragma omp parallel for schedule(static) if (blocks * l->n_out > PAR_MIN)
@@ -241,13 +282,14 @@ static void sum_columns(const struct ad_call *c, const struct loops *l)
 /* No axis is contiguous: element by element, a task an output. */
 static void sum_other(const struct ad_call *c, const struct loops *l)
 {
-    const float *x = c->in[0].data;
+    const struct ad_tensor *x = &c->in[0];
     float *y = c->out[0].data;
 #pragma omp parallel for schedule(static) if (l->n_in * l->n_out > PAR_MIN)
     for (int64_t i = 0; i < l->n_out; i++) {
         int64_t to, base = offset_of(l->kept, l->n_kept, i, &to);
         double sum = 0;
-        for (int64_t k = 0; k < l->n_in; k++) sum += (double)x[base + offset_of(l->summed, l->n_summed, k, NULL)];
+        for (int64_t k = 0; k < l->n_in; k++)
+            sum += (double)float_as(x->dtype, x->data, base + offset_of(l->summed, l->n_summed, k, NULL));
         y[to] = (float)(sum * l->factor);
     }
 }
@@ -295,7 +337,7 @@ const struct ad_kernel ISA_FN(ad_kernels_rows)[] = {
     {.op = &ad_op_softmax, .dtype = AD_F32, .run = run_softmax, .name = "rows"},
     {.op = &ad_op_log_softmax, .dtype = AD_F32, .run = run_log_softmax, .name = "rows"},
     {.op = &ad_op_logsumexp, .dtype = AD_F32, .accepts = is_last, .run = run_logsumexp, .name = "rows"},
-    {.op = &ad_op_sum, .dtype = AD_F32, .run = run_sum, .scratch = sum_scratch, .name = "rows"},
+    {.op = &ad_op_sum, .dtype = AD_F32, .run = run_sum, .scratch = sum_scratch, .name = "rows", .half_in = 1},
     {.op = &ad_op_max, .dtype = AD_F32, .run = run_extreme, .name = "rows"},
     {.op = &ad_op_min, .dtype = AD_F32, .run = run_extreme, .name = "rows"},
     {0},

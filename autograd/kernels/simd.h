@@ -2,6 +2,7 @@
 #ifndef TRIAD_AUTOGRAD_KERNELS_SIMD_H
 #define TRIAD_AUTOGRAD_KERNELS_SIMD_H
 
+#include "autograd/graph.h"
 #include "base/simd.h"
 
 /* n floats; better than memcpy where n is a few vectors. */
@@ -15,6 +16,65 @@ SIMD_FN void vf_copy(float *to, const float *from, int64_t n)
     }
     for (; i + VL <= n; i += VL) vf_store(to + i, vf_load(from + i));
     for (; i < n; i++) to[i] = from[i];
+}
+
+/* Element i and what follows of f32, bf16 or f16 at p: a vector, or its first n < VL lanes. Where t is a constant nothing
+ * is asked at run time; elsewhere the processor guesses the one branch. */
+SIMD_FN vf vf_load_as(enum ad_dtype t, const void *p, int64_t i)
+{
+    vh h;
+    if (t == AD_F32) return vf_load((const float *)p + i);
+    memcpy(&h, (const uint16_t *)p + i, sizeof h);
+    return t == AD_BF16 ? vf_from_bf16(h) : vf_from_f16(h);
+}
+SIMD_FN void vf_store_as(enum ad_dtype t, void *p, int64_t i, vf x)
+{
+    if (t == AD_F32) {
+        vf_store((float *)p + i, x);
+        return;
+    }
+    vh h = t == AD_BF16 ? vf_to_bf16(x) : vf_to_f16(x);
+    memcpy((uint16_t *)p + i, &h, sizeof h);
+}
+SIMD_FN vf vf_load_part_as(enum ad_dtype t, const void *p, int64_t i, int64_t n)
+{
+    if (t == AD_F32) return vf_load_part((const float *)p + i, n, 0);
+    uint16_t room[VL] = {0};
+    for (int64_t k = 0; k < n; k++) room[k] = ((const uint16_t *)p)[i + k];
+    return vf_load_as(t, room, 0);
+}
+SIMD_FN void vf_store_part_as(enum ad_dtype t, void *p, int64_t i, vf x, int64_t n)
+{
+    if (t == AD_F32) {
+        vf_store_part((float *)p + i, x, n);
+        return;
+    }
+    uint16_t room[VL];
+    vf_store_as(t, room, 0, x);
+    for (int64_t k = 0; k < n; k++) ((uint16_t *)p)[i + k] = room[k];
+}
+/* n numbers of f32, bf16 or f16 to f32, and back. */
+SIMD_FN void vf_widen(enum ad_dtype t, const void *from, float *to, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) vf_store(to + i, vf_load_as(t, from, i));
+    if (i < n) vf_store_part(to + i, vf_load_part_as(t, from, i, n - i), n - i);
+}
+SIMD_FN void vf_narrow(enum ad_dtype t, const float *from, void *to, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) vf_store_as(t, to, i, vf_load(from + i));
+    if (i < n) vf_store_part_as(t, to, i, vf_load_part(from + i, n - i, 0), n - i);
+}
+SIMD_FN float float_as(enum ad_dtype t, const void *p, int64_t i)
+{
+    if (t == AD_F32) return ((const float *)p)[i];
+    return t == AD_BF16 ? bf16_to_float(((const uint16_t *)p)[i]) : half_to_float(((const uint16_t *)p)[i]);
+}
+/* p + i elements of type t. */
+SIMD_FN void *at_as(enum ad_dtype t, const void *p, int64_t i)
+{
+    return (char *)(uintptr_t)p + i * (t == AD_F32 ? 4 : 2);
 }
 
 #endif

@@ -175,7 +175,7 @@ static bool rows_ok(const struct ad_tensor *t)
 /* q, k, v may be column slices of a wider matrix (a fused qkv product). */
 static bool attention_takes(const struct ad_call *c, int i)
 {
-    return i < 3 && rows_ok(&c->in[i]) && c->in[i].dtype == AD_F32;
+    return i < 3 && rows_ok(&c->in[i]) && c->in[i].dtype != AD_F64;
 }
 
 /* The two products, over the pairs that are seen; counted as for equal items, since the packed layout is known only at
@@ -228,6 +228,7 @@ const struct ad_op ad_op_attention = {
     .attr_size = sizeof(struct attention_attr),
     .min_in = 5,
     .max_in = 6,
+    .half = 1,
     .infer = attention_infer,
     .eval = attention_eval,
     .vjp = attention_vjp,
@@ -370,7 +371,7 @@ static void grad_vjp(struct ad_graph *g, const struct ad_node *n, const val *dy,
 static bool grad_takes(const struct ad_call *c, int i)
 {
     const struct attention_attr *a = c->attr;
-    return (i < 3 || i == 5 + a->bias || i == 7 + a->bias) && rows_ok(&c->in[i]) && c->in[i].dtype == AD_F32;
+    return (i < 3 || i == 5 + a->bias || i == 7 + a->bias) && rows_ok(&c->in[i]) && c->in[i].dtype != AD_F64;
 }
 
 const struct ad_op ad_op_attention_grad = {
@@ -378,6 +379,7 @@ const struct ad_op ad_op_attention_grad = {
     .attr_size = sizeof(struct attention_attr),
     .min_in = 8,
     .max_in = 9,
+    .half = 7,
     .infer = grad_infer,
     .eval = grad_eval,
     .vjp = grad_vjp,

@@ -10,8 +10,14 @@ static val as_is(struct ad_graph *g, val x)
     return x;
 }
 
-/* OP(name, shape rule, value of a and b, vjp, what a case makes of its inputs first, case options...) */
-#define OP(name_, rule, value, vjp_, first, ...)                                                             \
+/* WIDE: the numbers span more than 16 bits keep well (op.h). */
+#define ANY ad_infer_elementwise, 0
+#define FLOAT ad_infer_float, 0
+#define WIDE ad_infer_float, AD_WIDE
+
+/* OP(name, shape rule with flags, value of a and b, vjp, what a case makes of its inputs first, case options...) */
+#define OP(...) OP_(__VA_ARGS__)
+#define OP_(name_, rule, more_flags, value, vjp_, first, ...)                                                \
     static double scalar_##name_(const double *in, const void *attr)                                         \
     {                                                                                                        \
         const double a = in[0], b = in[1];                                                                   \
@@ -27,7 +33,7 @@ static val as_is(struct ad_graph *g, val x)
                                                    {.in = "5 ()", .build = build_##name_, __VA_ARGS__}};     \
     extern const struct ad_op ad_op_##name_;                                                                 \
     const struct ad_op ad_op_##name_ = {.name = #name_,                                                      \
-                                        .flags = AD_ELEMENTWISE,                                             \
+                                        .flags = AD_ELEMENTWISE | more_flags,                                \
                                         .min_in = 2,                                                         \
                                         .max_in = 2,                                                         \
                                         .infer = rule,                                                       \
@@ -62,7 +68,7 @@ static bool number(const struct ad_graph *g, val c, val x, double *number)
 
 /* ---- arithmetic -------------------------------------------------------------------------------------------------- */
 
-SMOOTH(add, ad_infer_elementwise, a + b, d, d)
+SMOOTH(add, ANY, a + b, d, d)
 val ad_add(struct ad_graph *g, val a, val b)
 {
     double c;
@@ -71,7 +77,7 @@ val ad_add(struct ad_graph *g, val a, val b)
     return AD_NODE(g, &ad_op_add, NULL, a, b);
 }
 
-SMOOTH(sub, ad_infer_elementwise, a - b, d, ad_neg(g, d))
+SMOOTH(sub, ANY, a - b, d, ad_neg(g, d))
 val ad_sub(struct ad_graph *g, val a, val b)
 {
     double c;
@@ -79,7 +85,7 @@ val ad_sub(struct ad_graph *g, val a, val b)
     return AD_NODE(g, &ad_op_sub, NULL, a, b);
 }
 
-SMOOTH(mul, ad_infer_elementwise, a *b, ad_mul(g, d, b), ad_mul(g, d, a))
+SMOOTH(mul, ANY, a *b, ad_mul(g, d, b), ad_mul(g, d, a))
 val ad_mul(struct ad_graph *g, val a, val b)
 {
     double c;
@@ -88,7 +94,7 @@ val ad_mul(struct ad_graph *g, val a, val b)
     return AD_NODE(g, &ad_op_mul, NULL, a, b);
 }
 
-SMOOTH(div, ad_infer_float, a / b, ad_div(g, d, b), ad_neg(g, ad_div(g, ad_mul(g, d, y), b)), .lo = 0.4, .hi = 2)
+SMOOTH(div, WIDE, a / b, ad_div(g, d, b), ad_neg(g, ad_div(g, ad_mul(g, d, y), b)), .lo = 0.4, .hi = 2)
 BUILDER(div)
 
 /* a ^ b: da = d b a^(b-1), db = d y log a; where a <= 0 nothing flows to b. */
@@ -97,7 +103,7 @@ static val log_or_zero(struct ad_graph *g, val a)
     val inside = ad_greater(g, a, ad_number_like(g, a, 0));
     return ad_log(g, ad_where(g, inside, a, ad_number_like(g, a, 1)));
 }
-SMOOTH(pow, ad_infer_float, pow(a, b), ad_mul(g, d, ad_mul(g, b, ad_pow(g, a, ad_shift(g, b, -1)))),
+SMOOTH(pow, WIDE, pow(a, b), ad_mul(g, d, ad_mul(g, b, ad_pow(g, a, ad_shift(g, b, -1)))),
        ad_mul(g, d, ad_mul(g, y, log_or_zero(g, a))), .lo = 0.3, .hi = 2)
 BUILDER(pow)
 
@@ -106,11 +112,11 @@ static val share(struct ad_graph *g, val more, val less)
 {
     return ad_add(g, ad_greater(g, more, less), ad_scale(g, ad_equal(g, more, less), 0.5));
 }
-SMOOTH(maximum, ad_infer_elementwise, a > b || isnan(a) ? a : b, ad_mul(g, d, share(g, a, b)),
-       ad_mul(g, d, share(g, b, a)), .apart = 0.1)
+SMOOTH(maximum, ANY, a > b || isnan(a) ? a : b, ad_mul(g, d, share(g, a, b)), ad_mul(g, d, share(g, b, a)),
+       .apart = 0.1)
 BUILDER(maximum)
-SMOOTH(minimum, ad_infer_elementwise, a < b || isnan(a) ? a : b, ad_mul(g, d, share(g, b, a)),
-       ad_mul(g, d, share(g, a, b)), .apart = 0.1)
+SMOOTH(minimum, ANY, a < b || isnan(a) ? a : b, ad_mul(g, d, share(g, b, a)), ad_mul(g, d, share(g, a, b)),
+       .apart = 0.1)
 BUILDER(minimum)
 
 /* The angle of (x = b, y = a): d b / (a^2 + b^2) and -d a / (a^2 + b^2). */
@@ -118,7 +124,7 @@ static val norm2(struct ad_graph *g, val a, val b)
 {
     return ad_add(g, ad_square(g, a), ad_square(g, b));
 }
-SMOOTH(atan2, ad_infer_float, atan2(a, b), ad_div(g, ad_mul(g, d, b), norm2(g, a, b)),
+SMOOTH(atan2, FLOAT, atan2(a, b), ad_div(g, ad_mul(g, d, b), norm2(g, a, b)),
        ad_neg(g, ad_div(g, ad_mul(g, d, a), norm2(g, a, b))), .lo = 0.3, .hi = 2)
 BUILDER(atan2)
 
@@ -131,8 +137,9 @@ static int infer_compare(struct ad_infer *f)
 }
 
 /* The cases round, so that equal numbers and zeros occur. */
-#define COMPARE(name_, value)                                                                                          \
-    OP(name_, infer_compare, value, ad_vjp_none, ad_round, .no_gradient = "piecewise constant", .lo = -2.4, .hi = 2.4) \
+#define COMPARE(name_, value)                                                                                  \
+    OP(name_, infer_compare, 0, value, ad_vjp_none, ad_round, .no_gradient = "piecewise constant", .lo = -2.4, \
+       .hi = 2.4)                                                                                              \
     BUILDER(name_)
 
 COMPARE(equal, a == b)

@@ -222,20 +222,21 @@ static const struct ad_case cases_transpose[] = {{.in = "2x3x2x2 2x3x3x2", .buil
                                                  {.in = "2x4x2 3x3x2", .build = build_t_time}};
 static const struct ad_case cases_dw[] = {{.in = "2x4x3x4 2x2x2x2 3x2x2x2", .build = build_dw}};
 
-#define CONV_OP(id, rule, derivative, which)                                \
+#define CONV_OP(id, half_outputs, rule, derivative, which)                  \
     const struct ad_op ad_op_##id = {.name = #id,                           \
                                      .attr_size = sizeof(struct conv_attr), \
                                      .min_in = 2,                           \
                                      .max_in = 2,                           \
+                                     .half = half_outputs,                  \
                                      .infer = rule,                         \
                                      .eval = eval,                          \
                                      .vjp = derivative,                     \
                                      .scratch = scratch,                    \
                                      .flops = flops,                        \
                                      AD_CASES(which)};
-CONV_OP(conv2d, infer, vjp, cases)
-CONV_OP(conv2d_transpose, infer_transpose, vjp_transpose, cases_transpose)
-CONV_OP(conv2d_dw, infer_dw, vjp_dw, cases_dw)
+CONV_OP(conv2d, 1, infer, vjp, cases)
+CONV_OP(conv2d_transpose, 1, infer_transpose, vjp_transpose, cases_transpose)
+CONV_OP(conv2d_dw, 0, infer_dw, vjp_dw, cases_dw)
 
 static struct conv_attr attr_of(struct ad_conv c)
 {

@@ -78,6 +78,8 @@ static double bytes_gather(const struct ad_call *c)
 const struct ad_op ad_op_gather = {.name = "gather",
                                    .min_in = 2,
                                    .max_in = 2,
+                                   .flags = AD_MOVES,
+                                   .half = 1,
                                    .infer = infer_gather,
                                    .eval = eval_gather,
                                    .vjp = vjp_gather,

@@ -83,9 +83,10 @@ static const struct ad_case cases_concat[] = {{.in = "2x3 2x1 2x4", .build = bui
 
 const struct ad_op ad_op_concat = {.name = "concat",
                                    .attr_size = sizeof(struct ad_along_attr),
-                                   .flags = AD_STRIDED,
+                                   .flags = AD_STRIDED | AD_MOVES,
                                    .min_in = 1,
                                    .max_in = INT_MAX,
+                                   .half = 1,
                                    .infer = infer_concat,
                                    .eval = eval_concat,
                                    .vjp = vjp_concat,
@@ -140,9 +141,10 @@ static const struct ad_case cases_pad[] = {{.in = "2x3", .build = build_pad}, {.
 
 const struct ad_op ad_op_pad = {.name = "pad",
                                 .attr_size = sizeof(struct ad_pad_attr),
-                                .flags = AD_STRIDED,
+                                .flags = AD_STRIDED | AD_MOVES,
                                 .min_in = 1,
                                 .max_in = 1,
+                                .half = 1,
                                 .infer = infer_pad,
                                 .eval = eval_pad,
                                 .vjp = vjp_pad,

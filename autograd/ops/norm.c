@@ -356,6 +356,7 @@ static const struct ad_case cases_grad[] = {{.in = "3x5 5 3x5", .build = build_g
                                      .attr_size = sizeof(struct norm_attr), \
                                      .min_in = 1,                           \
                                      .max_in = 3,                           \
+                                     .half = 1,                             \
                                      .infer = infer,                        \
                                      .eval = eval,                          \
                                      .vjp = vjp,                            \
@@ -368,6 +369,7 @@ const struct ad_op ad_op_norm_grad = {.name = "norm_grad",
                                       .attr_size = sizeof(struct norm_attr),
                                       .min_in = 4,
                                       .max_in = 6,
+                                      .half = 1,
                                       .infer = infer_grad,
                                       .eval = eval_grad,
                                       .vjp = vjp_grad,

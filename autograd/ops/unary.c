@@ -9,8 +9,10 @@
 
 #include "autograd/ops/common.h"
 
-/* OP(name, bytes of attributes, shape rule, value, gradient, how a case emits it, options of its cases...) */
-#define OP(name_, bytes, rule, value, gradient, emitted, ...)                                          \
+/* OP(name, bytes of attributes, shape rule (with flags: see ANY), value, gradient, how a case emits it, options of its
+ * cases...) */
+#define OP(...) OP_(__VA_ARGS__)
+#define OP_(name_, bytes, rule, more_flags, value, gradient, emitted, ...)                             \
     static double scalar_##name_(const double *in, const void *attr)                                   \
     {                                                                                                  \
         const double x = in[0];                                                                        \
@@ -36,7 +38,7 @@
     extern const struct ad_op ad_op_##name_;                                                           \
     const struct ad_op ad_op_##name_ = {.name = #name_,                                                \
                                         .attr_size = bytes,                                            \
-                                        .flags = AD_ELEMENTWISE,                                       \
+                                        .flags = AD_ELEMENTWISE | more_flags,                          \
                                         .min_in = 1,                                                   \
                                         .max_in = 1,                                                   \
                                         .infer = rule,                                                 \
@@ -51,8 +53,11 @@
         return AD_NODE(g, &ad_op_##name_, NULL, x);                    \
     }
 
-#define ANY ad_infer_elementwise
-#define FLOAT ad_infer_float
+/* WIDE: the numbers span more than 16 bits keep well (op.h). */
+#define ANY ad_infer_elementwise, 0
+#define FLOAT ad_infer_float, 0
+#define ANY_WIDE ad_infer_elementwise, AD_WIDE
+#define WIDE ad_infer_float, AD_WIDE
 #define FLAT .no_gradient = "piecewise constant", .apart = 0.1
 #define KINK .apart = 0.1
 
@@ -70,24 +75,24 @@ static val positive(struct ad_graph *g, val x)
 UNARY(neg, ANY, -x, ad_neg(g, d))
 UNARY(abs, ANY, fabs(x), ad_mul(g, d, ad_sign(g, x)), KINK)
 UNARY(sign, ANY, isnan(x) ? x : (x > 0) - (x < 0), 0, FLAT)
-UNARY(square, ANY, x *x, ad_mul(g, d, ad_scale(g, x, 2)))
-UNARY(sqrt, FLOAT, sqrt(x), ad_div(g, d, ad_scale(g, y, 2)), .lo = 0.2, .hi = 3)
-UNARY(rsqrt, FLOAT, 1 / sqrt(x), ad_mul(g, d, ad_scale(g, ad_mul(g, y, ad_square(g, y)), -0.5)), .lo = 0.2, .hi = 3)
-UNARY(reciprocal, FLOAT, 1 / x, ad_neg(g, ad_mul(g, d, ad_square(g, y))), .lo = 0.3, .hi = 3)
+UNARY(square, ANY_WIDE, x *x, ad_mul(g, d, ad_scale(g, x, 2)))
+UNARY(sqrt, WIDE, sqrt(x), ad_div(g, d, ad_scale(g, y, 2)), .lo = 0.2, .hi = 3)
+UNARY(rsqrt, WIDE, 1 / sqrt(x), ad_mul(g, d, ad_scale(g, ad_mul(g, y, ad_square(g, y)), -0.5)), .lo = 0.2, .hi = 3)
+UNARY(reciprocal, WIDE, 1 / x, ad_neg(g, ad_mul(g, d, ad_square(g, y))), .lo = 0.3, .hi = 3)
 
 /* ---- exponentials and their like --------------------------------------------------------------------------------- */
 
-UNARY(exp, FLOAT, exp(x), ad_mul(g, d, y))
-UNARY(expm1, FLOAT, expm1(x), ad_mul(g, d, ad_shift(g, y, 1)))
-UNARY(log, FLOAT, log(x), ad_div(g, d, x), .lo = 0.2, .hi = 3)
-UNARY(log1p, FLOAT, log1p(x), ad_div(g, d, ad_shift(g, x, 1)), .lo = -0.7, .hi = 3)
+UNARY(exp, WIDE, exp(x), ad_mul(g, d, y))
+UNARY(expm1, WIDE, expm1(x), ad_mul(g, d, ad_shift(g, y, 1)))
+UNARY(log, WIDE, log(x), ad_div(g, d, x), .lo = 0.2, .hi = 3)
+UNARY(log1p, WIDE, log1p(x), ad_div(g, d, ad_shift(g, x, 1)), .lo = -0.7, .hi = 3)
 UNARY(sin, FLOAT, sin(x), ad_mul(g, d, ad_cos(g, x)))
 UNARY(cos, FLOAT, cos(x), ad_neg(g, ad_mul(g, d, ad_sin(g, x))))
-UNARY(tan, FLOAT, tan(x), ad_mul(g, d, ad_shift(g, ad_square(g, y), 1)), .lo = -1.2, .hi = 1.2)
+UNARY(tan, WIDE, tan(x), ad_mul(g, d, ad_shift(g, ad_square(g, y), 1)), .lo = -1.2, .hi = 1.2)
 UNARY(tanh, FLOAT, tanh(x), ad_mul(g, d, one_minus(g, ad_square(g, y))))
 UNARY(sigmoid, FLOAT, x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1 + exp(-x)), ad_mul(g, d, ad_mul(g, y, one_minus(g, y))))
 /* log(1 + e^x), without overflow */
-UNARY(softplus, FLOAT, (x > 0 ? x : 0) + log1p(exp(-fabs(x))), ad_mul(g, d, ad_sigmoid(g, x)))
+UNARY(softplus, WIDE, (x > 0 ? x : 0) + log1p(exp(-fabs(x))), ad_mul(g, d, ad_sigmoid(g, x)))
 UNARY(erf, FLOAT, erf(x), ad_mul(g, d, ad_scale(g, ad_exp(g, ad_neg(g, ad_square(g, x))), M_2_SQRTPI)))
 
 /* ---- activations ------------------------------------------------------------------------------------------------- */
@@ -118,7 +123,7 @@ UNARY(relu, ANY, x <= 0 ? 0 : x, ad_mul(g, d, positive(g, y)), KINK)
                                                .flags = AD_ELEMENTWISE,                                      \
                                                .min_in = 2,                                                  \
                                                .max_in = 2,                                                  \
-                                               .infer = FLOAT,                                               \
+                                               .infer = ad_infer_float,                                      \
                                                .scalar = scalar_##name_##_grad,                              \
                                                .vjp = vjp_##name_##_grad,                                    \
                                                AD_CASES(cases_##name_##_grad)};                              \
@@ -226,7 +231,7 @@ val ad_shift(struct ad_graph *g, val x, double by)
 }
 
 /* x ^ exponent */
-OP(power, sizeof(struct ad_unary_attr), FLOAT, pow(x, p->a), ad_mul(g, d, ad_scale(g, ad_power(g, x, p->a - 1), p->a)),
+OP(power, sizeof(struct ad_unary_attr), WIDE, pow(x, p->a), ad_mul(g, d, ad_scale(g, ad_power(g, x, p->a - 1), p->a)),
    ad_power(g, x, 2.6), .lo = 0.2, .hi = 2)
 val ad_power(struct ad_graph *g, val x, double e)
 {

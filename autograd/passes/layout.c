@@ -25,19 +25,14 @@ static void place_root(struct layout *l, const struct ad_graph *g, val v, int32_
 {
     struct place *p = &l->place[v];
     p->root = root;
-    p->t = (struct ad_tensor){.dtype = g->value[v].dtype, .shape = g->value[v].shape};
+    p->t = (struct ad_tensor){.dtype = ad_kept_as(g, v), .shape = g->value[v].shape};
     ad_default_strides(&p->t);
-}
-
-static size_t bytes_of(const struct ad_graph *g, val v)
-{
-    return (size_t)ad_count(g->value[v].shape) * ad_dtype_size(g->value[v].dtype);
 }
 
 static void place_leaf(struct layout *l, const struct ad_graph *g, const struct ad_node *n, int32_t at)
 {
     enum root_kind kind = n->op == &ad_op_input ? ROOT_INPUT : n->op == &ad_op_param ? ROOT_PARAM : ROOT_CONST;
-    int32_t r = new_root(l, kind, bytes_of(g, n->out), at);
+    int32_t r = new_root(l, kind, ad_kept_bytes(g, n->out), at);
     l->root[r].name = leaf(n)->name;
     if (kind == ROOT_CONST) l->root[r].base = (void *)(uintptr_t)leaf(n)->data;
     place_root(l, g, n->out, r);
@@ -53,7 +48,7 @@ static bool takes(const struct layout *l, const struct ad_graph *g, const struct
     for (int k = 0; k < n->n_in + n->n_out; k++) {
         val v = k < n->n_in ? n->in[k] : n->out + k - n->n_in;
         struct ad_tensor *to = k < n->n_in ? &in[k] : &out[k - n->n_in];
-        *to = (struct ad_tensor){.dtype = g->value[v].dtype, .shape = g->value[v].shape};
+        *to = (struct ad_tensor){.dtype = ad_kept_as(g, v), .shape = g->value[v].shape};
         ad_default_strides(to);
         if (k < n->n_in && l->place[v].view) *to = l->place[v].t;
     }
@@ -92,8 +87,9 @@ static bool place_view(struct layout *l, const struct ad_graph *g, const struct 
     struct place out[8];
     for (int k = 0; k < n->n_out; k++) {
         val v = n->out + k;
+        if (ad_kept_as(g, v) != in->t.dtype) return false;
         out[k] = (struct place){.root = in->root, .offset = in->offset, .view = true};
-        out[k].t = (struct ad_tensor){.dtype = g->value[v].dtype, .shape = g->value[v].shape};
+        out[k].t = (struct ad_tensor){.dtype = ad_kept_as(g, v), .shape = g->value[v].shape};
         int64_t offset = 0;
         if (!n->op->view(&in->t, n->attr, k, &out[k].t, &offset)) return false;
         out[k].offset += offset;
@@ -116,8 +112,8 @@ static bool place_in_part(struct layout *l, const struct ad_graph *g, const stru
     while (r && !g->node[rd->list[r - 1].node]->op->part) r = rd->list[r - 1].next;
     if (!r || end[v]) return false;
     const struct ad_node *c = g->node[rd->list[r - 1].node];
-    if (end[c->out]) return false;
-    struct ad_tensor t = {.dtype = g->value[c->out].dtype, .shape = g->value[c->out].shape};
+    if (end[c->out] || ad_kept_as(g, c->out) != ad_kept_as(g, v)) return false;
+    struct ad_tensor t = {.dtype = ad_kept_as(g, c->out), .shape = g->value[c->out].shape};
     int64_t offset = 0;
     ad_default_strides(&t);
     c->op->part(g, c, rd->list[r - 1].operand, &t, &offset);
@@ -127,7 +123,7 @@ static bool place_in_part(struct layout *l, const struct ad_graph *g, const stru
         return false;
     for (int32_t o = rd->head[v]; o && !ad_contiguous(&t); o = rd->list[o - 1].next)
         if (!takes(l, g, g->node[rd->list[o - 1].node], rd->list[o - 1].operand, &t)) return false;
-    if (!l->place[c->out].root) place_root(l, g, c->out, new_root(l, ROOT_ARENA, bytes_of(g, c->out), at));
+    if (!l->place[c->out].root) place_root(l, g, c->out, new_root(l, ROOT_ARENA, ad_kept_bytes(g, c->out), at));
     l->place[v] = (struct place){.root = l->place[c->out].root, .offset = offset, .t = t, .view = true};
     l->n_in_place++;
     return true;
@@ -145,7 +141,7 @@ static char *find_ends(const struct ad_graph *g)
 
 static bool same_tensor(const struct place *a, const struct place *b)
 {
-    return a->offset == b->offset && ad_same_shape(a->t.shape, b->t.shape) &&
+    return a->offset == b->offset && a->t.dtype == b->t.dtype && ad_same_shape(a->t.shape, b->t.shape) &&
            !memcmp(a->t.stride, b->t.stride, (size_t)a->t.shape.rank * sizeof(int64_t));
 }
 
@@ -161,7 +157,9 @@ static void try_in_place(struct layout *l, const struct ad_graph *g, int32_t at)
         int32_t ri = ad_layout_root(l, p->root);
         struct root *r = &l->root[ri];
         if (r->kind != ROOT_ARENA || r->pinned || r->last != at || r->bytes != l->root[ro].bytes) continue;
-        if (p->offset || !ad_contiguous(&p->t) || !ad_same_shape(p->t.shape, l->place[n->out].t.shape)) continue;
+        const struct ad_tensor *to = &l->place[n->out].t;
+        if (p->offset || p->t.dtype != to->dtype || !ad_contiguous(&p->t) || !ad_same_shape(p->t.shape, to->shape))
+            continue;
         bool clash = false;
         for (int k = 0; k < n->n_in; k++) {
             const struct place *q = &l->place[n->in[k]];
@@ -211,7 +209,7 @@ void ad_layout(const struct ad_graph *g, const char *need, bool reuse, struct la
         for (int k = 0; k < n->n_out; k++) {
             val v = n->out + k;
             if (l->place[v].root || (reuse && place_in_part(l, g, n, (int32_t)i, k, &rd, end))) continue;
-            place_root(l, g, v, new_root(l, end[v] == 2 ? ROOT_CALLER : ROOT_ARENA, bytes_of(g, v), (int32_t)i));
+            place_root(l, g, v, new_root(l, end[v] == 2 ? ROOT_CALLER : ROOT_ARENA, ad_kept_bytes(g, v), (int32_t)i));
         }
     }
     for (size_t i = 0; i < g->n_output; i++)

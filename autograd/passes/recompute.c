@@ -63,7 +63,7 @@ static int64_t choose(const struct ad_graph *g, const char *need, int32_t *far)
         for (int k = 0; k < n->n_out; k++) {
             val v = n->out + k;
             if (!far[v]) continue;
-            size_t bytes = (size_t)ad_count(g->value[v].shape) * ad_dtype_size(g->value[v].dtype);
+            size_t bytes = ad_kept_bytes(g, v);
             bool ends = last[v] == (int32_t)g->n_node;
             if (k > 0 || !need[i] || ends || !cheap(n) || bytes < MIN_BYTES || !inputs_live(g, n, last, far[v])) {
                 far[v] = 0;

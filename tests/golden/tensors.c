@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "autograd/op.h"
 #include "base/mem.h"
 #include "tests/golden/golden.h"
 
@@ -125,13 +126,6 @@ const struct golden_tensor *golden_find(const struct golden_file *f, struct err 
 void *golden_as(const struct golden_tensor *x, enum ad_dtype t)
 {
     char *data = mem_alloc(((size_t)x->count + 1) * ad_dtype_size(t));
-    for (int64_t i = 0; i < x->count; i++) {
-        switch (t) {
-        case AD_F64: ((double *)data)[i] = x->x[i]; break;
-        case AD_F32: ((float *)data)[i] = (float)x->x[i]; break;
-        case AD_I32: ((int32_t *)data)[i] = (int32_t)x->x[i]; break;
-        case AD_I64: ((int64_t *)data)[i] = (int64_t)x->x[i]; break;
-        }
-    }
+    for (int64_t i = 0; i < x->count; i++) ad_set(&(struct ad_tensor){.data = data, .dtype = t}, i, x->x[i]);
     return data;
 }

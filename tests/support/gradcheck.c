@@ -7,11 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "autograd/internal.h"
 #include "autograd/ops/ops.h"
 #include "autograd/plan.h"
 #include "base/buf.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "tests/support/halfcheck.h"
 
 enum { MAX_VARS = 24, GUARD = 64 };
 
@@ -460,6 +462,38 @@ static int check_written(struct check *k)
     return rc;
 }
 
+/* Each node of this op, and what the reference executor feeds it, with tensors in 16 bits. */
+static int check_half(struct check *k)
+{
+    struct built b = build(k, AD_F32, !k->c->no_gradient);
+    size_t nodes = b.g->n_node;
+    char room[24];
+    int n = 0, rc = 0;
+    for (size_t i = 1; i < nodes; i++)
+        for (int j = 0; j < b.g->node[i]->n_in && b.g->node[i]->op == k->op; j++)
+            ad_output(b.g, name_of(room, "i", n++), b.g->node[i]->in[j]);
+    struct ad_plan *p = n ? plan(k, b.g, AD_REFERENCE) : NULL;
+    if (n) rc = p ? run(k, p, AD_F32, 0, NULL) : ERR_STATE;
+    n = 0;
+    for (size_t i = 1; i < nodes && !rc; i++) {
+        const struct ad_node *node = b.g->node[i];
+        double *x[MAX_VARS] = {0};
+        struct err why;
+        if (node->op != k->op || node->n_in > MAX_VARS) continue;
+        for (int j = 0; j < node->n_in; j++) {
+            struct ad_shape s;
+            const void *from = ad_result(p, name_of(room, "i", n++), &s);
+            x[j] = mem_zero((size_t)ad_count(s) + 1, sizeof **x);
+            for (int64_t m = 0; m < ad_count(s); m++) x[j][m] = load(ad_dtype_of(b.g, node->in[j]), from, m);
+        }
+        if (halfcheck_node(b.g, node, x, k->seed, &why)) rc = fail(k, "in 16 bits: %s", why.msg);
+        for (int j = 0; j < node->n_in; j++) free(x[j]);
+    }
+    ad_plan_free(p);
+    ad_graph_free(b.g);
+    return rc;
+}
+
 /* ---- a case, an op ----------------------------------------------------------------------------------------------- */
 
 int gradcheck_case(const struct ad_op *op, int number, uint64_t seed, struct err *e)
@@ -472,6 +506,7 @@ int gradcheck_case(const struct ad_op *op, int number, uint64_t seed, struct err
     if (!rc && !k.c->no_gradient && !k.c->no_second) rc = check_second(&k);
     if (!rc) rc = check_passes(&k, AD_F64);
     if (!rc) rc = check_passes(&k, AD_F32);
+    if (!rc) rc = check_half(&k);
     for (int i = 0; i < MAX_VARS; i++) free(k.var[i].x);
     return rc;
 }

@@ -3,8 +3,8 @@
  * A case becomes a graph in f64 with loss = sum_k <w_k, out_k>, w random. Along random directions u (of all float
  * inputs together, then of each alone) the slope of the loss by differences is compared, sign included, with <grad, u>.
  * Second order: the same for h(x, w) = <grad(x, w), v>. Then the case runs in f32 and f64 by the reference executor and
- * by plans with passes on, and the results must agree; and every number of an output must have been written, none
- * beside it. */
+ * by plans with passes on, and the results must agree; every number of an output must have been written, none beside it;
+ * and each node of the op, with its f32 tensors kept in bf16 and f16, must give its definition's numbers (halfcheck.h). */
 #ifndef TRIAD_TESTS_GRADCHECK_H
 #define TRIAD_TESTS_GRADCHECK_H
 
