@@ -22,12 +22,12 @@ void train_loss_scale_begin(struct train_loss_scale *s, const struct run_train *
 
 val train_loss_scale_emit(const struct train_loss_scale *s, struct ad_graph *g, val loss)
 {
-    return s->on ? ad_mul(g, loss, ad_input(g, "loss_scale", AD_F32, SCALAR)) : loss;
+    return s && s->on ? ad_mul(g, loss, ad_input(g, "loss_scale", AD_F32, SCALAR)) : loss;
 }
 
 void train_loss_scale_bind(const struct train_loss_scale *s, struct ad_plan *p)
 {
-    if (s->on) ad_bind(p, "loss_scale", &s->factor);
+    if (s && s->on) ad_bind(p, "loss_scale", &s->factor);
 }
 
 void train_loss_scale_undo(const struct train_loss_scale *s, float *grad, int64_t n)

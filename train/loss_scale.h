@@ -18,7 +18,7 @@ struct train_loss_scale {
 void train_loss_scale_begin(struct train_loss_scale *s, const struct run_train *c);
 void train_loss_scale_set(struct train_loss_scale *s, struct run_loss_scale at);
 
-/* The val to differentiate in place of the scalar `loss`; and binds the plan's input that it reads to `s`. */
+/* The val to differentiate in place of the scalar `loss`; and binds the plan's input that it reads to `s`. NULL: none. */
 val train_loss_scale_emit(const struct train_loss_scale *s, struct ad_graph *g, val loss);
 void train_loss_scale_bind(const struct train_loss_scale *s, struct ad_plan *p);
 /* grad /= scale, n numbers. Exact, but for what becomes less than f32's least normal number. */
