@@ -56,9 +56,10 @@ void opt_bind_gradients_of(struct ad_plan *p, const struct ad_store *s, const ch
     }
 }
 
-void opt_add_gradients(const struct ad_plan *p, const struct ad_store *s, const char *prefix, bool begin, float *grad)
+double opt_add_gradients(const struct ad_plan *p, const struct ad_store *s, const char *prefix, bool begin, float *grad)
 {
     char name[600];
+    double square = 0;
     for (int i = 0; i < ad_store_count(s); i++) {
         const struct ad_entry *e = ad_store_at(s, i);
         if (!trained(e, prefix)) continue;
@@ -67,10 +68,13 @@ void opt_add_gradients(const struct ad_plan *p, const struct ad_store *s, const 
         const float *from = ad_result(p, name, NULL);
         CHECK_MSG(from, "the plan has no '%s'", name);
         float *to = grad + e->offset;
+        double norm = opt_norm(from, e->count);
+        square += norm * norm;
         if (begin)
             memcpy(to, from, (size_t)e->count * sizeof *to);
         else
 #pragma omp parallel for simd schedule(static) if (e->count > 1 << 16)
             for (int64_t k = 0; k < e->count; k++) to[k] += from[k];
     }
+    return square;
 }

@@ -30,6 +30,11 @@ void train_loss_scale_bind(const struct train_loss_scale *s, struct ad_plan *p)
     if (s && s->on) ad_bind(p, "loss_scale", &s->factor);
 }
 
+double train_loss_scale_factor(const struct train_loss_scale *s)
+{
+    return s->on ? (double)s->factor : 1;
+}
+
 void train_loss_scale_undo(const struct train_loss_scale *s, float *grad, int64_t n)
 {
     float factor = 1 / s->factor;

@@ -24,6 +24,8 @@ void train_loss_scale_bind(const struct train_loss_scale *s, struct ad_plan *p);
 /* grad /= scale, n numbers. Exact, but for what becomes less than f32's least normal number. */
 void train_loss_scale_undo(const struct train_loss_scale *s, float *grad, int64_t n);
 
+double train_loss_scale_factor(const struct train_loss_scale *s); /* 1 without scaling */
+
 /* After a step whose gradient is finite. */
 void train_loss_scale_good(struct train_loss_scale *s);
 /* After one whose gradient is not, though its loss is: halves the scale, says so, and returns true. False without

@@ -26,6 +26,7 @@ struct train_micro {
     struct train_plans *plans;
     struct run_model *m;
     int64_t items;
+    double part2; /* of the last step */
     struct side side[RUN_MAX_MODALITIES];
 };
 
@@ -146,8 +147,9 @@ static float *row_of(const struct train_micro *t, const struct block *b, int64_t
     return (float *)b->p + item * t->m->config.embed;
 }
 
+/* *square: of a replay, the sum of squares of its gradient. */
 static int run_piece(struct train_micro *t, const struct piece *p, enum train_part part, unsigned flags, uint64_t seed,
-                     uint64_t step, struct err *e)
+                     uint64_t step, double *square, struct err *e)
 {
     struct ad_plan *plan = piece_plan(t, p, part, flags, e);
     if (!plan) return e->code;
@@ -162,7 +164,8 @@ static int run_piece(struct train_micro *t, const struct piece *p, enum train_pa
     int rc = ad_run(plan, seed, step, e);
     if (rc || part == TRAIN_EMBED) return rc;
     char prefix[300];
-    opt_add_gradients(plan, t->m->store, train_tower_prefix(t->m, p->modality, prefix), p->item == 0, t->plans->grad);
+    *square = opt_add_gradients(plan, t->m->store, train_tower_prefix(t->m, p->modality, prefix), p->item == 0,
+                                t->plans->grad);
     return 0;
 }
 
@@ -170,11 +173,14 @@ static int run_towers(struct train_micro *t, const struct data_batch *b, enum tr
                       uint64_t seed, uint64_t step, struct err *e)
 {
     int rc = 0;
+    t->part2 = 0;
     for (int i = 0; i < t->m->n && !rc; i++)
         for (int64_t k = 0, n = piece_count(t, &b->part[i]); k < n && !rc; k++) {
             struct piece p;
+            double square = 0;
             rc = take_piece(t, b, i, k, &p, e);
-            if (!rc) rc = run_piece(t, &p, part, flags, seed, step, e);
+            if (!rc) rc = run_piece(t, &p, part, flags, seed, step, &square, e);
+            t->part2 += (double)n * square; /* n^2 / n: what n parts sum up to, and the mean over them */
         }
     return rc;
 }
@@ -257,6 +263,11 @@ struct ad_plan_stats train_micro_plan(struct train_micro *t, const struct data_b
                     rc = e->code;
             }
     return rc ? (struct ad_plan_stats){0} : all;
+}
+
+double train_micro_part2(const struct train_micro *t)
+{
+    return t->part2;
 }
 
 int64_t train_micro_bytes(const struct train_micro *t)

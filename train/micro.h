@@ -34,6 +34,10 @@ int train_micro_run(struct train_micro *t, const struct data_batch *b, unsigned 
 /* The figures of a step's plans: calls, FLOPs and times of all runs together, memory of the largest. Zero on error. */
 struct ad_plan_stats train_micro_plan(struct train_micro *t, const struct data_batch *b, unsigned flags, struct err *e);
 
+/* |G|^2 of the last step's micro-batches, for the gradient noise scale (optim/noise.h): each tower's mean over its parts,
+ * whose gradients are taken times the number of parts, summed over the towers. */
+double train_micro_part2(const struct train_micro *t);
+
 /* Bytes of the unit vectors and their gradients of the largest batch so far. */
 int64_t train_micro_bytes(const struct train_micro *t);
 

@@ -154,6 +154,7 @@ int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64
     r->skipped = isfinite(r->loss) && !isfinite(r->grad_norm) && train_loss_scale_skip(&s->loss_scale, step);
     if (r->skipped) return 0;
     if (!isfinite(r->loss) || !isfinite(r->grad_norm)) return find_nonfinite(s, b, step, r->loss, r->grad_norm, e);
+    if (in_parts(s, b)) r->part_norm = sqrt(train_micro_part2(s->micro)) / train_loss_scale_factor(&s->loss_scale);
     train_loss_scale_good(&s->loss_scale);
     opt_step(s->o, s->plans.grad, r->grad_norm, lr);
     clamp_scale(s->m);

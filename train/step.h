@@ -13,7 +13,8 @@ struct train_stepper;
 
 struct train_result {
     double loss, grad_norm, scale;
-    bool skipped; /* the weights did not move: a gradient was beyond f16's range, and grad_norm is not finite */
+    double part_norm; /* of a batch in parts: root of the mean square of its micro-batches' gradients; otherwise 0 */
+    bool skipped;     /* the weights did not move: a gradient was beyond f16's range, and grad_norm is not finite */
     double plan_s, compute_s, optimizer_s; /* where the step's time went */
     int n_pairs;
     double pair[RUN_MAX_MODALITIES * RUN_MAX_MODALITIES / 2];

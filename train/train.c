@@ -200,6 +200,8 @@ static void write_record(struct loop *l, const struct train_result *r, double lr
     train_record_value(l->record, "grad_norm", r->grad_norm);
     const struct train_loss_scale *scale = train_stepper_loss_scale(l->s.stepper);
     if (scale->on) train_record_value(l->record, "loss_scale", scale->at.scale);
+    double noise = opt_noise_scale(&l->state.noise);
+    if (isfinite(noise)) train_record_value(l->record, "noise_scale", noise);
     record_layers(l);
     train_record_value(l->record, "samples_per_s", (double)l->samples_since / wall);
     train_record_value(l->record, "share/data", l->data_s / wall);
@@ -252,6 +254,9 @@ static int one_step(struct loop *l, struct train_result *r, double *lr, struct e
         int page = look(l, b, &why);
         if (page && !rc) rc = err_set(e, page, "%s", why.msg);
     }
+    if (!rc && r->part_norm > 0)
+        opt_noise_add(&l->state.noise, r->part_norm * r->part_norm, (double)l->s.c->micro_batch,
+                      r->grad_norm * r->grad_norm, (double)b->size);
     if (!rc) {
         l->state.step++;
         l->state.epoch = b->epoch;

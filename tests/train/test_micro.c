@@ -178,6 +178,18 @@ static void the_gradient_is_the_whole_batch_s(void **state)
     }
 }
 
+/* The sum of squares of the towers' gradients, that of the loss left out. */
+static double towers_square(const struct run_model *m, const float *grad)
+{
+    double sum = 0;
+    for (int i = 0; i < ad_store_count(m->store); i++) {
+        const struct ad_entry *p = ad_store_at(m->store, i);
+        if (p->flags & AD_STATE || !strncmp(p->name, "loss.", 5)) continue;
+        for (int64_t k = p->offset; k < p->offset + p->count; k++) sum += (double)grad[k] * grad[k];
+    }
+    return sum;
+}
+
 /* One part is the whole: the same sums in the same order, so the same bits, of every gradient. In several parts each
  * unit vector still is, and with them the loss and the gradients of its own parameters. */
 static void the_same_bits_where_sums_are_in_one_order(void **state)
@@ -197,12 +209,66 @@ static void the_same_bits_where_sums_are_in_one_order(void **state)
             if (memcmp(want + p->offset, plans.grad + p->offset, (size_t)p->count * sizeof(float)))
                 fail_msg("%s: the gradient of %s has other bits", kinds[k].name, p->name);
         }
+        double square = towers_square(again.m, plans.grad);
+        assert_true(fabs(train_micro_part2(one) - square) <= 1e-9 * square); /* the same squares in another order */
         train_micro_free(one);
         train_plans_free(&plans);
         free(plans.grad);
         rig_close(&whole);
         rig_close(&again);
     }
+}
+
+/* Three types of numbers, passes on and off, at once and in parts, by kernels and by the plain reference: one small model
+ * with three modalities, all against the plain f32 gradient of the whole. What is kept in 16 bits is rounded to half a
+ * step at every layer there and back; those roundings are independent, so a tensor's gradient moves by a few steps of
+ * the type (bf16: 2^-8, f16: 2^-11) of its norm. */
+static void every_combination(void **state)
+{
+    enum { SMALL = 40 };
+    static const struct {
+        const char *name;
+        double most;
+    } type[] = {{"f32", 1e-5}, {"bf16", 8 * 0x1p-8}, {"f16", 8 * 0x1p-11}};
+    static const char *const passes[] = {NULL, "norecompute", "nofuse", "nokernels", "reference"};
+    const char *plain[] = {VIT, "train.debug=reference"}, *worst_name = "";
+    struct rig want = rig_of("many.jsonl", SMALL, 0, plain, 2);
+    rig_step(&want);
+    for (size_t t = 0; t < 3; t++) {
+        double worst = 0;
+        for (size_t p = 0; p < sizeof passes / sizeof *passes; p++)
+            for (int micro = 0; micro <= 15; micro += 15) {
+                char precision[40], debug[60];
+                const char *args[] = {VIT, precision, "train.loss_scale=128", debug};
+                snprintf(precision, sizeof precision, "train.precision=%s", type[t].name);
+                snprintf(debug, sizeof debug, "train.debug=%s", passes[p] ? passes[p] : "");
+                struct rig got = rig_of("many.jsonl", SMALL, micro, args, passes[p] ? 4 : 3);
+                struct train_result r = rig_step(&got);
+                const char *name;
+                double error = worst_error(&want, &got, &name);
+                assert_false(r.skipped);
+                if (error > type[t].most)
+                    fail_msg("%s, '%s', parts of %d: the gradient of %s is off by %.3g of its norm", type[t].name,
+                             passes[p] ? passes[p] : "", micro, name, error);
+                if (error > worst) worst = error, worst_name = name;
+                rig_close(&got);
+            }
+        print_message("%s: largest error %.2g of the norm, %s\n", type[t].name, worst, worst_name);
+        assert_true(t == 0 || worst > 1e-5); /* the types were really used */
+    }
+    rig_close(&want);
+}
+
+/* Of n parts, n sum |g|^2 is at least |sum g|^2 (Cauchy and Schwarz), and more where they differ, as samples do. */
+static void parts_are_noisier(void **state)
+{
+    struct rig r = rig_open(25, kinds[0].args, kinds[0].n), whole = rig_open(0, kinds[0].args, kinds[0].n);
+    struct train_result t = rig_step(&r);
+    double square = towers_square(r.m, train_stepper_gradient(r.stepper));
+    assert_true(t.part_norm * t.part_norm > 1.01 * square);
+    assert_true(rig_step(&whole).part_norm == 0);
+    rig_close(&r);
+    rig_close(&whole);
 }
 
 static void any_number_of_threads(void **state)
@@ -309,6 +375,20 @@ static void runs_resume_and_repeat(void **state)
               tiny_path(&tiny, "from/checkpoints/step-%d", TINY_STEPS));
 }
 
+/* Every step of a run in parts feeds the noise scale, which a checkpoint keeps. */
+static void noise_is_kept(void **state)
+{
+    struct err e = {0};
+    char *text, want[60];
+    size_t n;
+    train("noise", "train.micro_batch=3");
+    assert_int_equal(
+        file_read(tiny_path(&tiny, "noise/checkpoints/step-%d/state.json", TINY_STEPS), 1 << 16, &text, &n, &e), 0);
+    snprintf(want, sizeof want, "\"noise\": {\"steps\": %d,", TINY_STEPS);
+    tiny_has(text, want);
+    free(text);
+}
+
 static void what_is_said(void **state)
 {
     char *text = tiny_run(&tiny, "dry", "--dry-run train.micro_batch=3", 0);
@@ -387,10 +467,13 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_gradient_is_the_whole_batch_s),
         cmocka_unit_test(the_same_bits_where_sums_are_in_one_order),
+        cmocka_unit_test(every_combination),
+        cmocka_unit_test(parts_are_noisier),
         cmocka_unit_test(any_number_of_threads),
         cmocka_unit_test(running_statistics_move_once_a_part),
         cmocka_unit_test(plans_that_are_used_stay),
         cmocka_unit_test(runs_resume_and_repeat),
+        cmocka_unit_test(noise_is_kept),
         cmocka_unit_test(what_is_said),
     };
     return cmocka_run_group_tests(tests, begin, end);
