@@ -99,7 +99,8 @@ void opt_emit_gradients_of(struct ad_graph *g, const struct ad_store *s, val y, 
 void opt_bind_gradients_of(struct ad_plan *p, const struct ad_store *s, const char *prefix, float *grad);
 /* After a run of a plan with such outputs in its arena: adds them to the flat buffer, or with `begin` puts them there.
  * Returns the sum of their squares. */
-double opt_add_gradients(const struct ad_plan *p, const struct ad_store *s, const char *prefix, bool begin, float *grad);
+double opt_add_gradients(const struct ad_plan *p, const struct ad_store *s, const char *prefix, bool begin,
+                         float *grad);
 
 /* One step. `grad` has ad_store_flat_count numbers and `norm` is opt_norm of it, for clipping. Moments are corrected
  * for their start (Kingma & Ba 2015, alg. 1); the averaged weights follow as ema * avg + (1 - ema) * weights. Allocates
