@@ -51,14 +51,27 @@ bool attn_all_finite(struct attn_rows rows, int64_t n, int64_t dim)
     return vf_sum(sum) + rest == 0;
 }
 
-void attn_copy_rows(struct attn_rows rows, int64_t n, int64_t dim, float *to)
+/* One loop for each type: asked in the loop it costs more than the copy. */
+#define BY_TYPE(type, f, ...)                           \
+    do {                                                \
+        if ((type) == AD_F32) f(AD_F32, __VA_ARGS__);   \
+        if ((type) == AD_BF16) f(AD_BF16, __VA_ARGS__); \
+        if ((type) == AD_F16) f(AD_F16, __VA_ARGS__);   \
+    } while (0)
+
+SIMD_FN void copy_rows(enum ad_dtype type, struct attn_rows rows, int64_t n, int64_t dim, float *to)
 {
     int64_t whole = dim / VL * VL;
     for (int64_t i = 0; i < n; i++, to += ROW) {
-        struct attn_rows r = attn_row(rows, i);
-        for (int64_t d = 0; d < whole; d += VL) vf_store(to + d, vf_load_as(r.type, r.at, d));
-        if (whole < dim) vf_store(to + whole, vf_load_part_as(r.type, r.at, whole, dim - whole));
+        const void *row = at_as(type, rows.at, i * rows.ld);
+        for (int64_t d = 0; d < whole; d += VL) vf_store(to + d, vf_load_as(type, row, d));
+        if (whole < dim) vf_store(to + whole, vf_load_part_as(type, row, whole, dim - whole));
     }
+}
+
+void attn_copy_rows(struct attn_rows rows, int64_t n, int64_t dim, float *to)
+{
+    BY_TYPE(rows.type, copy_rows, rows, n, dim, to);
 }
 
 /* A row of 8 in a register of eight lanes, whatever VL is. */
@@ -99,19 +112,39 @@ SIMD_FN void copy_columns(enum ad_dtype type, struct attn_rows rows, int64_t n, 
 
 void attn_copy_columns(struct attn_rows rows, int64_t n, int64_t dim, float scale, float *to)
 {
-    if (rows.type == AD_F32)
-        copy_columns(AD_F32, rows, n, dim, scale, to);
-    else if (rows.type == AD_BF16)
-        copy_columns(AD_BF16, rows, n, dim, scale, to);
-    else
-        copy_columns(AD_F16, rows, n, dim, scale, to);
+    BY_TYPE(rows.type, copy_columns, rows, n, dim, scale, to);
+}
+
+SIMD_FN void store_row(enum ad_dtype type, void *to, const float *from, int64_t dim, float scale)
+{
+    int64_t d = 0;
+    for (; d + VL <= dim; d += VL) vf_store_as(type, to, d, vf_load(from + d) * scale);
+    if (d < dim) vf_store_part_as(type, to, d, vf_load_part(from + d, dim - d, 0) * scale, dim - d);
 }
 
 void attn_store_row(struct attn_rows row, const float *from, int64_t dim, float scale)
 {
+    BY_TYPE(row.type, store_row, row.at, from, dim, scale);
+}
+
+SIMD_FN void dot(enum ad_dtype type, const void *a, enum ad_dtype type_b, const void *b, int64_t dim, float *y)
+{
+    vf sum = {0};
+    float tail = 0;
     int64_t d = 0;
-    for (; d + VL <= dim; d += VL) vf_store_as(row.type, row.at, d, vf_load(from + d) * scale);
-    if (d < dim) vf_store_part_as(row.type, row.at, d, vf_load_part(from + d, dim - d, 0) * scale, dim - d);
+    for (; d + VL <= dim; d += VL) sum += vf_load_as(type, a, d) * vf_load_as(type_b, b, d);
+    for (; d < dim; d++) tail += float_as(type, a, d) * float_as(type_b, b, d);
+    *y = vf_sum(sum) + tail;
+}
+
+float attn_dot(struct attn_rows a, struct attn_rows b, int64_t dim)
+{
+    float y = 0;
+    if (b.type == AD_F32)
+        BY_TYPE(a.type, dot, a.at, AD_F32, b.at, dim, &y);
+    else
+        BY_TYPE(a.type, dot, a.at, b.type, b.at, dim, &y);
+    return y;
 }
 
 void attn_clear_row(struct attn_rows row, int64_t dim)

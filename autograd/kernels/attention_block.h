@@ -134,6 +134,7 @@ static inline int64_t attn_at(const struct attn_blocks *b, int64_t i)
 #define attn_copy_rows ISA_FN(attn_copy_rows)
 #define attn_copy_columns ISA_FN(attn_copy_columns)
 #define attn_store_row ISA_FN(attn_store_row)
+#define attn_dot ISA_FN(attn_dot)
 #define attn_clear_row ISA_FN(attn_clear_row)
 #define attn_scores ISA_FN(attn_scores)
 #define attn_into_queries ISA_FN(attn_into_queries)
@@ -160,6 +161,8 @@ void attn_copy_columns(struct attn_rows rows, int64_t n, int64_t dim, float scal
 /* `from`, dim numbers, times scale into a row. */
 void attn_store_row(struct attn_rows row, const float *from, int64_t dim, float scale);
 void attn_clear_row(struct attn_rows row, int64_t dim);
+/* The sum of products of two rows. */
+float attn_dot(struct attn_rows a, struct attn_rows b, int64_t dim);
 /* to = from * scale, or += where `add`; dim numbers. */
 SIMD_FN void attn_put_row(float *to, const float *from, int64_t dim, float scale, bool add)
 {

@@ -77,13 +77,7 @@ static struct block load_queries(const struct attn_task *t, const struct grads *
     attn_copy_columns(q, qn, t->dim, t->scale * LOG2E, r->qt);
     attn_copy_columns(all_dy, qn, t->dim, 1, r->gt);
     for (int64_t i = 0; i < qn; i++) {
-        struct attn_rows y = attn_row(g->y, q0 + i), dy = attn_row(all_dy, i);
-        vf sum = {0};
-        float tail = 0;
-        int64_t d = 0;
-        for (; d + VL <= t->dim; d += VL) sum += vf_load_as(y.type, y.at, d) * vf_load_as(dy.type, dy.at, d);
-        for (; d < t->dim; d++) tail += float_as(y.type, y.at, d) * float_as(dy.type, dy.at, d);
-        r->delta[i] = vf_sum(sum) + tail;
+        r->delta[i] = attn_dot(attn_row(g->y, q0 + i), attn_row(all_dy, i), t->dim);
         r->lse[i] = g->lse[(q0 + i) * t->heads] * LOG2E;
     }
     for (int64_t i = qn; i < QB; i++) r->delta[i] = r->lse[i] = 0;

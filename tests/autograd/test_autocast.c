@@ -203,7 +203,7 @@ static void kernels_take_16_bits(void **state)
         struct ad_graph *g = ad_graph_new();
         val x[6], dx[6];
         for (int i = 0; i < all[c].n; i++) {
-            char name[8];
+            char name[16];
             snprintf(name, sizeof name, "x%d", i);
             x[i] = ad_input(g, name, AD_F32, all[c].s[i]);
         }
