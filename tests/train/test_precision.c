@@ -96,7 +96,7 @@ static void resumes_bit_for_bit(void **state)
     static const char *const how[] = {"train.precision=bf16",
                                       "train.precision=f16 train.loss_scale=256 train.loss_scale_every=4"};
     for (int i = 0; i < 2; i++) {
-        char args[300], whole[16], out[16];
+        char args[300], whole[40], out[40];
         snprintf(whole, sizeof whole, "whole-%d", i);
         snprintf(args, sizeof args, "train.save_every=1 train.keep=100 train.threads=1 %s", how[i]);
         train(whole, args);
