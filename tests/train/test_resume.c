@@ -109,7 +109,7 @@ static void test_by_budget(void **state)
         "data.batch_by=seconds data.budget=0.7 data.budget_of=sound",
     };
     for (int i = 0; i < 2; i++) {
-        char whole[32], from[32], args[200];
+        char whole[40], from[60], args[240];
         snprintf(whole, sizeof whole, "budget-%d", i);
         snprintf(args, sizeof args, "%s train.save_every=1 train.keep=100", by[i]);
         train(whole, args);
