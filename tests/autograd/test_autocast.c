@@ -163,7 +163,7 @@ static void check_nodes(struct ad_graph *g, uint64_t seed)
     float *x[6] = {0};
     for (int i = 0; i < 6; i++) {
         snprintf(name, sizeof name, "x%d", i);
-        x[i] = numbers(430 * 200, name);
+        x[i] = numbers(300 * 530, name); /* the largest of all inputs below */
         ad_bind(p, name, x[i]);
     }
     if (ad_run(p, seed, 3, &e)) fail_msg("%s", e.msg);
