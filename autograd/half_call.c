@@ -1,3 +1,4 @@
+/* Conversion between a call and its kernel. See half_call.h. */
 #include "autograd/half_call.h"
 
 #include <stdlib.h>

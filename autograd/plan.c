@@ -138,7 +138,7 @@ static int bind_params(struct ad_plan *p, struct ad_store *store, struct err *e)
     return 0;
 }
 
-static bool all_f32(const struct ad_call *c)
+static bool all_f32_or_half(const struct ad_call *c)
 {
     for (int i = 0; i < c->n_in + c->n_out; i++) {
         enum ad_dtype t = i < c->n_in ? c->in[i].dtype : c->out[i - c->n_in].dtype;
@@ -159,7 +159,7 @@ static void choose(struct ad_plan *p, struct step *s, size_t node)
         s->kernel = k->name;
         if (k->scratch) scratch = k->scratch;
     } else if (op->flags & AD_ELEMENTWISE) {
-        bool tiles = !(p->flags & AD_NO_KERNELS) && all_f32(c);
+        bool tiles = !(p->flags & AD_NO_KERNELS) && all_f32_or_half(c);
         any_type = true;
         s->run = tiles ? ad_run_elementwise_f32 : ad_eval_elementwise;
         s->kernel = tiles ? "tiles" : "plain";

@@ -1,3 +1,4 @@
+/* The factor of the loss and of the gradients. See loss_scale.h. */
 #include "train/loss_scale.h"
 
 #include "autograd/ops/ops.h"

@@ -51,14 +51,6 @@ bool attn_all_finite(struct attn_rows rows, int64_t n, int64_t dim)
     return vf_sum(sum) + rest == 0;
 }
 
-/* One loop for each type: asked in the loop it costs more than the copy. */
-#define BY_TYPE(type, f, ...)                           \
-    do {                                                \
-        if ((type) == AD_F32) f(AD_F32, __VA_ARGS__);   \
-        if ((type) == AD_BF16) f(AD_BF16, __VA_ARGS__); \
-        if ((type) == AD_F16) f(AD_F16, __VA_ARGS__);   \
-    } while (0)
-
 SIMD_FN void copy_rows(enum ad_dtype type, struct attn_rows rows, int64_t n, int64_t dim, float *to)
 {
     int64_t whole = dim / VL * VL;

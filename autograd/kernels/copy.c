@@ -62,17 +62,11 @@ static void convert_line(struct kind k, const void *from, void *to, struct axis 
         for (int64_t i = 0; i < a.n; i++) ad_set(&y, i * a.to, ad_get(&x, i * a.from));
 }
 
-/* Where element i lies. */
-static void *element(enum ad_dtype t, const void *p, int64_t i)
-{
-    return (char *)(uintptr_t)p + i * (ad_is_half(t) ? 2 : 4);
-}
-
 static void copy_plane(struct kind k, const void *from, void *to, struct axis b, struct axis a)
 {
     if (k.from != k.to)
         for (int64_t j = 0; j < b.n; j++)
-            convert_line(k, element(k.from, from, j * b.from), element(k.to, to, j * b.to), a);
+            convert_line(k, at_as(k.from, from, j * b.from), at_as(k.to, to, j * b.to), a);
     else if (ad_is_half(k.to))
         plane_uint16_t(from, to, b, a);
     else
@@ -131,9 +125,9 @@ static void copy(struct kind k, struct ad_shape s, const void *from, const int64
         f += at * part.from;
         o += at * part.to;
         if (best >= 0)
-            copy_plane(k, element(k.from, from, f), element(k.to, to, o), part, line);
+            copy_plane(k, at_as(k.from, from, f), at_as(k.to, to, o), part, line);
         else
-            copy_line(k, element(k.from, from, f), element(k.to, to, o), part);
+            copy_line(k, at_as(k.from, from, f), at_as(k.to, to, o), part);
     }
 }
 
@@ -149,7 +143,7 @@ static void run_view(const struct ad_call *c)
             ad_default_strides(&to);
         }
         struct kind kind = {c->in[0].dtype, to.dtype};
-        copy(kind, seen.shape, element(kind.from, c->in[0].data, offset), seen.stride, to.data, to.stride);
+        copy(kind, seen.shape, at_as(kind.from, c->in[0].data, offset), seen.stride, to.data, to.stride);
     }
 }
 
@@ -159,7 +153,7 @@ static void run_concat(const struct ad_call *c)
     struct ad_tensor to = c->out[0];
     ad_default_strides(&to);
     for (int i = 0; i < c->n_in; i++) {
-        void *part = element(to.dtype, to.data, at * to.stride[axis]);
+        void *part = at_as(to.dtype, to.data, at * to.stride[axis]);
         struct kind kind = {c->in[i].dtype, to.dtype};
         if (part != c->in[i].data) /* else it was computed in its place (passes/layout.c) */
             copy(kind, c->in[i].shape, c->in[i].data, c->in[i].stride, part, to.stride);
@@ -167,16 +161,29 @@ static void run_concat(const struct ad_call *c)
     }
 }
 
+static void fill(const struct ad_tensor *t, double value)
+{
+    uint32_t one[2] = {0}; /* room for any element */
+    uint16_t half;
+    ad_set(&(struct ad_tensor){.data = one, .dtype = t->dtype}, 0, value);
+    memcpy(&half, one, sizeof half);
+    int64_t n = ad_count(t->shape);
+    if (ad_is_half(t->dtype))
+        for (int64_t i = 0; i < n; i++) ((uint16_t *)t->data)[i] = half;
+    else
+        for (int64_t i = 0; i < n; i++) ((uint32_t *)t->data)[i] = one[0];
+}
+
 static void run_pad(const struct ad_call *c)
 {
     const struct ad_pad_attr *p = c->attr;
     struct ad_tensor to = c->out[0];
     ad_default_strides(&to);
-    int64_t n = ad_count(to.shape), before = p->before * to.stride[p->axis];
-    for (int64_t i = 0; i < n; i++) ad_set(&to, i, p->value);
+    int64_t before = p->before * to.stride[p->axis];
+    fill(&to, p->value);
     to.stride[p->axis] *= p->step;
     struct kind kind = {c->in[0].dtype, to.dtype};
-    copy(kind, c->in[0].shape, c->in[0].data, c->in[0].stride, element(to.dtype, to.data, before), to.stride);
+    copy(kind, c->in[0].shape, c->in[0].data, c->in[0].stride, at_as(to.dtype, to.data, before), to.stride);
 }
 
 /* Every input and output may be kept in 16 bits. */

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "autograd/kernels/simd.h"
-
 #include "base/threads.h"
 
 static int64_t min_of(int64_t a, int64_t b)

@@ -125,12 +125,7 @@ static void pack_b(const struct gemm_args *g, int64_t j0, int64_t n, int64_t k, 
 {
     const void *b = at_as(g->b_type, g->b, k * g->b_row + j0 * g->b_col);
     if (g->b_col == 1 || g->n == 1) {
-        if (g->b_type == AD_F32)
-            pack_rows(AD_F32, b, g->b_row, n, kc, to);
-        else if (g->b_type == AD_BF16)
-            pack_rows(AD_BF16, b, g->b_row, n, kc, to);
-        else
-            pack_rows(AD_F16, b, g->b_row, n, kc, to);
+        BY_TYPE(g->b_type, pack_rows, b, g->b_row, n, kc, to);
         return;
     }
     for (int64_t j = 0; j < n; j += NR) {
@@ -233,12 +228,7 @@ static void pack_a(const struct gemm_args *g, bool by_row, const struct heights 
         i += mr;
     }
     if (g->source) return;
-    if (g->a_type == AD_F32)
-        pack_stored(AD_F32, g, by_row, h, p, k, kc, to);
-    else if (g->a_type == AD_BF16)
-        pack_stored(AD_BF16, g, by_row, h, p, k, kc, to);
-    else
-        pack_stored(AD_F16, g, by_row, h, p, k, kc, to);
+    BY_TYPE(g->a_type, pack_stored, g, by_row, h, p, k, kc, to);
 }
 
 /* Asks for a part (of `parts`) of a group into the second-level cache. */
@@ -247,7 +237,7 @@ static void prefetch_a(const struct gemm_args *g, bool by_row, struct group p, i
 {
     const char *a = at_as(g->a_type, g->a, p.i * g->a_row + k * g->a_col);
     int64_t lines = by_row ? p.n : kc, from = part * lines / parts, to = (part + 1) * lines / parts;
-    int64_t size = g->a_type == AD_F32 ? 4 : 2, step = (by_row ? g->a_row : g->a_col) * size,
+    int64_t size = size_as(g->a_type), step = (by_row ? g->a_row : g->a_col) * size,
             length = (by_row ? kc : p.n) * size;
     for (int64_t r = from; r < to; r++)
         for (int64_t x = 0; x < length; x += 64) __builtin_prefetch(a + r * step + x, 0, 2);
@@ -298,8 +288,7 @@ struct strip {
 /* Asks for a part (of `parts`) of the next block of B. */
 static void prefetch_b(const struct gemm_args *g, const struct strip *s, int64_t part, int64_t parts)
 {
-    int64_t k = s->k + s->kc, rows = min_of(KC, g->k - k), size = g->b_type == AD_F32 ? 4 : 2,
-            lines = (s->n * size + 63) / 64;
+    int64_t k = s->k + s->kc, rows = min_of(KC, g->k - k), size = size_as(g->b_type), lines = (s->n * size + 63) / 64;
     if (rows <= 0 || g->b_col != 1) return;
     const char *b = at_as(g->b_type, g->b, k * g->b_row + s->j0);
     for (int64_t x = part * rows * lines / parts; x < (part + 1) * rows * lines / parts; x++)

@@ -7,16 +7,10 @@ ISA_DECLARE(void, ad_narrow, (enum ad_dtype t, const float *from, void *to, int6
 
 void ISA_FN(ad_widen)(enum ad_dtype t, const void *from, float *to, int64_t n)
 {
-    if (t == AD_BF16)
-        vf_widen(AD_BF16, from, to, n);
-    else
-        vf_widen(AD_F16, from, to, n);
+    vf_widen(t, from, to, n);
 }
 
 void ISA_FN(ad_narrow)(enum ad_dtype t, const float *from, void *to, int64_t n)
 {
-    if (t == AD_BF16)
-        vf_narrow(AD_BF16, from, to, n);
-    else
-        vf_narrow(AD_F16, from, to, n);
+    vf_narrow(t, from, to, n);
 }

@@ -44,24 +44,40 @@ static void zero(const struct ad_tensor *t)
     memset(t->data, 0, (size_t)ad_count(t->shape) * ad_dtype_size(t->dtype));
 }
 
+SIMD_FN void add_numbers(enum ad_dtype t, float *y, const void *x, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) vf_store(y + i, vf_load(y + i) + vf_load_as(t, x, i));
+    for (; i < n; i++) y[i] += float_as(t, x, i);
+}
+
 /* y += x, n numbers from element `at` of x on */
 static void add_row(float *y, const struct ad_tensor *x, int64_t at, int64_t n)
 {
+    BY_TYPE(x->dtype, add_numbers, y, at_as(x->dtype, x->data, at), n);
+}
+
+SIMD_FN void scale_numbers(enum ad_dtype t, void *y, enum ad_dtype from, const void *x, int64_t n, float factor)
+{
     int64_t i = 0;
-    for (; i + VL <= n; i += VL) vf_store(y + i, vf_load(y + i) + vf_load_as(x->dtype, x->data, at + i));
-    for (; i < n; i++) y[i] += float_as(x->dtype, x->data, at + i);
+    for (; i + VL <= n; i += VL) vf_store_as(t, y, i, vf_load_as(from, x, i) * factor);
+    if (i < n) vf_store_part_as(t, y, i, vf_load_part_as(from, x, i, n - i) * factor, n - i);
+}
+SIMD_FN void scale_same(enum ad_dtype t, void *y, const void *x, int64_t n, float factor)
+{
+    scale_numbers(t, y, t, x, n, factor);
 }
 
 /* y = x factor, n numbers from element `from` of x and `to` of y on */
 static void scale_row(const struct ad_tensor *y, int64_t to, const struct ad_tensor *x, int64_t from, int64_t n,
                       float factor)
 {
-    int64_t i = 0;
-    for (; i + VL <= n; i += VL)
-        vf_store_as(y->dtype, y->data, to + i, vf_load_as(x->dtype, x->data, from + i) * factor);
-    if (i < n)
-        vf_store_part_as(y->dtype, y->data, to + i, vf_load_part_as(x->dtype, x->data, from + i, n - i) * factor,
-                         n - i);
+    void *out = at_as(y->dtype, y->data, to);
+    const void *in = at_as(x->dtype, x->data, from);
+    if (x->dtype == y->dtype)
+        BY_TYPE(y->dtype, scale_same, out, in, n, factor);
+    else
+        scale_numbers(y->dtype, out, x->dtype, in, n, factor);
 }
 
 static void clear_row(const struct ad_tensor *y, int64_t at, int64_t n)

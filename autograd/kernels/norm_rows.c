@@ -3,7 +3,7 @@
 #include "autograd/kernels/norm_blocks.h"
 #include "autograd/kernels/simd.h"
 
-/* A row of numbers in f32 or 16 bits. The type is asked for in the loops, which the compiler makes one of for each. */
+/* A row of numbers in f32 or 16 bits. */
 struct row {
     enum ad_dtype type;
     const void *at;
@@ -74,6 +74,12 @@ SIMD_FN void norm_row(int64_t n, struct row x, const struct norm_attr *a, const 
     affine_row(n, x, *mean, rstd_of(*var, a), gain, bias, type, y);
 }
 
+SIMD_FN void norm_same(enum ad_dtype t, int64_t n, const void *x, const struct norm_attr *a, const float *gain,
+                       const float *bias, void *y, float *mean, float *var)
+{
+    norm_row(n, (struct row){t, x}, a, gain, bias, t, y, mean, var);
+}
+
 static void run_rows(const struct ad_call *c)
 {
     const struct norm_attr *a = c->attr;
@@ -85,12 +91,8 @@ static void run_rows(const struct ad_call *c)
     for (int64_t i = 0; i < d.n; i++) {
         struct row x = row_of(&c->in[0], i * d.c);
         void *y = at_as(to, c->out[0].data, i * d.c);
-        if (x.type == AD_F32 && to == AD_F32)
-            norm_row(d.c, (struct row){AD_F32, x.at}, a, gain, bias, AD_F32, y, mean + i, var + i);
-        else if (x.type == AD_BF16 && to == AD_BF16)
-            norm_row(d.c, (struct row){AD_BF16, x.at}, a, gain, bias, AD_BF16, y, mean + i, var + i);
-        else if (x.type == AD_F16 && to == AD_F16)
-            norm_row(d.c, (struct row){AD_F16, x.at}, a, gain, bias, AD_F16, y, mean + i, var + i);
+        if (x.type == to)
+            BY_TYPE(to, norm_same, d.c, x.at, a, gain, bias, y, mean + i, var + i);
         else
             norm_row(d.c, x, a, gain, bias, to, y, mean + i, var + i);
     }
@@ -171,6 +173,11 @@ SIMD_FN void one_grad(const struct grad_rows *g, const struct norm_attr *a, int6
         dx_row(g->c, x, dy, NULL, f, more, to, at_as(to, g->dx, at));
 }
 
+SIMD_FN void grad_same(enum ad_dtype t, const struct grad_rows *g, const struct norm_attr *a, int64_t i, float *part)
+{
+    one_grad(g, a, i, t, t, t, t, part);
+}
+
 static void run_grad_rows(const struct ad_call *c)
 {
     const struct norm_attr *a = c->attr;
@@ -193,12 +200,8 @@ static void run_grad_rows(const struct ad_call *c)
         float *p = part + b * 2 * d.c;
         memset(p, 0, (size_t)(2 * d.c) * sizeof *p);
         for (int64_t i = b * step; i < min_of(d.n, (b + 1) * step); i++) {
-            if (same && t == AD_F32)
-                one_grad(&g, a, i, AD_F32, AD_F32, AD_F32, AD_F32, p);
-            else if (same && t == AD_BF16)
-                one_grad(&g, a, i, AD_BF16, AD_BF16, AD_BF16, AD_BF16, p);
-            else if (same)
-                one_grad(&g, a, i, AD_F16, AD_F16, AD_F16, AD_F16, p);
+            if (same)
+                BY_TYPE(t, grad_same, &g, a, i, p);
             else
                 one_grad(&g, a, i, g.x.type, g.dy.type, more, t, p);
         }

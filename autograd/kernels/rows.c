@@ -208,24 +208,8 @@ static void sum_rows(const struct ad_call *c, const struct loops *l)
     }
 }
 
-/* Adds n rows of `width` numbers, four at a time, to acc. */
-static void add_rows(float *restrict acc, const void *const *row, int n, int64_t width)
-{
-    if (n == 4) {
-        const float *a = row[0], *b = row[1], *c = row[2], *d = row[3];
-#pragma omp simd
-        for (int64_t j = 0; j < width; j++) acc[j] += (a[j] + b[j]) + (c[j] + d[j]);
-        return;
-    }
-    for (int i = 0; i < n; i++) {
-        const float *a = row[i];
-#pragma omp simd
-        for (int64_t j = 0; j < width; j++) acc[j] += a[j];
-    }
-}
-
-/* The same for rows in 16 bits. */
-SIMD_FN void add_half_rows(enum ad_dtype t, float *restrict acc, const void *const *row, int n, int64_t width)
+/* Adds n rows of `width` numbers, at most four, to acc. */
+SIMD_FN void add_rows(enum ad_dtype t, float *restrict acc, const void *const *row, int n, int64_t width)
 {
     int64_t j = 0;
     for (; j + VL <= width; j += VL) {
@@ -261,12 +245,7 @@ static void sum_columns(const struct ad_call *c, const struct loops *l)
             int n = (int)min64(4, last - i);
             for (int k = 0; k < n; k++)
                 row[k] = at_as(x->dtype, x->data, base + offset_of(l->summed, l->n_summed, i + k, NULL));
-            if (x->dtype == AD_F32)
-                add_rows(part + t * width, row, n, width);
-            else if (x->dtype == AD_BF16)
-                add_half_rows(AD_BF16, part + t * width, row, n, width);
-            else
-                add_half_rows(AD_F16, part + t * width, row, n, width);
+            BY_TYPE(x->dtype, add_rows, part + t * width, row, n, width);
         }
     }
 #pragma omp parallel for schedule(static) if (blocks * l->n_out > PAR_MIN)

@@ -478,7 +478,7 @@ static int check_half(struct check *k)
     for (size_t i = 1; i < nodes && !rc; i++) {
         const struct ad_node *node = b.g->node[i];
         double *x[MAX_VARS] = {0};
-        struct err why;
+        struct err why = {0};
         if (node->op != k->op || node->n_in > MAX_VARS) continue;
         for (int j = 0; j < node->n_in; j++) {
             struct ad_shape s;
