@@ -114,29 +114,14 @@ SIMD_FN void store_row(enum ad_dtype type, void *to, const float *from, int64_t 
     if (d < dim) vf_store_part_as(type, to, d, vf_load_part(from + d, dim - d, 0) * scale, dim - d);
 }
 
-void attn_store_row(struct attn_rows row, const float *from, int64_t dim, float scale)
+void attn_store_half_row(enum ad_dtype type, void *to, const float *from, int64_t dim, float scale)
 {
-    BY_TYPE(row.type, store_row, row.at, from, dim, scale);
+    BY_TYPE(type, store_row, to, from, dim, scale);
 }
 
-SIMD_FN void dot(enum ad_dtype type, const void *a, enum ad_dtype type_b, const void *b, int64_t dim, float *y)
+float attn_dot_half(struct attn_rows a, struct attn_rows b, int64_t dim)
 {
-    vf sum = {0};
-    float tail = 0;
-    int64_t d = 0;
-    for (; d + VL <= dim; d += VL) sum += vf_load_as(type, a, d) * vf_load_as(type_b, b, d);
-    for (; d < dim; d++) tail += float_as(type, a, d) * float_as(type_b, b, d);
-    *y = vf_sum(sum) + tail;
-}
-
-float attn_dot(struct attn_rows a, struct attn_rows b, int64_t dim)
-{
-    float y = 0;
-    if (b.type == AD_F32)
-        BY_TYPE(a.type, dot, a.at, AD_F32, b.at, dim, &y);
-    else
-        BY_TYPE(a.type, dot, a.at, b.type, b.at, dim, &y);
-    return y;
+    return attn_dot_as(a.type, a.at, b.type, b.at, dim);
 }
 
 void attn_clear_row(struct attn_rows row, int64_t dim)

@@ -133,8 +133,8 @@ static inline int64_t attn_at(const struct attn_blocks *b, int64_t i)
 #define attn_all_finite ISA_FN(attn_all_finite)
 #define attn_copy_rows ISA_FN(attn_copy_rows)
 #define attn_copy_columns ISA_FN(attn_copy_columns)
-#define attn_store_row ISA_FN(attn_store_row)
-#define attn_dot ISA_FN(attn_dot)
+#define attn_store_half_row ISA_FN(attn_store_half_row)
+#define attn_dot_half ISA_FN(attn_dot_half)
 #define attn_clear_row ISA_FN(attn_clear_row)
 #define attn_scores ISA_FN(attn_scores)
 #define attn_into_queries ISA_FN(attn_into_queries)
@@ -158,11 +158,7 @@ void attn_copy_rows(struct attn_rows rows, int64_t n, int64_t dim, float *to);
 /* to[d * LANES + i] = number d of row i, times scale, for the n <= QB rows i; behind them, to the end of the vector, the last
  * row again. n > 0. */
 void attn_copy_columns(struct attn_rows rows, int64_t n, int64_t dim, float scale, float *to);
-/* `from`, dim numbers, times scale into a row. */
-void attn_store_row(struct attn_rows row, const float *from, int64_t dim, float scale);
 void attn_clear_row(struct attn_rows row, int64_t dim);
-/* The sum of products of two rows. */
-float attn_dot(struct attn_rows a, struct attn_rows b, int64_t dim);
 /* to = from * scale, or += where `add`; dim numbers. */
 SIMD_FN void attn_put_row(float *to, const float *from, int64_t dim, float scale, bool add)
 {
@@ -174,6 +170,31 @@ SIMD_FN void attn_put_row(float *to, const float *from, int64_t dim, float scale
         for (; d + VL <= dim; d += VL) vf_store(to + d, vf_load(from + d) * scale);
         for (; d < dim; d++) to[d] = from[d] * scale;
     }
+}
+/* `from`, dim numbers, times scale into a row. */
+void attn_store_half_row(enum ad_dtype type, void *to, const float *from, int64_t dim, float scale);
+SIMD_FN void attn_store_row(struct attn_rows row, const float *from, int64_t dim, float scale)
+{
+    if (row.type == AD_F32)
+        attn_put_row(row.at, from, dim, scale, false);
+    else
+        attn_store_half_row(row.type, row.at, from, dim, scale);
+}
+/* The sum of products of two rows. */
+SIMD_FN float attn_dot_as(enum ad_dtype type, const void *a, enum ad_dtype type_b, const void *b, int64_t dim)
+{
+    vf sum = {0};
+    float tail = 0;
+    int64_t d = 0;
+    for (; d + VL <= dim; d += VL) sum += vf_load_as(type, a, d) * vf_load_as(type_b, b, d);
+    for (; d < dim; d++) tail += float_as(type, a, d) * float_as(type_b, b, d);
+    return vf_sum(sum) + tail;
+}
+float attn_dot_half(struct attn_rows a, struct attn_rows b, int64_t dim);
+SIMD_FN float attn_dot(struct attn_rows a, struct attn_rows b, int64_t dim)
+{
+    bool wide = a.type == AD_F32 && b.type == AD_F32;
+    return wide ? attn_dot_as(AD_F32, a.at, AD_F32, b.at, dim) : attn_dot_half(a, b, dim);
 }
 
 /* s (keys x queries, rows of LANES) = k (keys x dim, rows of ROW) qt (dim x queries, rows of LANES); the queries are rounded
