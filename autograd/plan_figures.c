@@ -119,7 +119,7 @@ size_t ad_plan_pieces(const struct ad_plan *p, struct ad_piece *out)
         if (out) {
             const struct ad_node *node = name[i] ? ad_node_of(p->g, name[i]) : p->g->node[r->first];
             struct ad_piece x = {.op = node->op->name, .path = node->path, .part = node->part, .scratch = !name[i]};
-            if (name[i]) x.shape = p->g->value[name[i]].shape, x.dtype = p->g->value[name[i]].dtype;
+            if (name[i]) x.shape = p->g->value[name[i]].shape, x.dtype = ad_kept_as(p->g, name[i]);
             x.bytes = (int64_t)ad_layout_padded(r->bytes);
             x.first = call[r->first];
             x.last = call[r->last + 1] > x.first ? call[r->last + 1] - 1 : x.first;

@@ -12,6 +12,7 @@
 #include "cli/args.h"
 #include "cli/cli.h"
 #include "train/held.h"
+#include "train/plans.h"
 #include "train/setup.h"
 
 static const char summary[] = "Says what a training step takes and where: memory over the step, time and operations by "
@@ -72,33 +73,28 @@ static void batch_shapes(const struct run_model *m, const struct data_batch *b, 
         if (b)
             shape[i] = (struct model_shape){b->part[i].cap, b->part[i].rows};
         else if (d->kind == DATA_TEXT)
-            shape[i].rows = data_round_rows(shape[i].items * d->max_tokens, 256);
+            shape[i].rows = data_round_rows(shape[i].items * d->max_tokens, data_row_unit(d));
         else if (d->samples > 0)
             shape[i].rows = shape[i].items * d->samples;
         else if (d->kind == DATA_AUDIO)
             shape[i].rows = data_round_rows(
                 shape[i].items * data_logmel_frames(&d->logmel, (int64_t)(d->max_seconds * (double)d->logmel.rate)),
-                512);
+                data_row_unit(d));
     }
 }
 
-static struct ad_plan *plan_run(struct run_model *m, const struct opt *opt, const struct model_shape *shape, bool dry,
-                                struct err *e)
+/* The plan of a whole batch, as the run makes it. */
+static struct ad_plan *plan_run(struct train_plans *plans, const struct opt *opt, const struct model_shape *shape,
+                                bool dry, struct err *e)
 {
-    struct ad_plan_options o = {.dry = dry, .taken = train_held_bytes(m, opt, shape, m->config.train.batch)};
-    struct nn nn = {.g = ad_graph_new(), .store = m->store, .training = true};
-    val loss = run_model_loss(&nn, m, shape, m->config.train.batch);
-    if (loss) {
-        ad_output(nn.g, "loss", loss);
-        opt_emit_gradients(nn.g, m->store, loss);
-    }
-    int rc = nn_status(&nn, e);
-    if (!rc) rc = ad_pass_flags_parse(m->config.train.debug, &o.flags, e);
-    if (!rc) rc = run_memory(m->config.train.memory, &o.budget, e);
-    struct ad_plan *p = rc ? NULL : ad_plan_with(nn.g, m->store, &o, e);
-    if (!rc && !p && o.budget) err_prefix(e, "%s: train.memory", conf_where(&m->conf, &m->config.train.memory));
-    ad_graph_free(nn.g);
-    return p;
+    const struct run_model *m = plans->m;
+    const struct run_train *c = &m->config.train;
+    struct train_key key = {.part = TRAIN_WHOLE, .batch = c->batch};
+    memcpy(key.shape, shape, (size_t)m->n * sizeof *shape);
+    plans->taken = train_held_bytes(m, opt, shape, c->batch);
+    int rc = train_plan_flags(c, &key.flags, e);
+    if (!rc) rc = run_memory(c->memory, &plans->budget, e);
+    return rc ? NULL : train_plan_new(plans, &key, dry, e);
 }
 
 static int time_run(struct ad_plan *p, const struct run_model *m, const struct data_batch *b, struct err *e)
@@ -135,16 +131,17 @@ static int explain_model(struct run_model *m, const struct opt *opt, const struc
 {
     struct model_shape shape[RUN_MAX_MODALITIES];
     struct bench_explained x = {.name = m->config.name, .depth = (int)o->depth};
+    struct train_loss_scale scale = {0};
+    struct train_plans plans = {.m = m, .loss_scale = &scale};
+    train_loss_scale_begin(&scale, &m->config.train);
     batch_shapes(m, b, shape);
-    struct ad_plan *p = plan_run(m, opt, shape, !o->profile, e);
+    struct ad_plan *p = plan_run(&plans, opt, shape, !o->profile, e);
     if (!p) return e->code;
     int rc = o->profile ? time_run(p, m, b, e) : 0;
     if (!rc) rc = measure_machine(&x, e);
     if (!rc) {
         struct train_held h = train_held(m, opt, shape, m->config.train.batch);
-        int64_t budget = 0;
-        rc = run_memory(m->config.train.memory, &budget, e);
-        x.budget = (double)budget;
+        x.budget = (double)plans.budget;
         hold(&x, "parameters", h.parameters);
         hold(&x, "gradients", h.gradients);
         hold(&x, "optimizer", h.optimizer);

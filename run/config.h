@@ -201,7 +201,7 @@ struct model_tower run_tower(const struct run_modality *m, int64_t vocab);
 /* The modality that data.budget counts; -1 where batches are of a number of samples. */
 int run_budget_modality(const struct run_config *c);
 /* Bytes of a limit of memory: a size ("2GB"), a share of what this machine or control group has ("60%"), or "0", no limit.
- * ERR_FORMAT. */
+ * ERR_CONFIG. */
 int run_memory(const char *text, int64_t *bytes, struct err *e) MUST_CHECK;
 /* The pairs of modalities that the loss runs over. */
 int run_pairs(const struct run_config *c);

@@ -73,23 +73,30 @@ static void emit_loss(struct nn *nn, const struct train_plans *c, const struct t
     for (int i = 0; i < m->n; i++) ad_output_to_caller(g, named(g, m, i, "unit_grad"), d[i]);
 }
 
-static struct ad_plan *make_plan(struct train_plans *c, const struct train_key *key, struct err *e)
+int train_plan_flags(const struct run_train *c, unsigned *flags, struct err *e)
+{
+    int rc = ad_pass_flags_parse(c->debug, flags, e);
+    *flags |= ad_precision_flags((enum ad_precision)c->precision);
+    return rc;
+}
+
+struct ad_plan *train_plan_new(const struct train_plans *c, const struct train_key *key, bool dry, struct err *e)
 {
     static void (*const emit[])(struct nn *, const struct train_plans *, const struct train_key *) = {
         [TRAIN_WHOLE] = emit_whole, [TRAIN_EMBED] = emit_tower, [TRAIN_LOSS] = emit_loss, [TRAIN_REPLAY] = emit_tower};
     struct run_model *m = c->m;
     struct nn nn = {.g = ad_graph_new(), .store = m->store, .training = true};
     emit[key->part](&nn, c, key);
-    struct ad_plan_options o = {.flags = key->flags, .space = &m->space, .budget = c->budget, .taken = c->taken};
+    struct ad_plan_options o = {
+        .flags = key->flags, .space = dry ? NULL : &m->space, .dry = dry, .budget = c->budget, .taken = c->taken};
     struct ad_plan *p = nn_status(&nn, e) ? NULL : ad_plan_with(nn.g, m->store, &o, e);
     if (!p && c->budget) err_prefix(e, "%s: train.memory", conf_where(&m->conf, &m->config.train.memory));
     ad_graph_free(nn.g);
     if (!p) return NULL;
-    if (key->part == TRAIN_WHOLE) opt_bind_gradients(p, m->store, c->grad);
-    if (key->part == TRAIN_LOSS) opt_bind_gradients_of(p, m->store, "loss.", c->grad);
+    if (key->part == TRAIN_WHOLE && c->grad) opt_bind_gradients(p, m->store, c->grad);
+    if (key->part == TRAIN_LOSS && c->grad) opt_bind_gradients_of(p, m->store, "loss.", c->grad);
     train_loss_scale_bind(c->loss_scale, p);
     ad_plan_profile(p, c->profile);
-    c->made++;
     return p;
 }
 
@@ -122,9 +129,11 @@ struct ad_plan *train_plan_for(struct train_plans *c, const struct train_key *ke
             return c->plan[i].plan;
         }
     double start = time_now();
-    struct ad_plan *p = make_plan(c, key, e);
+    struct ad_plan *p = train_plan_new(c, key, false, e);
     c->seconds += time_now() - start;
-    if (p) *make_room(c) = (struct train_planned){*key, p, c->clock};
+    if (!p) return NULL;
+    *make_room(c) = (struct train_planned){*key, p, c->clock};
+    c->made++;
     return p;
 }
 

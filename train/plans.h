@@ -47,6 +47,12 @@ struct train_plans {
 struct ad_plan *train_plan_for(struct train_plans *c, const struct train_key *key, struct err *e);
 void train_plans_free(struct train_plans *c);
 
+/* What train.debug and train.precision say. */
+int train_plan_flags(const struct run_train *c, unsigned *flags, struct err *e) MUST_CHECK;
+/* A plan for `key` that is the caller's: c's cache stays as it is. Of a `dry` one there are figures alone. Gradients are
+ * bound where c->grad is there. */
+struct ad_plan *train_plan_new(const struct train_plans *c, const struct train_key *key, bool dry, struct err *e);
+
 /* The prefix of a tower's parameters: "image." */
 const char *train_tower_prefix(const struct run_model *m, int modality, char out[300]);
 

@@ -33,10 +33,9 @@ struct train_stepper *train_stepper_new(struct run_model *m, struct opt *o, stru
     s->n_grad = ad_store_flat_count(m->store);
     s->plans.m = m;
     if (c->micro_batch > 0) s->micro = train_micro_new(&s->plans, c->micro_batch);
-    bool ok = ad_pass_flags_parse(c->debug, &s->flags, e) == 0 && run_memory(c->memory, &s->plans.budget, e) == 0;
-    s->flags |= ad_precision_flags((enum ad_precision)c->precision);
     train_loss_scale_begin(&s->loss_scale, c);
     s->plans.loss_scale = &s->loss_scale;
+    bool ok = train_plan_flags(c, &s->flags, e) == 0 && run_memory(c->memory, &s->plans.budget, e) == 0;
     if (ok) s->plans.grad = mem_block((size_t)s->n_grad * sizeof(float), "gradients", e);
     if (ok && s->plans.grad) return s;
     train_stepper_free(s);
@@ -63,6 +62,7 @@ static void hold(struct train_stepper *s, const struct data_batch *b)
 {
     struct model_shape shape[RUN_MAX_MODALITIES];
     int64_t items = 0;
+    if (!s->plans.budget) return;
     for (int i = 0; i < s->m->n; i++) {
         shape[i] = (struct model_shape){b->part[i].cap, b->part[i].rows};
         items += b->part[i].cap;

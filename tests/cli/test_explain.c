@@ -97,6 +97,17 @@ static void a_run_is_explained(void **state)
     free(page);
 }
 
+/* The plan is the one that the run would make: in 16 bits too. */
+static void the_precision_is_the_run_s(void **state)
+{
+    if (RUN(copy_of("config.yaml"))) fail_msg("%s", said);
+    double wide = size_of("activations");
+    assert_null(strstr(out, " bf16 ("));
+    if (RUN(copy_of("config.yaml"), "train.precision=bf16")) fail_msg("%s", said);
+    has(out, " bf16 (");
+    assert_true(size_of("activations") < wide);
+}
+
 static void times_are_measured_where_asked(void **state)
 {
     if (RUN(copy_of("config.yaml"), "--profile")) fail_msg("%s", said);
@@ -176,6 +187,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_is_explained),
+        cmocka_unit_test(the_precision_is_the_run_s),
         cmocka_unit_test(times_are_measured_where_asked),
         cmocka_unit_test(a_run_without_its_data_is_explained),
         cmocka_unit_test(a_limit_is_kept_and_shown),
