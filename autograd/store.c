@@ -144,18 +144,12 @@ static void fill(const struct ad_store *s, struct ad_entry *p)
         for (int64_t i = 0; i < p->count; i++) ad_set(&t, i, start_value(&r, p->init));
 }
 
-/* Trainable f32 entries lie in `flat`; all others (state, f64 used by checks) in `state`. */
-static bool in_flat(const struct ad_entry *p)
-{
-    return !(p->flags & AD_STATE) && p->dtype == AD_F32;
-}
-
 int ad_store_commit(struct ad_store *s, struct err *e)
 {
     if (s->committed) return 0;
     for (size_t i = 0; i < s->n; i++) {
         struct ad_entry *p = &s->entry[i];
-        if (in_flat(p)) {
+        if (ad_in_flat(p)) {
             p->offset = s->flat_count;
             s->flat_count += (p->count + ALIGN - 1) / ALIGN * ALIGN;
         } else {
@@ -169,7 +163,7 @@ int ad_store_commit(struct ad_store *s, struct err *e)
     if (!s->state) return ERR_MEMORY;
     for (size_t i = 0; i < s->n; i++) {
         struct ad_entry *p = &s->entry[i];
-        p->data = in_flat(p) ? (void *)(s->flat + p->offset) : (void *)(s->state + p->offset);
+        p->data = ad_in_flat(p) ? (void *)(s->flat + p->offset) : (void *)(s->state + p->offset);
         fill(s, p);
     }
     s->committed = true;

@@ -34,6 +34,13 @@ struct ad_entry {
     bool fresh; /* initialised by commit and not loaded since */
 };
 
+/* Whether the entry is a trained f32 parameter: those lie in the flat buffer, all others (state; f64, which checks use)
+ * beside it. */
+static inline bool ad_in_flat(const struct ad_entry *p)
+{
+    return !(p->flags & AD_STATE) && p->dtype == AD_F32;
+}
+
 struct ad_store *ad_store_new(uint64_t seed);
 void ad_store_free(struct ad_store *s);
 

@@ -8,7 +8,7 @@
 
 static bool trained(const struct ad_entry *p, const char *prefix)
 {
-    return !(p->flags & AD_STATE) && p->dtype == AD_F32 && !strncmp(p->name, prefix, strlen(prefix));
+    return ad_in_flat(p) && !strncmp(p->name, prefix, strlen(prefix));
 }
 
 void opt_emit_gradients(struct ad_graph *g, const struct ad_store *s, val loss)
@@ -68,8 +68,7 @@ double opt_add_gradients(const struct ad_plan *p, const struct ad_store *s, cons
         const float *from = ad_result(p, name, NULL);
         CHECK_MSG(from, "the plan has no '%s'", name);
         float *to = grad + e->offset;
-        double norm = opt_norm(from, e->count);
-        square += norm * norm;
+        square += opt_square(from, e->count);
         if (begin)
             memcpy(to, from, (size_t)e->count * sizeof *to);
         else

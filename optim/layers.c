@@ -55,7 +55,7 @@ struct opt_layers *opt_layers_new(const struct ad_store *s)
     struct opt_layers *l = mem_zero(1, sizeof *l);
     for (int i = 0; i < ad_store_count(s); i++) {
         const struct ad_entry *p = ad_store_at(s, i);
-        if (p->flags & AD_STATE || p->dtype != AD_F32) continue;
+        if (!ad_in_flat(p)) continue;
         int layer = layer_of(l, p->name);
         for (int64_t from = 0; from < p->count; from += PIECE) {
             int64_t n = p->count - from < PIECE ? p->count - from : PIECE;

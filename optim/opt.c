@@ -44,7 +44,7 @@ static int make_params(struct opt *o, struct err *e)
     o->param = mem_zero((size_t)ad_store_count(o->store) + 1, sizeof *o->param);
     for (int i = 0; i < ad_store_count(o->store); i++) {
         const struct ad_entry *p = ad_store_at(o->store, i);
-        if (!(p->flags & AD_STATE) && p->dtype == AD_F32) o->param[o->n_param++] = param_of(&o->c, p, hit);
+        if (ad_in_flat(p)) o->param[o->n_param++] = param_of(&o->c, p, hit);
     }
     int rc = 0;
     for (int i = 0; i < o->c.n_group && !rc; i++)
@@ -197,7 +197,7 @@ double opt_lr(const struct opt_config *c, int64_t step, double progress)
 
 enum { MAX_PARTS = 256 };
 
-double opt_norm(const float *grad, int64_t n)
+double opt_square(const float *grad, int64_t n)
 {
     int64_t each = (n / MAX_PARTS / OPT_TASK + 1) * OPT_TASK, parts = (n + each - 1) / each;
     double part[MAX_PARTS], sum = 0;
@@ -207,7 +207,12 @@ double opt_norm(const float *grad, int64_t n)
         part[b] = ISA_PICK(opt_squares)(grad + b * each, to - b * each);
     }
     for (int64_t b = 0; b < parts; b++) sum += part[b];
-    return sqrt(sum);
+    return sum;
+}
+
+double opt_norm(const float *grad, int64_t n)
+{
+    return sqrt(opt_square(grad, n));
 }
 
 /* ---- a step ------------------------------------------------------------------------------------------------------ */

@@ -78,6 +78,7 @@ double opt_lr(const struct opt_config *c, int64_t step, double progress);
 /* The square root of the sum of squares, in an order that does not depend on the thread count. NaN and inf pass
  * through. */
 double opt_norm(const float *grad, int64_t n);
+double opt_square(const float *grad, int64_t n); /* the sum itself */
 
 /* Emits the gradient of the scalar `loss` by every trained parameter of the store, as outputs to the caller named
  * "grad/<parameter>"; then, once there is a plan, binds them to one flat buffer of ad_store_flat_count numbers, laid

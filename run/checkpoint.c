@@ -45,11 +45,6 @@ static int save_model(const char *path, const struct ad_store *store, struct err
     return rc;
 }
 
-static bool trained(const struct ad_entry *p)
-{
-    return !(p->flags & AD_STATE) && p->dtype == AD_F32;
-}
-
 /* "adamw.m/<parameter>"; the scales of one in 8 bits beside it. The caller frees. */
 static char *state_name(const struct opt_state *s, bool scales)
 {
@@ -459,7 +454,7 @@ static int load_average(const char *path, struct ad_store *store, struct err *e)
     for (int i = 0; i < ad_store_count(store) && any && !rc; i++) {
         struct ad_entry *p = ad_store_at(store, i);
         struct opt_state s = {.name = "ema", .of = p, .shape = p->shape, .count = p->count, .data = p->data};
-        if (trained(p)) rc = read_state(f, path, &s, e);
+        if (ad_in_flat(p)) rc = read_state(f, path, &s, e);
     }
     st_close(f);
     return rc;

@@ -75,14 +75,11 @@ void ISA_FN(opt_adamw)(const struct opt_piece *p, const struct opt_factors *f)
 
 /* ---- moments in 16 bits ------------------------------------------------------------------------------------------ */
 
-typedef uint16_t vh __attribute__((vector_size(VL * 2)));
-typedef uint32_t vw __attribute__((vector_size(VL * 4)));
-
 SIMD_FN vf from_bf16(const uint16_t *p)
 {
     vh x;
     memcpy(&x, p, sizeof x);
-    return (vf)(__builtin_convertvector(x, vw) << 16);
+    return vf_from_bf16(x);
 }
 
 /* Two vectors, one behind the other: on AVX2 by half as many instructions as one by one. */
@@ -100,17 +97,17 @@ SIMD_FN void from_bf16_pair(const uint16_t *p, vf to[2])
 
 /* Random bits are added below the last place, which is cut. Infinity stays; a NaN is made the quiet one, or it could carry
  * over into a zero. */
-SIMD_FN void to_bf16(uint16_t *p, vf x, vw bits)
+SIMD_FN void to_bf16(uint16_t *p, vf x, vu bits)
 {
-    vf y = vf_pick(vf_ne(x, x), (vf)((vw){0} + 0x7fc00000u), (vf)((vw)x + bits));
-    vh h = __builtin_convertvector((vw)y >> 16, vh);
+    vf y = vf_pick(vf_ne(x, x), (vf)((vu){0} + 0x7fc00000u), (vf)((vu)x + bits));
+    vh h = __builtin_convertvector((vu)y >> 16, vh);
     memcpy(p, &h, sizeof h);
 }
 
 /* Two vectors without a NaN. */
-SIMD_FN void to_bf16_pair(uint16_t *p, const vf x[2], const vw bits[2])
+SIMD_FN void to_bf16_pair(uint16_t *p, const vf x[2], const vu bits[2])
 {
-    vw a = ((vw)x[0] + bits[0]) >> 16, b = ((vw)x[1] + bits[1]) >> 16;
+    vu a = ((vu)x[0] + bits[0]) >> 16, b = ((vu)x[1] + bits[1]) >> 16;
 #if defined(__AVX2__) && !defined(__AVX512F__)
     __m256i h = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)a, (__m256i)b), 0xd8);
     _mm256_storeu_si256((__m256i *)(void *)p, h);
@@ -146,25 +143,25 @@ static void draw(const struct opt_factors *f, int64_t block, uint32_t word[HALF]
     memcpy(word, w, HALF * sizeof *word);
 }
 
-SIMD_FN void spread(const uint32_t word[HALF], uint32_t group, vw spread_word[HALF / VL])
+SIMD_FN void spread(const uint32_t word[HALF], uint32_t group, vu spread_word[HALF / VL])
 {
     for (int i = 0; i < HALF / VL; i++) {
         words16 x;
         memcpy(&x, word + i * VL, sizeof x);
-        spread_word[i] = (vw)(x * OPT_SPREAD(group));
+        spread_word[i] = (vu)(x * OPT_SPREAD(group));
     }
 }
 
 /* The bits of VL elements at `at` (a multiple of VL) of a group. */
-SIMD_FN vw bits_at(const vw word[HALF / VL], int64_t at)
+SIMD_FN vu bits_at(const vu word[HALF / VL], int64_t at)
 {
-    vw x = word[at % HALF / VL];
+    vu x = word[at % HALF / VL];
     return at < HALF ? x & 0xffffu : x >> 16;
 }
 
 /* Fewer than a group's elements, from its `at`th on. */
 static __attribute__((noinline)) void adamw16_part(const struct opt_piece *q, int64_t i, int64_t n,
-                                                   const vw word[HALF / VL], int64_t at, const struct opt_factors *f)
+                                                   const vu word[HALF / VL], int64_t at, const struct opt_factors *f)
 {
     for (int64_t stop = i + n, k; i < stop; i += k, at += k) {
         k = stop - i < VL ? stop - i : VL;
@@ -181,7 +178,7 @@ static __attribute__((noinline)) void adamw16_part(const struct opt_piece *q, in
     }
 }
 
-SIMD_FN void adamw16_group(const struct opt_piece *q, int64_t i, const vw word[HALF / VL], const struct opt_factors *f)
+SIMD_FN void adamw16_group(const struct opt_piece *q, int64_t i, const vu word[HALF / VL], const struct opt_factors *f)
 {
     float *w = q->w + i;
     const float *g = q->g + i;
@@ -194,7 +191,7 @@ SIMD_FN void adamw16_group(const struct opt_piece *q, int64_t i, const vw word[H
     __builtin_prefetch((const char *)g + AHEAD + 64);
 #pragma GCC unroll 4
     for (int j = 0; j < GROUP; j += 2 * VL) {
-        const vw bits[2] = {bits_at(word, j), bits_at(word, j + VL)};
+        const vu bits[2] = {bits_at(word, j), bits_at(word, j + VL)};
         vf old_m[2], old_v[2], new_m[2], new_v[2], new_w[2];
         from_bf16_pair(m + j, old_m);
         from_bf16_pair(v + j, old_v);
@@ -226,7 +223,7 @@ void ISA_FN(opt_adamw16)(const struct opt_piece *p, const struct opt_factors *f)
         stop = i + BLOCK - place % BLOCK;
         if (stop > q.n) stop = q.n;
         draw(&k, place / BLOCK, word);
-        vw mine[HALF / VL];
+        vu mine[HALF / VL];
         uint32_t group = (uint32_t)(place % BLOCK) / GROUP;
         if (place % GROUP) { /* 16: a parameter begins in the middle of a group */
             int64_t n = stop - i < HALF ? stop - i : HALF;
@@ -261,7 +258,7 @@ void ISA_FN(opt_to16)(const float *from, int64_t n, int64_t place, const struct 
         draw(f, (place + i) / BLOCK, word);
         for (int64_t k = i; k < stop; k += VL) {
             int64_t at = place + k, left = stop - k < VL ? stop - k : VL;
-            vw mine[HALF / VL];
+            vu mine[HALF / VL];
             uint16_t h[VL];
             spread(word, (uint32_t)(at % BLOCK) / GROUP, mine);
             to_bf16(h, get(from + k, left), bits_at(mine, at % GROUP));
