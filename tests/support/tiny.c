@@ -165,6 +165,36 @@ int tiny_train(const struct tiny *t, const char *out, const char *args, struct e
     return train_run(&o, e);
 }
 
+struct tiny tiny;
+
+int tiny_begin(void **state)
+{
+    tiny_make(&tiny);
+    return 0;
+}
+
+int tiny_end(void **state)
+{
+    tiny_free(&tiny);
+    return 0;
+}
+
+void tiny_trains(const char *out, const char *args)
+{
+    struct err e = {0};
+    if (tiny_train(&tiny, out, args, &e)) fail_msg("%s", e.msg);
+}
+
+int tiny_whole(const char *more_args)
+{
+    struct err e = {0};
+    char args[300];
+    snprintf(args, sizeof args, "train.save_every=1 train.keep=100 %s", more_args);
+    int rc = tiny_train(&tiny, "whole", args, &e);
+    if (rc) print_error("%s\n", e.msg);
+    return rc;
+}
+
 void tiny_start(const struct tiny *t, const char *out, const char *args, struct tiny_child *c)
 {
     char room[2000], *word[MOST_ARGS], *argv[MOST_ARGS + 4] = {"triad", "train", (char *)(uintptr_t)t->config};
@@ -275,6 +305,19 @@ void tiny_copy(const char *from, const char *to)
         free(b);
     }
     file_list_free(names, n);
+}
+
+void tiny_same_end(const char *a, const char *b)
+{
+    tiny_same(tiny_path(&tiny, "%s/checkpoints/step-%d", a, TINY_STEPS),
+              tiny_path(&tiny, "%s/checkpoints/step-%d", b, TINY_STEPS));
+}
+
+void tiny_stopped_at(const char *from, int step, const char *out)
+{
+    tiny_copy(tiny_path(&tiny, "%s/checkpoints/step-%d", from, step),
+              tiny_path(&tiny, "%s/checkpoints/step-%d", out, step));
+    tiny_copy(tiny_path(&tiny, "%s/tokenizer.text.json", from), tiny_path(&tiny, "%s/tokenizer.text.json", out));
 }
 
 void tiny_has(const char *text, const char *part)

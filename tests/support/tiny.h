@@ -22,6 +22,15 @@ void tiny_free(struct tiny *t);
 /* Paths in the folder, good until the eighth call after it. */
 const char *tiny_path(const struct tiny *t, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
+/* The data set of a test program: cmocka's group makes it and removes it by these two. */
+extern struct tiny tiny;
+int tiny_begin(void **state);
+int tiny_end(void **state);
+/* Trains on it into `out`; the test fails where that does. And, for a group's beginning, into `whole`, whose every
+ * checkpoint is kept: returns train_run's code, said if it is not 0. */
+void tiny_trains(const char *out, const char *args);
+int tiny_whole(const char *more_args);
+
 /* Trains in this process into the folder `out` of the data's folder. `args` is words separated by spaces: key=value and
  * --resume. Returns train_run's code. */
 int tiny_train(const struct tiny *t, const char *out, const char *args, struct err *e);
@@ -43,6 +52,11 @@ bool tiny_appears(const char *path, double seconds);
 
 /* Asserts that two checkpoint folders are equal bit for bit: every tensor, and state.json but for the seconds. */
 void tiny_same(const char *a, const char *b);
+
+/* The same of the ends, at step TINY_STEPS, of two of tiny's runs. */
+void tiny_same_end(const char *a, const char *b);
+/* A folder `out` as if the run `from` had been stopped at a step whose checkpoint it kept. */
+void tiny_stopped_at(const char *from, int step, const char *out);
 
 /* Copies a file or a folder (cp -r). */
 void tiny_copy(const char *from, const char *to);

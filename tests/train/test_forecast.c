@@ -11,20 +11,6 @@
 #include "base/threads.h"
 #include "tests/support/tiny.h"
 
-static struct tiny tiny;
-
-static int begin(void **state)
-{
-    tiny_make(&tiny);
-    return 0;
-}
-
-static int end(void **state)
-{
-    tiny_free(&tiny);
-    return 0;
-}
-
 /* The peak that --dry-run foretells against that of a real run: memory is counted in whole arenas and threads, hence
  * the tenth. */
 static void test_forecast(void **state)
@@ -52,5 +38,5 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forecast),
     };
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, tiny_begin, tiny_end);
 }

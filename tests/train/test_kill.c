@@ -17,20 +17,6 @@
 #include "run/model.h"
 #include "tests/support/tiny.h"
 
-static struct tiny tiny;
-
-static int begin(void **state)
-{
-    tiny_make(&tiny);
-    return 0;
-}
-
-static int end(void **state)
-{
-    tiny_free(&tiny);
-    return 0;
-}
-
 /* The newest checkpoint's folder or NULL; the caller frees. */
 static char *latest(const char *out)
 {
@@ -161,5 +147,5 @@ int main(void)
         cmocka_unit_test(test_sigterm),
         cmocka_unit_test(test_sigint),
     };
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, tiny_begin, tiny_end);
 }

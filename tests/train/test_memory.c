@@ -11,29 +11,18 @@
 #include "base/mem.h"
 #include "tests/support/tiny.h"
 
-static struct tiny tiny;
 static char *least; /* the limit that the error says would do, as "41.3MB" */
 
 static int begin(void **state)
 {
-    struct err e = {0};
-    tiny_make(&tiny);
-    int rc = tiny_train(&tiny, "whole", "train.save_every=1 train.keep=100", &e);
-    if (rc) print_error("%s\n", e.msg);
-    return rc;
+    tiny_begin(state);
+    return tiny_whole("");
 }
 
 static int end(void **state)
 {
-    tiny_free(&tiny);
     free(least);
-    return 0;
-}
-
-static void same_end(const char *out)
-{
-    tiny_same(tiny_path(&tiny, "whole/checkpoints/step-%d", TINY_STEPS),
-              tiny_path(&tiny, "%s/checkpoints/step-%d", out, TINY_STEPS));
+    return tiny_end(state);
 }
 
 static void too_little_says_what_would_do(void **state)
@@ -51,12 +40,11 @@ static void too_little_says_what_would_do(void **state)
 
 static void the_least_does_and_changes_no_bit(void **state)
 {
-    struct err e = {0};
     char args[80];
     assert_non_null(least);
     snprintf(args, sizeof args, "train.memory=%s", least);
-    if (tiny_train(&tiny, "least", args, &e)) fail_msg("%s", e.msg);
-    same_end("least");
+    tiny_trains("least", args);
+    tiny_same_end("whole", "least");
     snprintf(args, sizeof args, "--dry-run train.memory=%s", least);
     char *text = tiny_run(&tiny, "dry", args, 0);
     tiny_has(text, "recomputed ");
@@ -65,13 +53,11 @@ static void the_least_does_and_changes_no_bit(void **state)
 
 static void a_run_goes_on_under_another_limit(void **state)
 {
-    struct err e = {0};
     char args[80];
-    tiny_copy(tiny_path(&tiny, "whole/checkpoints/step-5"), tiny_path(&tiny, "other/checkpoints/step-5"));
-    tiny_copy(tiny_path(&tiny, "whole/tokenizer.text.json"), tiny_path(&tiny, "other/tokenizer.text.json"));
+    tiny_stopped_at("whole", 5, "other");
     snprintf(args, sizeof args, "--resume train.memory=%s", least);
-    if (tiny_train(&tiny, "other", args, &e)) fail_msg("%s", e.msg);
-    same_end("other");
+    tiny_trains("other", args);
+    tiny_same_end("whole", "other");
 }
 
 int main(void)

@@ -19,8 +19,6 @@
 
 enum { ITEMS = 220, BATCH = 200 };
 
-static struct tiny tiny;
-
 /* The tiny data many times over, under other names and texts: pictures and sounds come up often in a batch, so that
  * samples have many positives; every third has no sound, some no text. */
 static void put_manifest(const char *name, int items)
@@ -39,14 +37,8 @@ static void put_manifest(const char *name, int items)
 
 static int begin(void **state)
 {
-    tiny_make(&tiny);
+    tiny_begin(state);
     put_manifest("many.jsonl", ITEMS);
-    return 0;
-}
-
-static int end(void **state)
-{
-    tiny_free(&tiny);
     return 0;
 }
 
@@ -355,24 +347,15 @@ static void plans_that_are_used_stay(void **state)
 
 /* ---- whole runs -------------------------------------------------------------------------------------------------- */
 
-static void train(const char *out, const char *args)
-{
-    struct err e = {0};
-    if (tiny_train(&tiny, out, args, &e)) fail_msg("%s", e.msg);
-}
-
 /* Eight by three and two, batch norm among them; stopped at step 5 and resumed, with other threads. */
 static void runs_resume_and_repeat(void **state)
 {
-    train("whole", "train.micro_batch=3 train.save_every=5 train.keep=9 train.threads=1");
-    train("threads", "train.micro_batch=3 train.threads=3 data.workers=2");
-    tiny_same(tiny_path(&tiny, "whole/checkpoints/step-%d", TINY_STEPS),
-              tiny_path(&tiny, "threads/checkpoints/step-%d", TINY_STEPS));
-    tiny_copy(tiny_path(&tiny, "whole/checkpoints/step-5"), tiny_path(&tiny, "from/checkpoints/step-5"));
-    tiny_copy(tiny_path(&tiny, "whole/tokenizer.text.json"), tiny_path(&tiny, "from/tokenizer.text.json"));
-    train("from", "--resume train.micro_batch=3 train.threads=2");
-    tiny_same(tiny_path(&tiny, "whole/checkpoints/step-%d", TINY_STEPS),
-              tiny_path(&tiny, "from/checkpoints/step-%d", TINY_STEPS));
+    tiny_trains("whole", "train.micro_batch=3 train.save_every=5 train.keep=9 train.threads=1");
+    tiny_trains("threads", "train.micro_batch=3 train.threads=3 data.workers=2");
+    tiny_same_end("whole", "threads");
+    tiny_stopped_at("whole", 5, "from");
+    tiny_trains("from", "--resume train.micro_batch=3 train.threads=2");
+    tiny_same_end("whole", "from");
 }
 
 /* Every step of a run in parts feeds the noise scale, which a checkpoint keeps. */
@@ -381,7 +364,7 @@ static void noise_is_kept(void **state)
     struct err e = {0};
     char *text, want[60];
     size_t n;
-    train("noise", "train.micro_batch=3");
+    tiny_trains("noise", "train.micro_batch=3");
     assert_int_equal(
         file_read(tiny_path(&tiny, "noise/checkpoints/step-%d/state.json", TINY_STEPS), 1 << 16, &text, &n, &e), 0);
     snprintf(want, sizeof want, "\"noise\": {\"steps\": %d,", TINY_STEPS);
@@ -462,7 +445,7 @@ int main(int argc, char **argv)
 {
     if (argc > 1 && !strcmp(argv[1], "big")) {
         const struct CMUnitTest by_hand[] = {cmocka_unit_test(big)};
-        return cmocka_run_group_tests(by_hand, begin, end);
+        return cmocka_run_group_tests(by_hand, begin, tiny_end);
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_gradient_is_the_whole_batch_s),
@@ -476,5 +459,5 @@ int main(int argc, char **argv)
         cmocka_unit_test(noise_is_kept),
         cmocka_unit_test(what_is_said),
     };
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, begin, tiny_end);
 }

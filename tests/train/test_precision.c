@@ -14,26 +14,6 @@
 #include "base/mem.h"
 #include "tests/support/tiny.h"
 
-static struct tiny tiny;
-
-static int begin(void **state)
-{
-    tiny_make(&tiny);
-    return 0;
-}
-
-static int end(void **state)
-{
-    tiny_free(&tiny);
-    return 0;
-}
-
-static void train(const char *out, const char *args)
-{
-    struct err e = {0};
-    if (tiny_train(&tiny, out, args, &e)) fail_msg("%s", e.msg);
-}
-
 /* The means of a metric over the first and the last `n` records. */
 static void ends_of(const char *out, const char *name, int n, double *first, double *last)
 {
@@ -79,7 +59,7 @@ static void every_precision_learns(void **state)
     for (int i = 0; i < 3; i++) {
         char args[200];
         snprintf(args, sizeof args, "train.precision=%s train.steps=60 train.loss_scale=1024", names[i]);
-        train(names[i], args);
+        tiny_trains(names[i], args);
         ends_of(names[i], "loss", 6, &first[i], &last[i]);
         assert_true(last[i] < 0.75 * first[i]);
         assert_true(fabs(first[i] - first[0]) < 0.02 * first[0]);
@@ -99,18 +79,14 @@ static void resumes_bit_for_bit(void **state)
         char args[300], whole[40], out[40];
         snprintf(whole, sizeof whole, "whole-%d", i);
         snprintf(args, sizeof args, "train.save_every=1 train.keep=100 train.threads=1 %s", how[i]);
-        train(whole, args);
+        tiny_trains(whole, args);
         for (int k = 3; k < TINY_STEPS; k += 4) {
             snprintf(out, sizeof out, "from-%d-%d", i, k);
-            tiny_copy(tiny_path(&tiny, "%s/checkpoints/step-%d", whole, k),
-                      tiny_path(&tiny, "%s/checkpoints/step-%d", out, k));
-            tiny_copy(tiny_path(&tiny, "%s/tokenizer.text.json", whole),
-                      tiny_path(&tiny, "%s/tokenizer.text.json", out));
+            tiny_stopped_at(whole, k, out);
             snprintf(args, sizeof args, "--resume train.threads=2 %s %s", how[i],
                      k == 7 ? "train.debug=norecompute" : "");
-            train(out, args);
-            tiny_same(tiny_path(&tiny, "%s/checkpoints/step-%d", whole, TINY_STEPS),
-                      tiny_path(&tiny, "%s/checkpoints/step-%d", out, TINY_STEPS));
+            tiny_trains(out, args);
+            tiny_same_end(whole, out);
         }
     }
     assert_true(state_number("whole-1", 3, "loss_scale") == 256 && state_number("whole-1", 3, "loss_scale_good") == 3);
@@ -157,5 +133,5 @@ int main(void)
         cmocka_unit_test(an_overflow_recovers),
         cmocka_unit_test(a_nan_still_ends_the_run),
     };
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, tiny_begin, tiny_end);
 }

@@ -13,48 +13,17 @@
 #include "base/mem.h"
 #include "tests/support/tiny.h"
 
-static struct tiny tiny;
-
 /* The reference, whose every checkpoint is kept: a run stopped at step k leaves just its step-k. */
 static int begin(void **state)
 {
-    struct err e = {0};
-    tiny_make(&tiny);
-    int rc = tiny_train(&tiny, "whole", "train.save_every=1 train.keep=100 data.valid=[valid] train.valid_every=2", &e);
-    if (rc) print_error("%s\n", e.msg);
-    return rc;
-}
-
-static int end(void **state)
-{
-    tiny_free(&tiny);
-    return 0;
-}
-
-static void train(const char *out, const char *args)
-{
-    struct err e = {0};
-    if (tiny_train(&tiny, out, args, &e)) fail_msg("%s", e.msg);
-}
-
-/* A run folder `out` that was stopped at a step of another. */
-static void stopped_at(const char *from, int step, const char *out)
-{
-    tiny_copy(tiny_path(&tiny, "%s/checkpoints/step-%d", from, step),
-              tiny_path(&tiny, "%s/checkpoints/step-%d", out, step));
-    tiny_copy(tiny_path(&tiny, "whole/tokenizer.text.json"), tiny_path(&tiny, "%s/tokenizer.text.json", out));
-}
-
-static void same_end(const char *out)
-{
-    tiny_same(tiny_path(&tiny, "whole/checkpoints/step-%d", TINY_STEPS),
-              tiny_path(&tiny, "%s/checkpoints/step-%d", out, TINY_STEPS));
+    tiny_begin(state);
+    return tiny_whole("data.valid=[valid] train.valid_every=2");
 }
 
 static void test_saving_changes_nothing(void **state)
 {
-    train("unsaved", "");
-    same_end("unsaved");
+    tiny_trains("unsaved", "");
+    tiny_same_end("whole", "unsaved");
 }
 
 static void test_any_step_any_threads(void **state)
@@ -64,9 +33,9 @@ static void test_any_step_any_threads(void **state)
         snprintf(out, sizeof out, "from-%d", k);
         snprintf(args, sizeof args, "--resume data.workers=%d train.threads=%d data.cache=%s", k % 4, 1 + k % 3,
                  k % 2 ? "0" : "1MB");
-        stopped_at("whole", k, out);
-        train(out, args);
-        same_end(out);
+        tiny_stopped_at("whole", k, out);
+        tiny_trains(out, args);
+        tiny_same_end("whole", out);
     }
 }
 
@@ -78,8 +47,8 @@ static void test_several_resumes(void **state)
         if (i) snprintf(from, sizeof from, "chain-%zu", i - 1);
         snprintf(out, sizeof out, "chain-%zu", i);
         snprintf(args, sizeof args, "--resume train.save_every=1 train.keep=100 train.threads=%d", (int)(i % 2) + 1);
-        stopped_at(from, at[i], out);
-        train(out, args);
+        tiny_stopped_at(from, at[i], out);
+        tiny_trains(out, args);
         for (int k = at[i]; k <= TINY_STEPS; k++)
             tiny_same(tiny_path(&tiny, "whole/checkpoints/step-%d", k),
                       tiny_path(&tiny, "%s/checkpoints/step-%d", out, k));
@@ -90,15 +59,14 @@ static void test_several_resumes(void **state)
  * stores them: it goes on and is another run. */
 static void test_moments_in_16_bits(void **state)
 {
-    train("whole16", "optim.state=bf16 train.save_every=1 train.keep=100");
-    stopped_at("whole16", 5, "from16");
-    train("from16", "--resume optim.state=bf16 train.threads=3");
-    tiny_same(tiny_path(&tiny, "whole16/checkpoints/step-%d", TINY_STEPS),
-              tiny_path(&tiny, "from16/checkpoints/step-%d", TINY_STEPS));
-    stopped_at("whole16", 5, "to32");
-    train("to32", "--resume optim.state=f32");
-    stopped_at("whole", 5, "to16");
-    train("to16", "--resume optim.state=bf16");
+    tiny_trains("whole16", "optim.state=bf16 train.save_every=1 train.keep=100");
+    tiny_stopped_at("whole16", 5, "from16");
+    tiny_trains("from16", "--resume optim.state=bf16 train.threads=3");
+    tiny_same_end("whole16", "from16");
+    tiny_stopped_at("whole16", 5, "to32");
+    tiny_trains("to32", "--resume optim.state=f32");
+    tiny_stopped_at("whole", 5, "to16");
+    tiny_trains("to16", "--resume optim.state=bf16");
 }
 
 /* Batches of as many items as fit a budget, in parts too: where a batch begins follows from those before it. */
@@ -112,14 +80,13 @@ static void test_by_budget(void **state)
         char whole[40], from[60], args[240];
         snprintf(whole, sizeof whole, "budget-%d", i);
         snprintf(args, sizeof args, "%s train.save_every=1 train.keep=100", by[i]);
-        train(whole, args);
+        tiny_trains(whole, args);
         for (int k = 2; k < TINY_STEPS; k += 3) {
             snprintf(from, sizeof from, "budget-%d-from-%d", i, k);
             snprintf(args, sizeof args, "--resume %s train.threads=%d data.workers=%d", by[i], 1 + k % 3, k % 4);
-            stopped_at(whole, k, from);
-            train(from, args);
-            tiny_same(tiny_path(&tiny, "%s/checkpoints/step-%d", whole, TINY_STEPS),
-                      tiny_path(&tiny, "%s/checkpoints/step-%d", from, TINY_STEPS));
+            tiny_stopped_at(whole, k, from);
+            tiny_trains(from, args);
+            tiny_same_end(whole, from);
         }
     }
 }
@@ -140,23 +107,22 @@ static void test_other_optimizers(void **state)
         snprintf(whole, sizeof whole, "other-%zu", i);
         snprintf(part, sizeof part, "part-%zu", i);
         snprintf(args, sizeof args, "%s train.save_every=5 train.keep=100", how[i]);
-        train(whole, args);
-        stopped_at(whole, 5, part);
+        tiny_trains(whole, args);
+        tiny_stopped_at(whole, 5, part);
         snprintf(args, sizeof args, "--resume %s train.threads=3", how[i]);
-        train(part, args);
-        tiny_same(tiny_path(&tiny, "%s/checkpoints/step-%d", whole, TINY_STEPS),
-                  tiny_path(&tiny, "%s/checkpoints/step-%d", part, TINY_STEPS));
+        tiny_trains(part, args);
+        tiny_same_end(whole, part);
     }
-    stopped_at("other-0", 5, "back");
-    train("back", "--resume optim.state=f32");
+    tiny_stopped_at("other-0", 5, "back");
+    tiny_trains("back", "--resume optim.state=f32");
 }
 
 /* A finished run may be resumed: it measures again and changes nothing. */
 static void test_resume_at_the_end(void **state)
 {
-    stopped_at("whole", TINY_STEPS, "ended");
-    train("ended", "--resume");
-    same_end("ended");
+    tiny_stopped_at("whole", TINY_STEPS, "ended");
+    tiny_trains("ended", "--resume");
+    tiny_same_end("whole", "ended");
 }
 
 /* How often each step has a line of training (with a loss) and one of measuring. */
@@ -204,21 +170,21 @@ static void test_records(void **state)
             assert_int_equal(file_remove_tree(tiny_path(&tiny, "again/checkpoints/step-%d", k), &e), 0);
         FILE *f = fopen(tiny_path(&tiny, "again/metrics.jsonl"), "a"); /* as a kill in the middle of a line leaves it */
         assert_true(f && fputs("{\"step\": 3, \"lo", f) > 0 && fclose(f) == 0);
-        train("again", "--resume train.save_every=1 train.keep=100 data.valid=[valid] train.valid_every=2");
+        tiny_trains("again", "--resume train.save_every=1 train.keep=100 data.valid=[valid] train.valid_every=2");
         assert_int_equal(event_files(tiny_path(&tiny, "again")), ++n);
         count_lines(tiny_path(&tiny, "again/metrics.jsonl"), trained, measured);
         for (int k = 1; k <= TINY_STEPS; k++) {
             assert_int_equal(trained[k], 1);
             assert_int_equal(measured[k], k % 2 == 0 || k == TINY_STEPS);
         }
-        same_end("again");
+        tiny_same_end("whole", "again");
     }
 }
 
 /* The norms by layer are parts of the whole: their squares add up to its. Switched off, there are none. */
 static void test_layer_norms(void **state)
 {
-    train("bare", "train.layer_norms=false train.steps=2");
+    tiny_trains("bare", "train.layer_norms=false train.steps=2");
     for (int on = 0; on < 2; on++) {
         char *text;
         size_t len;
@@ -257,5 +223,5 @@ int main(void)
         cmocka_unit_test(test_records),
         cmocka_unit_test(test_layer_norms),
     };
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, begin, tiny_end);
 }

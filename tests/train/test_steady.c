@@ -16,20 +16,6 @@
 
 enum { STEPS = 20 };
 
-static struct tiny tiny;
-
-static int begin(void **state)
-{
-    tiny_make(&tiny);
-    return 0;
-}
-
-static int end(void **state)
-{
-    tiny_free(&tiny);
-    return 0;
-}
-
 struct bench {
     struct run_model *m;
     struct manifest data;
@@ -201,5 +187,5 @@ int main(void)
         cmocka_unit_test(test_half_steps),
         cmocka_unit_test(test_steps_and_loader),
     };
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, tiny_begin, tiny_end);
 }

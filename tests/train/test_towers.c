@@ -18,26 +18,6 @@
     "\"position_groups\":4,\"layers\":1,\"width\":16,\"heads\":2}} "
 #define UNMASKED "modalities.sound.augment.time_masks=0 modalities.sound.augment.bin_masks=0 "
 
-static struct tiny tiny;
-
-static int begin(void **state)
-{
-    tiny_make(&tiny);
-    return 0;
-}
-
-static int end(void **state)
-{
-    tiny_free(&tiny);
-    return 0;
-}
-
-static void train(const char *out, const char *args)
-{
-    struct err e = {0};
-    if (tiny_train(&tiny, out, args, &e)) fail_msg("%s", e.msg);
-}
-
 /* The loss of the first and of the last of the steps in metrics.jsonl. */
 static void losses(const char *out, double *first, double *last)
 {
@@ -55,8 +35,8 @@ static void losses(const char *out, double *first, double *last)
 
 static void runs_learn_and_repeat(void **state)
 {
-    train("one", TOWERS UNMASKED "train.steps=40 train.threads=1 data.workers=0 data.valid=[valid]");
-    train("two", TOWERS UNMASKED "train.steps=40 train.threads=3 data.workers=2 data.valid=[valid] data.cache=0");
+    tiny_trains("one", TOWERS UNMASKED "train.steps=40 train.threads=1 data.workers=0 data.valid=[valid]");
+    tiny_trains("two", TOWERS UNMASKED "train.steps=40 train.threads=3 data.workers=2 data.valid=[valid] data.cache=0");
     tiny_same(tiny_path(&tiny, "one/checkpoints/step-40"), tiny_path(&tiny, "two/checkpoints/step-40"));
     double first, last;
     losses("one", &first, &last);
@@ -122,5 +102,5 @@ int main(void)
         cmocka_unit_test(trained_runs_embed),
         cmocka_unit_test(dry_runs_and_refusals),
     };
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, tiny_begin, tiny_end);
 }

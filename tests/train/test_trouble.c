@@ -19,22 +19,11 @@
 #include "run/model.h"
 #include "tests/support/tiny.h"
 
-static struct tiny tiny;
-
 /* Two checkpoints, 4 and 5, of a run that was stopped at 5 of 11 steps; and its end. */
 static int begin(void **state)
 {
-    struct err e = {0};
-    tiny_make(&tiny);
-    int rc = tiny_train(&tiny, "whole", "train.save_every=1 train.keep=100", &e);
-    if (rc) print_error("%s\n", e.msg);
-    return rc;
-}
-
-static int end(void **state)
-{
-    tiny_free(&tiny);
-    return 0;
+    tiny_begin(state);
+    return tiny_whole("");
 }
 
 static void stopped(const char *out, int first, int last)
@@ -42,12 +31,6 @@ static void stopped(const char *out, int first, int last)
     for (int k = first; k <= last; k++)
         tiny_copy(tiny_path(&tiny, "whole/checkpoints/step-%d", k), tiny_path(&tiny, "%s/checkpoints/step-%d", out, k));
     tiny_copy(tiny_path(&tiny, "whole/tokenizer.text.json"), tiny_path(&tiny, "%s/tokenizer.text.json", out));
-}
-
-static void same_end(const char *out)
-{
-    tiny_same(tiny_path(&tiny, "whole/checkpoints/step-%d", TINY_STEPS),
-              tiny_path(&tiny, "%s/checkpoints/step-%d", out, TINY_STEPS));
 }
 
 /* Resuming `out` must fail with `code` and both texts in the message. */
@@ -116,7 +99,7 @@ static void test_no_save_works(void **state)
     free(c.text);
     tiny_same(tiny_path(&tiny, "whole/checkpoints/step-5"), tiny_path(&tiny, "full/checkpoints/step-5"));
     free(tiny_run(&tiny, "full", "--resume", 0));
-    same_end("full");
+    tiny_same_end("whole", "full");
 }
 
 static void test_later_saves_work(void **state)
@@ -223,7 +206,7 @@ static void test_state_file(void **state)
     tiny_has(text, "step-4 is taken instead");
     tiny_has(text, "resumed at step 4");
     free(text);
-    same_end("state");
+    tiny_same_end("whole", "state");
 }
 
 /* Writes a safetensors file anew with one change: without tensor `drop`, with `add`, `reshape` turned into one row
@@ -312,7 +295,7 @@ static void test_changed_config(void **state)
     refused("changed", "--resume optim.kind=sgd", ERR_SHAPE, "no tensor 'sgd.momentum/", "");
     struct err e = {0};
     assert_int_equal(tiny_train(&tiny, "changed", "--resume", &e), 0); /* nothing was lost by trying */
-    same_end("changed");
+    tiny_same_end("whole", "changed");
 }
 
 /* ---- NaN */
@@ -472,5 +455,5 @@ int main(void)
         cmocka_unit_test(test_configs),        cmocka_unit_test(test_file_gone_stop),
         cmocka_unit_test(test_file_gone_skip),
     };
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, begin, tiny_end);
 }
