@@ -12,6 +12,7 @@
 #include "autograd/ops/common.h"
 #include "autograd/plan_parts.h"
 #include "autograd/program.h"
+#include "autograd/passes/narrow.h"
 #include "autograd/store.h"
 #include "base/threads.h"
 
@@ -103,7 +104,8 @@ static struct ad_graph *clone(const struct ad_graph *from)
     return g;
 }
 
-static struct ad_graph *run_passes(const struct ad_graph *from, unsigned flags, int64_t *recomputed)
+static struct ad_graph *run_passes(const struct ad_graph *from, const struct ad_store *store, unsigned flags,
+                                   int64_t *recomputed)
 {
     struct ad_graph *g = flags & AD_NO_SIMPLIFY ? clone(from) : ad_simplify(from);
     if (!(flags & AD_NO_FUSE) && !g->status.code) {
@@ -115,6 +117,7 @@ static struct ad_graph *run_passes(const struct ad_graph *from, unsigned flags, 
         ad_autocast(g, flags & AD_BF16_VALUES ? AD_BF16 : AD_F16);
     if (!(flags & AD_NO_RECOMPUTE) && !g->status.code) g = ad_recompute(g, recomputed);
     own_ends(g);
+    if (ad_store_is_narrow(store)) ad_keep_narrow(g, store);
     return g;
 }
 
@@ -232,7 +235,9 @@ void ad_plan_forget_layout(struct ad_plan *p)
 static int plan_build(struct ad_plan *p, const struct ad_graph *g, struct ad_store *store,
                       const struct ad_plan_options *o, struct err *e)
 {
-    p->g = run_passes(g, p->flags, &p->stats.recomputed);
+    if (ad_store_is_narrow(store) && p->flags & AD_F16_VALUES && !(p->flags & AD_NO_AUTOCAST))
+        return err_set(e, ERR_CONFIG, "weights in bf16 go with activations in f32 or bf16, not in f16");
+    p->g = run_passes(g, store, p->flags, &p->stats.recomputed);
     int rc = ad_status(p->g, e);
     if (rc) return rc;
     ad_plan_lay_out(p);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "autograd/half_call.h"
 #include "autograd/op.h"
 #include "base/isa.h"
 #include "base/mem.h"
@@ -18,11 +19,10 @@ struct ad_store {
     size_t n, cap;
     int32_t *slot; /* hash table of entry + 1 */
     size_t n_slot;
-    float *flat;
-    char *state;
+    char *flat, *state;
     int64_t flat_count;
-    size_t state_bytes;
-    bool committed;
+    size_t flat_bytes, state_bytes;
+    bool committed, narrow;
 };
 
 struct ad_store *ad_store_new(uint64_t seed)
@@ -35,7 +35,7 @@ struct ad_store *ad_store_new(uint64_t seed)
 void ad_store_free(struct ad_store *s)
 {
     if (!s) return;
-    if (s->flat) mem_block_free(s->flat, (size_t)s->flat_count * sizeof(float));
+    if (s->flat) mem_block_free(s->flat, s->flat_bytes);
     if (s->state) mem_block_free(s->state, s->state_bytes);
     free(s->entry);
     free(s->slot);
@@ -124,8 +124,8 @@ static void fill_normal(const struct ad_entry *p, uint64_t key)
         float x[START_BLOCK];
         int64_t from = b * START_BLOCK, to = from + START_BLOCK < p->count ? from + START_BLOCK : p->count;
         ad_start_normal(x, from, to, key, cut);
-        struct ad_tensor t = {.data = p->data, .dtype = p->dtype};
-        if (p->dtype == AD_F32)
+        struct ad_tensor t = {.data = p->data, .dtype = p->kept};
+        if (p->kept == AD_F32)
             for (int64_t i = from; i < to; i++) ((float *)p->data)[i] = (float)(p->init.scale * (double)x[i - from]);
         else
             for (int64_t i = from; i < to; i++) ad_set(&t, i, p->init.scale * (double)x[i - from]);
@@ -135,7 +135,7 @@ static void fill_normal(const struct ad_entry *p, uint64_t key)
 static void fill(const struct ad_store *s, struct ad_entry *p)
 {
     struct rng r = rng_make(s->seed, hash_str(p->name), 0);
-    struct ad_tensor t = {.data = p->data, .dtype = p->dtype};
+    struct ad_tensor t = {.data = p->data, .dtype = p->kept};
     p->fresh = true;
     if (p->init.kind == AD_INIT_ZERO) return; /* as the memory is */
     if (p->init.kind == AD_INIT_NORMAL || p->init.kind == AD_INIT_TRUNC_NORMAL)
@@ -144,26 +144,40 @@ static void fill(const struct ad_store *s, struct ad_entry *p)
         for (int64_t i = 0; i < p->count; i++) ad_set(&t, i, start_value(&r, p->init));
 }
 
+void ad_store_narrow(struct ad_store *s)
+{
+    s->narrow = true;
+}
+
+static bool may_be_narrow(const struct ad_entry *p)
+{
+    return ad_in_flat(p) && p->shape.rank >= 2 && p->count >= AD_NARROW_LEAST && !(p->flags & AD_NO_DECAY);
+}
+
 int ad_store_commit(struct ad_store *s, struct err *e)
 {
     if (s->committed) return 0;
     for (size_t i = 0; i < s->n; i++) {
         struct ad_entry *p = &s->entry[i];
+        p->kept = s->narrow && may_be_narrow(p) ? AD_BF16 : p->dtype;
+        size_t bytes = ((size_t)p->count * ad_dtype_size(p->kept) + 63) / 64 * 64;
         if (ad_in_flat(p)) {
             p->offset = s->flat_count;
+            p->place = s->flat_bytes;
             s->flat_count += (p->count + ALIGN - 1) / ALIGN * ALIGN;
+            s->flat_bytes += bytes;
         } else {
-            p->offset = (int64_t)s->state_bytes;
-            s->state_bytes += ((size_t)p->count * ad_dtype_size(p->dtype) + 63) / 64 * 64;
+            p->offset = (int64_t)(p->place = s->state_bytes);
+            s->state_bytes += bytes;
         }
     }
-    s->flat = mem_block((size_t)s->flat_count * sizeof(float), "parameters", e);
+    s->flat = mem_block(s->flat_bytes, "parameters", e);
     if (!s->flat) return ERR_MEMORY;
     s->state = mem_block(s->state_bytes, "state", e);
     if (!s->state) return ERR_MEMORY;
     for (size_t i = 0; i < s->n; i++) {
         struct ad_entry *p = &s->entry[i];
-        p->data = ad_in_flat(p) ? (void *)(s->flat + p->offset) : (void *)(s->state + p->offset);
+        p->data = (ad_in_flat(p) ? s->flat : s->state) + p->place;
         fill(s, p);
     }
     s->committed = true;
@@ -190,7 +204,32 @@ int64_t ad_store_flat_count(const struct ad_store *s)
 {
     return s->flat_count;
 }
+size_t ad_store_flat_bytes(const struct ad_store *s)
+{
+    return s->flat_bytes;
+}
 float *ad_store_flat(const struct ad_store *s)
 {
-    return s->flat;
+    return (float *)(void *)s->flat;
+}
+
+bool ad_store_is_narrow(const struct ad_store *s)
+{
+    return s && s->narrow;
+}
+
+void ad_entry_read(const struct ad_entry *p, int64_t from, int64_t n, float *x)
+{
+    if (ad_is_narrow(p))
+        ad_widen(p->kept, (const uint16_t *)p->data + from, x, n);
+    else
+        memcpy(x, (const float *)p->data + from, (size_t)n * sizeof *x);
+}
+
+void ad_entry_write(const struct ad_entry *p, int64_t from, int64_t n, const float *x)
+{
+    if (ad_is_narrow(p))
+        ad_narrow(p->kept, x, (uint16_t *)p->data + from, n);
+    else
+        memcpy((float *)p->data + from, x, (size_t)n * sizeof *x);
 }

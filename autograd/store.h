@@ -28,10 +28,12 @@ struct ad_entry {
     struct ad_shape shape;
     unsigned flags;
     struct ad_init init;
-    int64_t offset; /* elements from the start of the flat buffer of its kind (trainable or state) */
+    int64_t offset; /* elements from the start of the flat buffers of its kind (trainable or state) */
     int64_t count;
-    void *data; /* after store_commit */
-    bool fresh; /* initialised by commit and not loaded since */
+    enum ad_dtype kept; /* after store_commit: dtype, or AD_BF16 (ad_store_narrow) */
+    size_t place;       /* bytes from the start of the flat buffer of weights, and of gradients */
+    void *data;         /* after store_commit */
+    bool fresh;         /* initialised by commit and not loaded since */
 };
 
 /* Whether the entry is a trained f32 parameter: those lie in the flat buffer, all others (state; f64, which checks use)
@@ -39,6 +41,12 @@ struct ad_entry {
 static inline bool ad_in_flat(const struct ad_entry *p)
 {
     return !(p->flags & AD_STATE) && p->dtype == AD_F32;
+}
+
+/* Whether weights and gradients of the entry are kept in bf16. */
+static inline bool ad_is_narrow(const struct ad_entry *p)
+{
+    return p->kept != p->dtype;
 }
 
 struct ad_store *ad_store_new(uint64_t seed);
@@ -50,12 +58,23 @@ int ad_store_declare(struct ad_store *s, const char *name, enum ad_dtype t, stru
 /* Allocates and initialises everything declared. Later declarations are an ERR_STATE unless they exist already. */
 int ad_store_commit(struct ad_store *s, struct err *e) MUST_CHECK;
 
+/* Before it is committed: trained matrices (two dimensions or more, AD_NARROW_LEAST numbers or more, no AD_NO_DECAY) and
+ * their gradients will be kept in bf16, without a copy in f32. Graphs see no difference: what reads such a weight widens
+ * it. */
+void ad_store_narrow(struct ad_store *s);
+enum { AD_NARROW_LEAST = 4096 };
+
 int ad_store_count(const struct ad_store *s);
 struct ad_entry *ad_store_at(const struct ad_store *s, int i);              /* in order of declaration */
 struct ad_entry *ad_store_find(const struct ad_store *s, const char *name); /* NULL if there is none */
 int64_t ad_store_trainable(const struct ad_store *s);  /* parameters that are trained, as a person counts them */
 int64_t ad_store_flat_count(const struct ad_store *s); /* elements of the flat buffer, gaps included (they stay 0) */
-float *ad_store_flat(const struct ad_store *s);        /* f32 stores; trainable only */
+size_t ad_store_flat_bytes(const struct ad_store *s);  /* of the weights there, and as many of gradients */
+float *ad_store_flat(const struct ad_store *s);        /* trainable only; where all of it is f32 */
+bool ad_store_is_narrow(const struct ad_store *s);
+/* The entry's numbers as f32, n of them from `from` on, into x; and rounded to nearest from there. */
+void ad_entry_read(const struct ad_entry *p, int64_t from, int64_t n, float *x);
+void ad_entry_write(const struct ad_entry *p, int64_t from, int64_t n, const float *x);
 
 /* Numbers from .. to-1 of a sequence of standard normals (Box & Muller 1958; log, sine and cosine in f32, 2 ulp each),
  * into x[0] ..: a function of key and index. `cut` > 0: those beyond it are drawn again. */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "autograd/half_call.h"
 #include "base/rng.h"
 #include "base/threads.h"
 #include "data/logmel.h"
@@ -22,7 +23,8 @@ struct bench_job {
     struct ad_store *store;
     struct ad_plan *plan;
     struct opt *opt;
-    float *grad; /* flat, in the layout of the store */
+    void *grad; /* flat, in the layout of the store's weights */
+    size_t grad_bytes;
     int64_t n_grad, samples;
     struct input input[8];
     int n_input;
@@ -194,7 +196,7 @@ static void add_optimizer(struct bench_job *j)
     j->state_per_parameter = opt_bytes_per_parameter(j->opt);
     j->own = (struct ad_timing){.op = "adamw", .kernel = "flat", .path = "optimizer"};
     j->own.flops = 14 * (double)j->n_grad;
-    j->own.bytes = (12 + 2 * j->state_per_parameter) * (double)j->n_grad;
+    j->own.bytes = 3 * (double)j->grad_bytes + 2 * j->state_per_parameter * (double)j->n_grad;
 }
 
 static int make_optimizer(struct bench_job *j, struct err *e)
@@ -218,7 +220,8 @@ static int make_gradient(struct bench_job *j, struct err *e)
     int rc = ad_store_commit(j->store, e);
     if (rc) return rc;
     j->n_grad = ad_store_flat_count(j->store);
-    j->grad = mem_block((size_t)j->n_grad * sizeof *j->grad, "gradients", e);
+    j->grad_bytes = ad_store_flat_bytes(j->store);
+    j->grad = mem_block(j->grad_bytes, "gradients", e);
     return j->grad ? 0 : ERR_MEMORY;
 }
 
@@ -227,7 +230,7 @@ static int plan_model(struct bench_job *j, const struct ad_graph *g, struct err 
 {
     struct ad_plan_options o = {.flags = ad_precision_flags((enum ad_precision)j->row->precision)};
     int rc = run_memory(j->row->memory, &o.budget, e);
-    double taken = (8 + j->state_per_parameter) * (double)j->n_grad;
+    double taken = 2 * (double)j->grad_bytes + j->state_per_parameter * (double)j->n_grad;
     for (int i = 0; i < j->n_input; i++) taken += (double)j->input[i].bytes;
     o.taken = (int64_t)taken;
     if (!rc) j->plan = ad_plan_with(g, j->store, &o, e);
@@ -255,6 +258,23 @@ static int make_model(struct bench_job *j, struct err *e)
     return 0;
 }
 
+static int fill_gradient(struct bench_job *j, struct err *e)
+{
+    if (!ad_store_is_narrow(j->store)) {
+        fill_normal(j->grad, j->n_grad, "gradient");
+        return 0;
+    }
+    for (int i = 0; i < ad_store_count(j->store); i++) {
+        const struct ad_entry *p = ad_store_at(j->store, i);
+        float *x = mem_try((size_t)p->count * sizeof *x, "gradient", e);
+        if (!x) return e->code;
+        fill_normal(x, p->count, p->name);
+        ad_narrow(p->kept, x, (char *)j->grad + p->place, p->count);
+        free(x);
+    }
+    return 0;
+}
+
 static int make_adamw(struct bench_job *j, struct err *e)
 {
     int64_t n = j->row->work.adamw.side;
@@ -266,8 +286,7 @@ static int make_adamw(struct bench_job *j, struct err *e)
     }
     int rc = make_gradient(j, e);
     if (rc) return rc;
-    fill_normal(j->grad, j->n_grad, "gradient");
-    return make_optimizer(j, e);
+    return fill_gradient(j, e) ? e->code : make_optimizer(j, e);
 }
 
 static int make_logmel(struct bench_job *j, struct err *e)
@@ -296,6 +315,7 @@ struct bench_job *bench_job_new(const struct bench_row *r, struct err *e)
     struct bench_job *j = mem_zero(1, sizeof *j);
     j->row = r;
     j->store = ad_store_new(1);
+    if (r->weights == RUN_WEIGHTS_BF16) ad_store_narrow(j->store);
     int rc = r->work.kind == BENCH_ADAMW    ? make_adamw(j, e)
              : r->work.kind == BENCH_LOGMEL ? make_logmel(j, e)
                                             : make_model(j, e);
@@ -314,7 +334,7 @@ void bench_job_free(struct bench_job *j)
         mem_block_free(j->input[i].data, j->input[i].bytes);
         free((char *)(uintptr_t)j->input[i].name);
     }
-    if (j->grad) mem_block_free(j->grad, (size_t)j->n_grad * sizeof *j->grad);
+    if (j->grad) mem_block_free(j->grad, j->grad_bytes);
     data_logmel_free(j->mel);
     if (j->sound) mem_block_free(j->sound, (size_t)j->n_sound * sizeof *j->sound);
     if (j->frames) mem_block_free(j->frames, (size_t)(j->n_frames * j->row->work.logmel.mel.bins) * sizeof *j->frames);
@@ -350,7 +370,7 @@ const struct ad_plan *bench_job_plan(const struct bench_job *j)
 struct bench_size bench_job_size(const struct bench_job *j)
 {
     struct bench_size s = {.samples = j->samples, .parameters = ad_store_trainable(j->store)};
-    s.params_bytes = 4 * (double)j->n_grad;
+    s.params_bytes = (double)(j->grad_bytes ? j->grad_bytes : ad_store_flat_bytes(j->store));
     s.state_bytes = s.params_bytes + (j->grad ? s.params_bytes : 0) + j->state_per_parameter * (double)j->n_grad;
     if (j->plan) {
         struct ad_plan_stats p = ad_plan_stats(j->plan);

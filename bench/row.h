@@ -61,6 +61,7 @@ struct bench_row {
     double lr, weight_decay; /* of AdamW */
     const char *memory;      /* what a step may take, the program left out: run_memory (run/config.h) */
     int state;               /* enum opt_store of its moments */
+    int weights;             /* enum run_weights: of the matrices and their gradients */
     struct bench_work work;
 };
 

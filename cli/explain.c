@@ -83,24 +83,83 @@ static void batch_shapes(const struct run_model *m, const struct data_batch *b, 
     }
 }
 
-/* The plan of a whole batch, as the run makes it. */
+static bool in_parts(const struct run_model *m)
+{
+    return m->config.train.micro_batch > 0 && m->config.train.micro_batch < m->config.train.batch;
+}
+
+/* Of all unit vectors of a batch in parts, and their gradients. */
+static double embedding_bytes(const struct run_model *m, const struct model_shape *shape)
+{
+    int64_t items = 0;
+    for (int i = 0; i < m->n; i++) items += shape[i].items;
+    return 2.0 * (double)(items * m->config.embed) * sizeof(float);
+}
+
+/* A replay of one tower: a micro-batch of its items, with as many rows as they have on average. */
+static struct train_key replay_key(const struct run_model *m, const struct train_key *whole, int modality)
+{
+    struct train_key key = {.part = TRAIN_REPLAY, .modality = modality, .flags = whole->flags};
+    struct model_shape s = whole->shape[modality];
+    int64_t items = m->config.train.micro_batch < s.items ? m->config.train.micro_batch : s.items;
+    if (s.rows > 0)
+        s.rows = data_round_rows((s.rows * items + s.items - 1) / s.items, data_row_unit(&m->input[modality]));
+    s.items = items;
+    key.shape[modality] = s;
+    return key;
+}
+
+static void keep_larger(struct ad_plan **best, struct ad_plan *p, const char *text, const char **what)
+{
+    if (*best && ad_plan_stats(p).arena_bytes <= ad_plan_stats(*best).arena_bytes) {
+        ad_plan_free(p);
+        return;
+    }
+    ad_plan_free(*best);
+    *best = p;
+    *what = text;
+}
+
+/* Of the plans of a batch in parts, which take turns in one arena, the one that asks the most; its name to `what`. */
+static struct ad_plan *plan_parts(const struct train_plans *plans, const struct train_key *whole, const char **what,
+                                  struct err *e)
+{
+    const struct run_model *m = plans->m;
+    struct train_key key = {.part = TRAIN_LOSS, .batch = whole->batch, .flags = whole->flags};
+    for (int i = 0; i < m->n; i++) key.shape[i].items = whole->shape[i].items;
+    struct ad_plan *best = NULL;
+    for (int i = -1; i < m->n; i++) {
+        struct ad_plan *p = train_plan_new(plans, &key, true, e);
+        if (!p) {
+            ad_plan_free(best);
+            return NULL;
+        }
+        keep_larger(&best, p, i < 0 ? "the loss" : m->tower[i].name, what);
+        if (i + 1 < m->n) key = replay_key(m, whole, i + 1);
+    }
+    return best;
+}
+
+/* The plan of a whole batch, as the run makes it, or of a batch in parts, then *part says of which. */
 static struct ad_plan *plan_run(struct train_plans *plans, const struct opt *opt, const struct model_shape *shape,
-                                bool dry, struct err *e)
+                                bool dry, const char **part, struct err *e)
 {
     const struct run_model *m = plans->m;
     const struct run_train *c = &m->config.train;
     struct train_key key = {.part = TRAIN_WHOLE, .batch = c->batch};
     memcpy(key.shape, shape, (size_t)m->n * sizeof *shape);
     plans->taken = train_held_bytes(m, opt, shape, c->batch);
+    if (in_parts(m)) plans->taken += (int64_t)embedding_bytes(m, shape);
     int rc = train_plan_flags(c, &key.flags, e);
     if (!rc) rc = run_memory(c->memory, &plans->budget, e);
-    return rc ? NULL : train_plan_new(plans, &key, dry, e);
+    if (rc) return NULL;
+    return in_parts(m) ? plan_parts(plans, &key, part, e) : train_plan_new(plans, &key, dry, e);
 }
 
 static int time_run(struct ad_plan *p, const struct run_model *m, const struct data_batch *b, struct err *e)
 {
-    size_t bytes = (size_t)ad_store_flat_count(m->store) * sizeof(float);
-    float *grad = mem_block(bytes, "gradients", e);
+    size_t bytes = ad_store_flat_bytes(m->store);
+    void *grad = mem_block(bytes, "gradients", e);
     if (!grad) return ERR_MEMORY;
     opt_bind_gradients(p, m->store, grad);
     run_bind_batch(p, m, b);
@@ -109,6 +168,15 @@ static int time_run(struct ad_plan *p, const struct run_model *m, const struct d
     for (int i = 0; i < RUNS && !rc; i++) rc = ad_run(p, 0, (uint64_t)i, e);
     mem_block_free(grad, bytes);
     return rc;
+}
+
+static void about_part(struct bench_explained *x, const struct run_model *m, const char *part)
+{
+    size_t n = strlen(x->about);
+    bool loss = !strcmp(part, "the loss");
+    snprintf(x->about + n, sizeof x->about - n,
+             "; in micro-batches of %lld, whose plans take turns: below is %s%s, which takes the most memory",
+             (long long)m->config.train.micro_batch, loss ? part : "one micro-batch of ", loss ? "" : part);
 }
 
 static void about_run(struct bench_explained *x, const struct run_model *m, const struct model_shape *shape, bool data)
@@ -135,7 +203,11 @@ static int explain_model(struct run_model *m, const struct opt *opt, const struc
     struct train_plans plans = {.m = m, .loss_scale = &scale};
     train_loss_scale_begin(&scale, &m->config.train);
     batch_shapes(m, b, shape);
-    struct ad_plan *p = plan_run(&plans, opt, shape, !o->profile, e);
+    const char *part = NULL;
+    if (o->profile && in_parts(m))
+        return err_set(e, ERR_USAGE,
+                       "--profile runs a batch at once: set train.micro_batch=0, and train.batch to that");
+    struct ad_plan *p = plan_run(&plans, opt, shape, !o->profile, &part, e);
     if (!p) return e->code;
     int rc = o->profile ? time_run(p, m, b, e) : 0;
     if (!rc) rc = measure_machine(&x, e);
@@ -146,8 +218,10 @@ static int explain_model(struct run_model *m, const struct opt *opt, const struc
         hold(&x, "gradients", h.gradients);
         hold(&x, "optimizer", h.optimizer);
         hold(&x, "batches", h.batches);
+        hold(&x, "embeddings", part ? embedding_bytes(m, shape) : 0);
         hold(&x, "program", h.program);
         about_run(&x, m, shape, b != NULL);
+        if (part) about_part(&x, m, part);
         bench_explain_plan(&x, p);
     }
     if (!rc) rc = write_out(&x, o, e);

@@ -20,8 +20,10 @@ uint64_t eval_weights(const struct run_model *m)
         h = hash_bytes(p->name, strlen(p->name), h);
         if (p->dtype != AD_F32) continue;
         for (int64_t k = 0; k < p->count; k++) {
+            float x;
             uint32_t word;
-            memcpy(&word, (const float *)p->data + k, sizeof word);
+            ad_entry_read(p, k, 1, &x);
+            memcpy(&word, &x, sizeof word);
             h = (h ^ word) * 0x100000001b3u;
         }
     }

@@ -113,7 +113,7 @@ void opt_adafactor_moments(struct opt *o, const struct opt_call *c)
     double share = pow((double)o->steps, decay_power), scale2 = (double)c->f.grad_scale * (double)c->f.grad_scale;
     for (int i = 0; i < o->n_param; i++) {
         const struct opt_param *q = &o->param[i];
-        const float *g = c->grad + q->entry->offset;
+        const float *g = opt_gradient_of(q, c->grad);
         if (q->lr_scale == 0 || q->entry->count == 0) continue;
         if (factored(q))
             factor(q, g, scale2, share);

@@ -39,18 +39,18 @@ void opt_emit_gradients_of(struct ad_graph *g, const struct ad_store *s, val y, 
     free(dx);
 }
 
-void opt_bind_gradients(struct ad_plan *p, const struct ad_store *s, float *grad)
+void opt_bind_gradients(struct ad_plan *p, const struct ad_store *s, void *grad)
 {
     opt_bind_gradients_of(p, s, "", grad);
 }
 
-void opt_bind_gradients_of(struct ad_plan *p, const struct ad_store *s, const char *prefix, float *grad)
+void opt_bind_gradients_of(struct ad_plan *p, const struct ad_store *s, const char *prefix, void *grad)
 {
     for (int i = 0; i < ad_store_count(s); i++) {
         const struct ad_entry *e = ad_store_at(s, i);
         if (!trained(e, prefix)) continue;
         char *name = mem_printf("grad/%s", e->name);
-        bool found = ad_bind_out(p, name, grad + e->offset);
+        bool found = ad_bind_out(p, name, (char *)grad + e->place);
         CHECK_MSG(found, "the plan has no '%s'", name);
         free(name);
     }

@@ -42,13 +42,22 @@ struct opt {
 
 /* A step as its parts see it. */
 struct opt_call {
-    const float *grad;
+    const void *grad; /* laid out as the weights are */
     double lr;
     struct opt_factors f; /* lr and decay are a parameter's own: opt_factors_of */
 };
 struct opt_factors opt_factors_of(const struct opt_param *q, const struct opt_call *c);
+/* w and g are NULL where they are kept in bf16. */
 struct opt_piece opt_piece_of(const struct opt *o, const struct opt_param *q, const struct opt_task *t,
-                              const float *grad);
+                              const void *grad);
+/* A parameter's gradient; of a narrow one, bf16 lies there. */
+const float *opt_gradient_of(const struct opt_param *q, const void *grad);
+/* Runs `body` over a task: at once, or where weights and gradients are kept in bf16 a block at a time, widened; where
+ * `write`, the weights are rounded back as opt_adamw16 rounds moments, by other bits. `from` is as in opt_windows; `sum` is
+ * in every piece. */
+typedef void opt_body(const struct opt_param *q, const struct opt_piece *p, int64_t from, const struct opt_factors *f);
+void opt_pieces(const struct opt *o, const struct opt_task *t, const struct opt_call *c, double *sum, bool write,
+                opt_body *body);
 
 /* Runs a kernel over a piece with its states in f32, as m and v: as they lie, or decoded and, where `write`, stored again,
  * a block at a time. `from` is the piece's first element in its parameter. */

@@ -7,13 +7,16 @@
 
 #include "base/mem.h"
 #include "base/threads.h"
+#include "optim/opt.h"
 #include "optim/steps.h"
 
 enum { PIECE = 16384 };
 
 struct piece {
     int layer;
-    int64_t from, n; /* of the flat buffer */
+    size_t at; /* bytes from the start of the flat buffer */
+    int64_t n;
+    bool narrow;
     double sum;
 };
 
@@ -60,7 +63,10 @@ struct opt_layers *opt_layers_new(const struct ad_store *s)
         for (int64_t from = 0; from < p->count; from += PIECE) {
             int64_t n = p->count - from < PIECE ? p->count - from : PIECE;
             l->piece = mem_grow(l->piece, &l->cap_piece, l->n_piece + 1, sizeof *l->piece);
-            l->piece[l->n_piece++] = (struct piece){.layer = layer, .from = p->offset + from, .n = n};
+            l->piece[l->n_piece++] = (struct piece){.layer = layer,
+                                                    .at = p->place + (size_t)from * ad_dtype_size(p->kept),
+                                                    .n = n,
+                                                    .narrow = ad_is_narrow(p)};
             l->total += n;
         }
     }
@@ -86,11 +92,14 @@ const char *opt_layers_name(const struct opt_layers *l, int i)
     return l->name[i];
 }
 
-void opt_layers_norms(struct opt_layers *l, const float *grad, double *norm)
+void opt_layers_norms(struct opt_layers *l, const void *grad, double *norm)
 {
 #pragma omp parallel for schedule(static) if (l->total > PAR_MIN)
-    for (size_t i = 0; i < l->n_piece; i++)
-        l->piece[i].sum = ISA_PICK(opt_squares)(grad + l->piece[i].from, l->piece[i].n);
+    for (size_t i = 0; i < l->n_piece; i++) {
+        struct piece *p = &l->piece[i];
+        const void *x = (const char *)grad + p->at;
+        p->sum = p->narrow ? opt_square16(x, p->n) : ISA_PICK(opt_squares)(x, p->n);
+    }
     for (size_t i = 0; i < l->n; i++) norm[i] = 0;
     for (size_t i = 0; i < l->n_piece; i++) norm[l->piece[i].layer] += l->piece[i].sum;
     for (size_t i = 0; i < l->n; i++) norm[i] = sqrt(norm[i]);

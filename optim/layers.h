@@ -16,6 +16,6 @@ const char *opt_layers_name(const struct opt_layers *l, int i);
 
 /* norm[opt_layers_count]: 2-norms of each layer's part of the flat gradient; their squares add up to opt_norm's. One pass
  * over the gradient, in an order that does not depend on the thread count. Allocates nothing. */
-void opt_layers_norms(struct opt_layers *l, const float *grad, double *norm);
+void opt_layers_norms(struct opt_layers *l, const void *grad, double *norm);
 
 #endif

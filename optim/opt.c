@@ -146,7 +146,10 @@ static int make_states(struct opt *o, struct err *e)
         o->state[o->n_state++] = (struct opt_state){
             .name = "ema", .of = p, .shape = p->shape, .count = p->count, .data = o->ema + p->offset};
     }
-    if (o->ema) memcpy(o->ema, ad_store_flat(o->store), (size_t)o->n * sizeof(float));
+    for (int i = 0; i < o->n_param && o->ema; i++) {
+        const struct ad_entry *p = o->param[i].entry;
+        ad_entry_read(p, 0, p->count, o->ema + p->offset);
+    }
     return 0;
 }
 
@@ -155,6 +158,11 @@ struct opt *opt_new(const struct opt_config *c, struct ad_store *s, struct err *
     if (c->kind == OPT_ADAFACTOR && c->state != OPT_F32) {
         err_set(e, ERR_CONFIG, "optim.state: adafactor's is small already and always f32, not %s",
                 opt_state_names[c->state]);
+        return NULL;
+    }
+    if (ad_store_is_narrow(s) && (c->kind == OPT_ADAFACTOR || c->kind == OPT_MUON)) {
+        err_set(e, ERR_CONFIG, "optim.weights: bf16 goes with adamw, sgd, lamb, lars and lion, not with %s",
+                opt_kind_names[c->kind]);
         return NULL;
     }
     struct opt *o = mem_zero(1, sizeof *o);
@@ -195,24 +203,59 @@ double opt_lr(const struct opt_config *c, int64_t step, double progress)
     return c->lr * warm * (c->floor + (1 - c->floor) * f);
 }
 
-enum { MAX_PARTS = 256 };
+enum { MAX_PARTS = 256, WIDE_BLOCK = 1024 }; /* numbers in bf16 that are widened at once: a multiple of OPT_BLOCK */
 
-double opt_square(const float *grad, int64_t n)
+double opt_square16(const uint16_t *x, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0, k; i < n; i += k) {
+        float wide[WIDE_BLOCK];
+        k = n - i < WIDE_BLOCK ? n - i : WIDE_BLOCK;
+        ISA_PICK(opt_from16)(x + i, k, wide);
+        sum += ISA_PICK(opt_squares)(wide, k);
+    }
+    return sum;
+}
+
+/* Of n floats or, where `narrow`, bf16. */
+static double square_of(const void *x, int64_t n, bool narrow)
 {
     int64_t each = (n / MAX_PARTS / OPT_TASK + 1) * OPT_TASK, parts = (n + each - 1) / each;
     double part[MAX_PARTS], sum = 0;
 #pragma omp parallel for schedule(static) if (n > PAR_MIN)
     for (int64_t b = 0; b < parts; b++) {
-        int64_t to = (b + 1) * each < n ? (b + 1) * each : n;
-        part[b] = ISA_PICK(opt_squares)(grad + b * each, to - b * each);
+        int64_t from = b * each, k = n - from < each ? n - from : each;
+        part[b] =
+            narrow ? opt_square16((const uint16_t *)x + from, k) : ISA_PICK(opt_squares)((const float *)x + from, k);
     }
     for (int64_t b = 0; b < parts; b++) sum += part[b];
     return sum;
 }
 
+double opt_square(const float *grad, int64_t n)
+{
+    return square_of(grad, n, false);
+}
+
 double opt_norm(const float *grad, int64_t n)
 {
     return sqrt(opt_square(grad, n));
+}
+
+double opt_gradient_norm(const struct ad_store *s, const void *grad)
+{
+    if (!ad_store_is_narrow(s)) return opt_norm(grad, ad_store_flat_count(s));
+    double sum = 0;
+    for (int i = 0; i < ad_store_count(s); i++) {
+        const struct ad_entry *p = ad_store_at(s, i);
+        if (ad_in_flat(p)) sum += square_of((const char *)grad + p->place, p->count, ad_is_narrow(p));
+    }
+    return sqrt(sum);
+}
+
+const float *opt_gradient_of(const struct opt_param *q, const void *grad)
+{
+    return (const void *)((const char *)grad + q->entry->place);
 }
 
 /* ---- a step ------------------------------------------------------------------------------------------------------ */
@@ -227,13 +270,15 @@ struct opt_factors opt_factors_of(const struct opt_param *q, const struct opt_ca
 }
 
 struct opt_piece opt_piece_of(const struct opt *o, const struct opt_param *q, const struct opt_task *t,
-                              const float *grad)
+                              const void *grad)
 {
-    int64_t at = q->entry->offset + t->from;
+    const struct ad_entry *e = q->entry;
+    int64_t at = e->offset + t->from;
+    bool narrow = ad_is_narrow(e);
     return (struct opt_piece){.n = t->to - t->from,
                               .first = at,
-                              .w = ad_store_flat(o->store) + at,
-                              .g = grad + at,
+                              .w = narrow ? NULL : (float *)e->data + t->from,
+                              .g = narrow ? NULL : opt_gradient_of(q, grad) + t->from,
                               .ema = o->ema ? o->ema + at : NULL};
 }
 
@@ -242,6 +287,34 @@ void opt_sum(const struct opt *o, const struct opt_param *q, double sum[2])
     sum[0] = sum[1] = 0;
     for (int64_t i = q->first_task; i < q->first_task + q->n_task; i++)
         for (int k = 0; k < 2; k++) sum[k] += o->part[i][k];
+}
+
+void opt_pieces(const struct opt *o, const struct opt_task *t, const struct opt_call *c, double *sum, bool write,
+                opt_body *body)
+{
+    const struct opt_param *q = &o->param[t->param];
+    struct opt_factors f = opt_factors_of(q, c), other = f;
+    struct opt_piece p = opt_piece_of(o, q, t, c->grad);
+    p.sum = sum;
+    if (p.w) {
+        body(q, &p, t->from, &f);
+        return;
+    }
+    uint16_t *w16 = (uint16_t *)q->entry->data;
+    const uint16_t *g16 = (const void *)opt_gradient_of(q, c->grad);
+    float w[WIDE_BLOCK], g[WIDE_BLOCK];
+    other.key = hash_str("optim.weights");
+    p.w = w;
+    p.g = g;
+    for (int64_t from = t->from; from < t->to; from += p.n) {
+        p.n = t->to - from < WIDE_BLOCK ? t->to - from : WIDE_BLOCK;
+        ISA_PICK(opt_from16)(w16 + from, p.n, w);
+        ISA_PICK(opt_from16)(g16 + from, p.n, g);
+        body(q, &p, from, &f);
+        if (write) ISA_PICK(opt_to16)(w, p.n, p.first, &other, w16 + from);
+        p.first += p.n;
+        if (p.ema) p.ema += p.n;
+    }
 }
 
 static void adamw(const struct opt_param *q, struct opt_piece p, int64_t from, const struct opt_factors *f)
@@ -254,24 +327,33 @@ static void adamw(const struct opt_param *q, struct opt_piece p, int64_t from, c
         opt_windows(q, p, from, f, ISA_PICK(opt_adamw), true);
 }
 
+static void move(const struct opt_param *q, const struct opt_piece *p, int64_t from, const struct opt_factors *f)
+{
+    switch (q->rule) {
+    case OPT_ADAMW: adamw(q, *p, from, f); break;
+    case OPT_SGD:
+    case OPT_LARS: opt_windows(q, *p, from, f, ISA_PICK(opt_sgd), true); break;
+    case OPT_LAMB: opt_windows(q, *p, from, f, ISA_PICK(opt_lamb), false); break;
+    case OPT_LION: opt_windows(q, *p, from, f, ISA_PICK(opt_lion), true); break;
+    case OPT_ADAFACTOR:
+    case OPT_MUON: break; /* by rows, by whole matrices: task_step, opt_muon_step */
+    }
+}
+
+static void stay(const struct opt_param *q, const struct opt_piece *p, int64_t from, const struct opt_factors *f)
+{
+    ISA_PICK(opt_follow)(p, f);
+}
+
 static void task_step(const struct opt *o, const struct opt_task *t, const struct opt_call *c)
 {
     const struct opt_param *q = &o->param[t->param];
-    struct opt_factors f = opt_factors_of(q, c);
-    struct opt_piece p = opt_piece_of(o, q, t, c->grad);
-    if (q->lr_scale == 0) { /* does not move, but its average may be behind */
-        if (p.ema) ISA_PICK(opt_follow)(&p, &f);
-        return;
-    }
-    switch (q->rule) {
-    case OPT_ADAMW: adamw(q, p, t->from, &f); break;
-    case OPT_SGD:
-    case OPT_LARS: opt_windows(q, p, t->from, &f, ISA_PICK(opt_sgd), true); break;
-    case OPT_LAMB: opt_windows(q, p, t->from, &f, ISA_PICK(opt_lamb), false); break;
-    case OPT_LION: opt_windows(q, p, t->from, &f, ISA_PICK(opt_lion), true); break;
-    case OPT_ADAFACTOR: opt_adafactor_step(o, t, c); break;
-    case OPT_MUON: break; /* a matrix at a time: opt_muon_step */
-    }
+    if (q->lr_scale > 0 && q->rule == OPT_ADAFACTOR)
+        opt_adafactor_step(o, t, c);
+    else if (q->lr_scale > 0)
+        opt_pieces(o, t, c, NULL, true, move);
+    else if (o->ema) /* does not move, but its average may be behind */
+        opt_pieces(o, t, c, NULL, false, stay);
 }
 
 static struct opt_factors factors(const struct opt *o, double norm)
@@ -292,7 +374,7 @@ static struct opt_factors factors(const struct opt *o, double norm)
     return f;
 }
 
-void opt_step(struct opt *o, const float *grad, double norm, double lr)
+void opt_step(struct opt *o, const void *grad, double norm, double lr)
 {
     o->steps++;
     struct opt_call c = {.grad = grad, .lr = lr, .f = factors(o, norm)};

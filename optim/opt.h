@@ -68,7 +68,7 @@ struct opt;
 
 /* The store must be committed; it and the config's groups must outlive the optimizer. No decay for entries marked
  * AD_NO_DECAY, whatever the group says. ERR_CONFIG: a group's pattern matches nothing; Adafactor with another state than
- * f32. */
+ * f32; Adafactor or Muon with a store of narrow entries. */
 struct opt *opt_new(const struct opt_config *c, struct ad_store *s, struct err *e);
 void opt_free(struct opt *o);
 
@@ -79,12 +79,15 @@ double opt_lr(const struct opt_config *c, int64_t step, double progress);
  * through. */
 double opt_norm(const float *grad, int64_t n);
 double opt_square(const float *grad, int64_t n); /* the sum itself */
+/* The same of the gradients of a store, some of which may be kept in bf16. */
+double opt_gradient_norm(const struct ad_store *s, const void *grad);
+double opt_square16(const uint16_t *x, int64_t n); /* of bf16, by one thread */
 
 /* Emits the gradient of the scalar `loss` by every trained parameter of the store, as outputs to the caller named
- * "grad/<parameter>"; then, once there is a plan, binds them to one flat buffer of ad_store_flat_count numbers, laid
- * out as the parameters are. The gaps of the buffer are not written: zero it once. */
+ * "grad/<parameter>"; then, once there is a plan, binds them to one flat buffer of ad_store_flat_bytes, laid out as the
+ * parameters are and of their types. The gaps of the buffer are not written: zero it once. */
 void opt_emit_gradients(struct ad_graph *g, const struct ad_store *s, val loss);
-void opt_bind_gradients(struct ad_plan *p, const struct ad_store *s, float *grad);
+void opt_bind_gradients(struct ad_plan *p, const struct ad_store *s, void *grad);
 
 /* The gradient of <seed, y> (seed 0: of the scalar y) by the parameters under `prefix` and by x[n], which goes to dx[n].
  * Those of the parameters are outputs to the caller, or with to_caller false lie in the plan's arena, for
@@ -97,16 +100,16 @@ struct opt_sought {
     int n;
 };
 void opt_emit_gradients_of(struct ad_graph *g, const struct ad_store *s, val y, val seed, const struct opt_sought *o);
-void opt_bind_gradients_of(struct ad_plan *p, const struct ad_store *s, const char *prefix, float *grad);
+void opt_bind_gradients_of(struct ad_plan *p, const struct ad_store *s, const char *prefix, void *grad);
 /* After a run of a plan with such outputs in its arena: adds them to the flat buffer, or with `begin` puts them there.
- * Returns the sum of their squares. */
+ * Returns the sum of their squares. All in f32: a store without narrow entries. */
 double opt_add_gradients(const struct ad_plan *p, const struct ad_store *s, const char *prefix, bool begin,
                          float *grad);
 
-/* One step. `grad` has ad_store_flat_count numbers and `norm` is opt_norm of it, for clipping. Moments are corrected
+/* One step. `grad` is laid out as the weights are and `norm` is opt_gradient_norm of it, for clipping. Moments are corrected
  * for their start (Kingma & Ba 2015, alg. 1); the averaged weights follow as ema * avg + (1 - ema) * weights. Allocates
  * nothing; the same bits for any number of threads. */
-void opt_step(struct opt *o, const float *grad, double norm, double lr);
+void opt_step(struct opt *o, const void *grad, double norm, double lr);
 
 /* State for checkpoints: one tensor for a parameter and what is kept of it ("adamw.m", "adamw.v", "sgd.momentum",
  * "ema", ...; Adafactor's "adafactor.row" and "adafactor.column" are smaller than the parameter). `data` is the

@@ -5,23 +5,22 @@
 #include "base/threads.h"
 #include "optim/inner.h"
 
-/* |w|^2 and |u|^2 of one task, u being LAMB's update or LARS's gradient. */
-static void task_norms(const struct opt *o, int64_t at, const struct opt_call *c)
+/* |w|^2 and |u|^2, u being LAMB's update or LARS's gradient, are added to p->sum. */
+static void add_norms(const struct opt_param *q, const struct opt_piece *p, int64_t from, const struct opt_factors *f)
 {
-    const struct opt_task *t = &o->task[at];
-    const struct opt_param *q = &o->param[t->param];
-    struct opt_factors f = opt_factors_of(q, c);
-    struct opt_piece p = opt_piece_of(o, q, t, c->grad);
-    double *sum = o->part[at];
-    sum[0] = sum[1] = 0;
     if (q->rule == OPT_LARS) {
-        sum[0] = ISA_PICK(opt_squares)(p.w, p.n);
-        sum[1] = ISA_PICK(opt_squares)(p.g, p.n) * (double)f.grad_scale * (double)f.grad_scale;
+        p->sum[0] += ISA_PICK(opt_squares)(p->w, p->n);
+        p->sum[1] += ISA_PICK(opt_squares)(p->g, p->n) * (double)f->grad_scale * (double)f->grad_scale;
         return;
     }
-    p.sum = sum;
-    opt_windows(q, p, t->from, &f, ISA_PICK(opt_lamb_moments), true);
-    opt_windows(q, p, t->from, &f, ISA_PICK(opt_lamb_norms), false); /* of the moments as they are stored */
+    opt_windows(q, *p, from, f, ISA_PICK(opt_lamb_moments), true);
+    opt_windows(q, *p, from, f, ISA_PICK(opt_lamb_norms), false); /* of the moments as they are stored */
+}
+
+static void task_norms(const struct opt *o, int64_t at, const struct opt_call *c)
+{
+    o->part[at][0] = o->part[at][1] = 0;
+    opt_pieces(o, &o->task[at], c, o->part[at], false, add_norms);
 }
 
 static float trust_of(const struct opt *o, const struct opt_param *q)

@@ -38,7 +38,7 @@ static int save_model(const char *path, const struct ad_store *store, struct err
     struct st_item *item = mem_zero((size_t)n, sizeof *item);
     for (int i = 0; i < n; i++) {
         const struct ad_entry *p = ad_store_at(store, i);
-        item[i] = (struct st_item){p->name, dtype_of(p->dtype), p->shape.rank, p->shape.dim, p->data};
+        item[i] = (struct st_item){p->name, dtype_of(p->kept), p->shape.rank, p->shape.dim, p->data};
     }
     int rc = st_write(path, item, n, &(struct st_meta){"format", "triad"}, 1, e);
     free(item);
@@ -317,9 +317,27 @@ static const struct st_tensor *expect(const struct st_file *f, const char *path,
     return NULL;
 }
 
+/* Numbers, rounded to nearest where fewer bits are kept than the file has. */
+static int read_numbers(const struct st_file *f, const struct st_tensor *t, const struct opt_state *to, struct err *e)
+{
+    if (to->store == OPT_F32) return st_read_f32(f, t, to->data, e);
+    if (to->store == OPT_BF16 && t->dtype == ST_BF16) {
+        memcpy(to->data, t->data, t->bytes);
+        return 0;
+    }
+    float *x = mem_try((size_t)(t->count + 1) * sizeof *x, t->name, e);
+    if (!x) return e->code;
+    int rc = st_read_f32(f, t, x, e);
+    if (!rc) opt_state_set(to, x);
+    free(x);
+    return rc;
+}
+
 static int read_entry(const struct st_file *f, const struct st_tensor *t, struct ad_entry *p, const char *path,
                       struct err *e)
 {
+    struct opt_state bf16 = {.of = p, .count = p->count, .store = OPT_BF16, .data = p->data};
+    if (ad_is_narrow(p)) return read_numbers(f, t, &bf16, e);
     if (p->dtype == AD_F32) return st_read_f32(f, t, p->data, e);
     if (t->dtype != dtype_of(p->dtype))
         return err_set(e, ERR_SHAPE, "%s: tensor '%s' is %s", path, t->name, st_dtype_name(t->dtype));
@@ -390,15 +408,10 @@ static int read_state(const struct st_file *f, const char *path, const struct op
     const struct st_tensor *t = expect(f, path, name, to->shape, e);
     free(name);
     if (!t) return e->code;
-    if (to->store == OPT_F32 && t->dtype != ST_U8) return st_read_f32(f, t, to->data, e);
-    if (to->store == OPT_BF16 && t->dtype == ST_BF16) {
-        memcpy(to->data, t->data, t->bytes);
-        return 0;
-    }
+    if (t->dtype != ST_U8) return read_numbers(f, t, to, e);
     float *x = mem_try((size_t)(t->count + 1) * sizeof *x, to->name, e);
     if (!x) return e->code;
-    int rc = t->dtype == ST_U8 ? read_codes(f, path, t, to, x, e) : st_read_f32(f, t, x, e);
-    if (!rc && t->dtype != ST_U8) opt_state_set(to, x);
+    int rc = read_codes(f, path, t, to, x, e);
     free(x);
     return rc;
 }
@@ -454,6 +467,7 @@ static int load_average(const char *path, struct ad_store *store, struct err *e)
     for (int i = 0; i < ad_store_count(store) && any && !rc; i++) {
         struct ad_entry *p = ad_store_at(store, i);
         struct opt_state s = {.name = "ema", .of = p, .shape = p->shape, .count = p->count, .data = p->data};
+        if (ad_is_narrow(p)) s.store = OPT_BF16;
         if (ad_in_flat(p)) rc = read_state(f, path, &s, e);
     }
     st_close(f);

@@ -15,6 +15,7 @@ static const char *const mel_names[] = {"clip", "plain", "whisper", NULL};
 static const char *const block_names[] = {"basic", "bottleneck", NULL};
 static const char *const variant_names[] = {"b0", "b1", "b2", "b3", NULL};
 static const char *const loss_names[] = {"infonce", "siglip", NULL};
+const char *const run_weights_names[] = {"f32", "bf16", NULL};
 
 /* ---- data -------------------------------------------------------------------------------------------------------- */
 #define AT(m) offsetof(struct run_data, m)
@@ -352,6 +353,8 @@ static const struct conf_field optim_fields[] = {
      .help = "adamw, lamb: added to the root; lars: to the norms"},
     {"state", CONF_ENUM, AT(state), "f32", .choices = opt_state_names,
      .help = "how moments are stored: bf16 halves their memory, 8bit quarters it"},
+    {"weights", CONF_ENUM, AT(weights), "f32", .choices = run_weights_names,
+     .help = "how matrices and their gradients are stored; bf16: rounded at random, with no copy in f32"},
     {"momentum", CONF_DOUBLE, AT(momentum), "0.9", 0, 0.9999, .help = "sgd, lars, muon"},
     {"nesterov", CONF_BOOL, AT(nesterov), "false", .help = "sgd, lars, muon: look ahead"},
     {"trust", CONF_DOUBLE, AT(trust), "1e-3", CONF_ABOVE_0, 10,

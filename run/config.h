@@ -123,6 +123,8 @@ struct run_modality {
 };
 
 enum run_loss_kind { RUN_INFONCE, RUN_SIGLIP };
+enum run_weights { RUN_WEIGHTS_F32, RUN_WEIGHTS_BF16 };
+extern const char *const run_weights_names[];
 
 struct run_loss {
     int kind;                   /* enum run_loss_kind */
@@ -132,7 +134,7 @@ struct run_loss {
 };
 
 struct run_optim {
-    int kind, state, muon_rate; /* enum opt_kind, enum opt_store, enum opt_muon_rate */
+    int kind, state, weights, muon_rate; /* enum opt_kind, enum opt_store, run_weights, enum opt_muon_rate */
     double lr, weight_decay, eps, momentum, trust;
     struct run_doubles betas;
     bool nesterov;

@@ -19,9 +19,9 @@ static double part_bytes(const struct data_modality *d, struct model_shape s, in
 struct train_held train_held(const struct run_model *m, const struct opt *o, const struct model_shape *shape,
                              int64_t batch)
 {
-    double flat = (double)ad_store_flat_count(m->store);
-    struct train_held h = {.parameters = 4 * flat, .gradients = 4 * flat, .program = PROGRAM_BYTES};
-    h.optimizer = opt_bytes_per_parameter(o) * flat;
+    double flat = (double)ad_store_flat_bytes(m->store);
+    struct train_held h = {.parameters = flat, .gradients = flat, .program = PROGRAM_BYTES};
+    h.optimizer = opt_bytes_per_parameter(o) * (double)ad_store_flat_count(m->store);
     for (int i = 0; i < ad_store_count(m->store); i++)
         if (ad_store_at(m->store, i)->flags & AD_STATE) h.parameters += 4.0 * (double)ad_store_at(m->store, i)->count;
     for (int i = 0; i < m->n; i++) h.batches += part_bytes(&m->input[i], shape[i], batch);

@@ -28,7 +28,7 @@ struct train_planned {
 
 struct train_plans {
     struct run_model *m;
-    float *grad;                         /* the flat gradient buffer, in the layout of the store */
+    void *grad;                          /* the flat gradient buffer, in the layout of the store's weights */
     struct train_loss_scale *loss_scale; /* what is differentiated is the loss times it */
     struct train_planned *plan;
     size_t n, cap;

@@ -15,8 +15,8 @@
 struct train_stepper {
     struct run_model *m;
     struct opt *o;
-    int64_t n_grad;
-    struct train_plans plans;  /* .grad: n_grad numbers */
+    size_t grad_bytes;
+    struct train_plans plans;
     struct train_micro *micro; /* NULL: batches are computed at once */
     unsigned flags;
     struct train_loss_scale loss_scale;
@@ -30,13 +30,13 @@ struct train_stepper *train_stepper_new(struct run_model *m, struct opt *o, stru
     s->m = m;
     s->o = o;
     s->seed = (uint64_t)c->seed;
-    s->n_grad = ad_store_flat_count(m->store);
+    s->grad_bytes = ad_store_flat_bytes(m->store);
     s->plans.m = m;
     if (c->micro_batch > 0) s->micro = train_micro_new(&s->plans, c->micro_batch);
     train_loss_scale_begin(&s->loss_scale, c);
     s->plans.loss_scale = &s->loss_scale;
     bool ok = train_plan_flags(c, &s->flags, e) == 0 && run_memory(c->memory, &s->plans.budget, e) == 0;
-    if (ok) s->plans.grad = mem_block((size_t)s->n_grad * sizeof(float), "gradients", e);
+    if (ok) s->plans.grad = mem_block(s->grad_bytes, "gradients", e);
     if (ok && s->plans.grad) return s;
     train_stepper_free(s);
     return NULL;
@@ -47,7 +47,7 @@ void train_stepper_free(struct train_stepper *s)
     if (!s) return;
     train_plans_free(&s->plans);
     train_micro_free(s->micro);
-    if (s->plans.grad) mem_block_free(s->plans.grad, (size_t)s->n_grad * sizeof(float));
+    if (s->plans.grad) mem_block_free(s->plans.grad, s->grad_bytes);
     free(s);
 }
 
@@ -149,8 +149,8 @@ int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64
     double t1 = time_now();
     r->plan_s = s->plans.seconds;
     r->compute_s = t1 - t0 - r->plan_s;
-    train_loss_scale_undo(&s->loss_scale, s->plans.grad, s->n_grad);
-    r->grad_norm = opt_norm(s->plans.grad, s->n_grad);
+    train_loss_scale_undo(&s->loss_scale, s->plans.grad, ad_store_flat_count(s->m->store));
+    r->grad_norm = opt_gradient_norm(s->m->store, s->plans.grad);
     r->skipped = isfinite(r->loss) && !isfinite(r->grad_norm) && train_loss_scale_skip(&s->loss_scale, step);
     if (r->skipped) return 0;
     if (!isfinite(r->loss) || !isfinite(r->grad_norm)) return find_nonfinite(s, b, step, r->loss, r->grad_norm, e);
@@ -187,7 +187,7 @@ int64_t train_stepper_embedding_bytes(const struct train_stepper *s)
     return s->micro ? train_micro_bytes(s->micro) : 0;
 }
 
-const float *train_stepper_gradient(const struct train_stepper *s)
+const void *train_stepper_gradient(const struct train_stepper *s)
 {
     return s->plans.grad;
 }

@@ -36,8 +36,8 @@ struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct da
 int64_t train_stepper_plans(const struct train_stepper *s); /* how many were made so far */
 /* Of the unit vectors of the largest batch in parts so far and their gradients; 0 without micro-batches. */
 int64_t train_stepper_embedding_bytes(const struct train_stepper *s);
-/* The last step's gradient, before clipping, in the layout of the store's flat buffer. */
-const float *train_stepper_gradient(const struct train_stepper *s);
+/* The last step's gradient, before clipping, in the layout of the store's flat buffer of weights. */
+const void *train_stepper_gradient(const struct train_stepper *s);
 struct train_loss_scale *train_stepper_loss_scale(struct train_stepper *s); /* what a checkpoint saves and restores */
 /* Time by op so far, as a text table. */
 void train_stepper_profile(struct train_stepper *s, bool on);

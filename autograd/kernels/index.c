@@ -108,12 +108,52 @@ static void run_gather(const struct ad_call *c)
 
 enum { STRIPE = 64 }; /* columns of one task */
 
+/* Of a result in 16 bits: begin[r] .. begin[r+1]-1 of `order` are the places of index r, in their order. */
+static size_t scatter_scratch(const struct ad_call *c)
+{
+    if (!ad_is_half(c->out[0].dtype)) return 0;
+    return (size_t)(c->out[0].shape.dim[0] + 2 + ad_count(c->in[1].shape)) * sizeof(int32_t);
+}
+
+static void sort_places(const struct ad_call *c, int64_t rows, int32_t *begin, int32_t *order)
+{
+    int64_t n = ad_count(c->in[1].shape);
+    memset(begin, 0, (size_t)(rows + 2) * sizeof *begin);
+    for (int64_t i = 0; i < n; i++) begin[ad_get_int(&c->in[1], i) + 2]++; /* -1: nowhere */
+    begin[1] = 0;
+    for (int64_t r = 0; r < rows; r++) begin[r + 2] += begin[r + 1];
+    for (int64_t i = 0; i < n; i++) {
+        int64_t r = ad_get_int(&c->in[1], i);
+        if (r >= 0) order[begin[r + 1]++] = (int32_t)i;
+    }
+}
+
+/* Each row is summed in f32, in the same order, and rounded once. */
+static void scatter_half(const struct ad_call *c, int64_t rows, int64_t width)
+{
+    int32_t *begin = c->scratch, *order = begin + rows + 2;
+    const struct ad_tensor *y = &c->out[0];
+    sort_places(c, rows, begin, order);
+#pragma omp parallel for schedule(static) if (ad_count(c->in[0].shape) > PAR_MIN)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t from = 0; from < width && begin[r] < begin[r + 1]; from += STRIPE) {
+            float sum[STRIPE] = {0};
+            int64_t k = min64(STRIPE, width - from);
+            for (int32_t i = begin[r]; i < begin[r + 1]; i++) add_row(sum, &c->in[0], order[i] * width + from, k);
+            vf_narrow(y->dtype, sum, at_as(y->dtype, y->data, r * width + from), k);
+        }
+}
+
 static void run_scatter(const struct ad_call *c)
 {
     int64_t rows = c->out[0].shape.dim[0], width = width_of(c->out[0].shape, 1), n = ad_count(c->in[1].shape);
     float *y = c->out[0].data;
     zero(&c->out[0]);
     if (!check(c, 1, rows)) return;
+    if (ad_is_half(c->out[0].dtype)) {
+        scatter_half(c, rows, width);
+        return;
+    }
 #pragma omp parallel for schedule(static) if (n * width > PAR_MIN)
     for (int64_t from = 0; from < width; from += STRIPE) {
         int64_t to = min64(width, from + STRIPE);
@@ -205,7 +245,7 @@ static void run_dropout(const struct ad_call *c)
     }
 const struct ad_kernel ISA_FN(ad_kernels_index)[] = {
     ROW(gather, run_gather, "rows", 1),
-    ROW(scatter_add, run_scatter, "stripes", 0),
+    {&ad_op_scatter_add, AD_F32, NULL, run_scatter, scatter_scratch, "stripes", 1, 1},
     ROW(segment_sum, run_segment_sum, "items", 0),
     ROW(segment_broadcast, run_segment_broadcast, "items", 1),
     ROW(dropout, run_dropout, "philox", 1),

@@ -108,6 +108,22 @@ static void the_precision_is_the_run_s(void **state)
     assert_true(size_of("activations") < wide);
 }
 
+/* What lies in the arena is a micro-batch of one tower; times of a whole step cannot be had of that. */
+static void of_a_batch_in_parts_the_largest_is_shown(void **state)
+{
+    if (RUN(copy_of("config.yaml"))) fail_msg("%s", said);
+    double whole = size_of("activations");
+    assert_null(strstr(out, "  embeddings "));
+    if (RUN(copy_of("config.yaml"), "train.micro_batch=2")) fail_msg("%s", said);
+    has(out, "in micro-batches of 2, whose plans take turns: below is ");
+    assert_true(size_of("activations") < 0.6 * whole);
+    assert_true(size_of("embeddings") > 0);
+    assert_int_equal(RUN(copy_of("config.yaml"), "train.micro_batch=2", "--profile"), ERR_USAGE);
+    has(said, "set train.micro_batch=0");
+    if (RUN(copy_of("config.yaml"), "train.micro_batch=1000000")) fail_msg("%s", said); /* one part: as without */
+    assert_true(size_of("activations") == whole);
+}
+
 static void times_are_measured_where_asked(void **state)
 {
     if (RUN(copy_of("config.yaml"), "--profile")) fail_msg("%s", said);
@@ -188,6 +204,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_is_explained),
         cmocka_unit_test(the_precision_is_the_run_s),
+        cmocka_unit_test(of_a_batch_in_parts_the_largest_is_shown),
         cmocka_unit_test(times_are_measured_where_asked),
         cmocka_unit_test(a_run_without_its_data_is_explained),
         cmocka_unit_test(a_limit_is_kept_and_shown),

@@ -198,7 +198,7 @@ static void the_same_bits_where_sums_are_in_one_order(void **state)
                          0);
         for (int i = 0; i < ad_store_count(again.m->store); i++) {
             const struct ad_entry *p = ad_store_at(again.m->store, i);
-            if (memcmp(want + p->offset, plans.grad + p->offset, (size_t)p->count * sizeof(float)))
+            if (memcmp(want + p->offset, (const float *)plans.grad + p->offset, (size_t)p->count * sizeof(float)))
                 fail_msg("%s: the gradient of %s has other bits", kinds[k].name, p->name);
         }
         double square = towers_square(again.m, plans.grad);

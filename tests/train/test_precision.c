@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/safetensors.h"
 #include "tests/support/tiny.h"
 
 /* The means of a metric over the first and the last `n` records. */
@@ -51,14 +52,19 @@ static double state_number(const char *out, int step, const char *name)
     return x;
 }
 
+/* Weights without a copy in f32: with a wider tower more than the table of tokens is so. */
+#define WIDER "modalities.view.tower.vit.width=64"
+#define NARROW "optim.weights=bf16 optim.state=bf16 " WIDER
+
 /* 24 items seen 20 times: every precision learns them by heart as f32 does. */
 static void every_precision_learns(void **state)
 {
-    static const char *const names[] = {"f32", "bf16", "f16"};
-    double first[3], last[3];
-    for (int i = 0; i < 3; i++) {
-        char args[200];
-        snprintf(args, sizeof args, "train.precision=%s train.steps=60 train.loss_scale=1024", names[i]);
+    static const char *const names[] = {"f32", "bf16", "f16", "weights"};
+    double first[4], last[4];
+    for (int i = 0; i < 4; i++) {
+        char args[300];
+        snprintf(args, sizeof args, "train.precision=%s train.steps=60 train.loss_scale=1024 %s",
+                 i < 3 ? names[i] : "bf16", i < 3 ? WIDER : NARROW);
         tiny_trains(names[i], args);
         ends_of(names[i], "loss", 6, &first[i], &last[i]);
         assert_true(last[i] < 0.75 * first[i]);
@@ -74,8 +80,8 @@ static void every_precision_learns(void **state)
 static void resumes_bit_for_bit(void **state)
 {
     static const char *const how[] = {"train.precision=bf16",
-                                      "train.precision=f16 train.loss_scale=256 train.loss_scale_every=4"};
-    for (int i = 0; i < 2; i++) {
+                                      "train.precision=f16 train.loss_scale=256 train.loss_scale_every=4", NARROW};
+    for (int i = 0; i < 3; i++) {
         char args[300], whole[40], out[40];
         snprintf(whole, sizeof whole, "whole-%d", i);
         snprintf(args, sizeof args, "train.save_every=1 train.keep=100 train.threads=1 %s", how[i]);
@@ -92,6 +98,54 @@ static void resumes_bit_for_bit(void **state)
     assert_true(state_number("whole-1", 3, "loss_scale") == 256 && state_number("whole-1", 3, "loss_scale_good") == 3);
     assert_true(state_number("whole-1", 4, "loss_scale") == 512 && state_number("whole-1", 4, "loss_scale_good") == 0);
     assert_true(state_number("whole-1", TINY_STEPS, "loss_scale") == 1024);
+}
+
+static enum st_dtype dtype_in(const char *out, const char *name)
+{
+    struct st_file *f;
+    struct err e = {0};
+    assert_int_equal(st_open(tiny_path(&tiny, "%s/checkpoints/step-60/model.safetensors", out), &f, &e), 0);
+    const struct st_tensor *t = st_find(f, name);
+    assert_non_null(t);
+    enum st_dtype d = t->dtype;
+    st_close(f);
+    return d;
+}
+
+/* A checkpoint has weights as they are kept, and a run goes on with others: rounded, or widened. */
+static void weights_may_change_their_type(void **state)
+{
+    static const char table[] = "text.token.weight", head[] = "text.project.weight";
+    assert_int_equal(dtype_in("f32", table), ST_F32);
+    assert_int_equal(dtype_in("weights", table), ST_BF16);
+    assert_int_equal(dtype_in("weights", head), ST_F32); /* small */
+    tiny_copy(tiny_path(&tiny, "f32"), tiny_path(&tiny, "narrowed"));
+    tiny_trains("narrowed", "--resume train.steps=62 train.loss_scale=1024 optim.weights=bf16 " WIDER);
+    tiny_copy(tiny_path(&tiny, "weights"), tiny_path(&tiny, "widened"));
+    tiny_trains("widened", "--resume train.precision=bf16 train.steps=62 " NARROW " optim.weights=f32");
+    double first[2], last[2];
+    ends_of("f32", "loss", 1, &first[0], &last[0]);
+    ends_of("narrowed", "loss", 1, &first[1], &last[1]);
+    assert_true(last[1] < 0.8 * first[0]); /* it did not begin anew */
+    ends_of("weights", "loss", 1, &first[0], &last[0]);
+    ends_of("widened", "loss", 1, &first[1], &last[1]);
+    assert_true(last[1] < 0.8 * first[0]);
+}
+
+static void what_narrow_weights_do_not_go_with(void **state)
+{
+    static const struct {
+        const char *args, *why;
+    } wrong[] = {{"train.micro_batch=4", "optim.weights: bf16 does not go with train.micro_batch"},
+                 {"train.precision=f16", "optim.weights: bf16 goes with train.precision f32 or bf16"},
+                 {"optim.kind=muon", "optim.weights: bf16 goes with adamw"}};
+    for (int i = 0; i < 3; i++) {
+        char args[200];
+        struct err e = {0};
+        snprintf(args, sizeof args, "optim.weights=bf16 %s", wrong[i].args);
+        assert_int_equal(tiny_train(&tiny, "wrong", args, &e), ERR_CONFIG);
+        tiny_has(e.msg, wrong[i].why);
+    }
 }
 
 /* Gradients times 2^24 are beyond f16: steps are left out until they fit, and then it trains. */
@@ -128,10 +182,9 @@ static void a_nan_still_ends_the_run(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_precision_learns),
-        cmocka_unit_test(resumes_bit_for_bit),
-        cmocka_unit_test(an_overflow_recovers),
-        cmocka_unit_test(a_nan_still_ends_the_run),
+        cmocka_unit_test(every_precision_learns),        cmocka_unit_test(resumes_bit_for_bit),
+        cmocka_unit_test(weights_may_change_their_type), cmocka_unit_test(what_narrow_weights_do_not_go_with),
+        cmocka_unit_test(an_overflow_recovers),          cmocka_unit_test(a_nan_still_ends_the_run),
     };
     return cmocka_run_group_tests(tests, tiny_begin, tiny_end);
 }
