@@ -1,5 +1,5 @@
 /* The one interface for f32 matrix products; every kernel that multiplies goes through it. Behind it: our own packed
- * kernels for AVX2 and AVX-512 (gemm.c), OpenBLAS elsewhere (gemm_blas.c). Results are the same bits for any thread
+ * kernels for AVX2 and AVX-512 (gemm_packed.c; gemm_direct.c of small products), OpenBLAS elsewhere (gemm_blas.c). Results are the same bits for any thread
  * count: every number of C is one chain over k in blocks whose bounds depend on the sizes only. */
 #ifndef TRIAD_AUTOGRAD_KERNELS_GEMM_H
 #define TRIAD_AUTOGRAD_KERNELS_GEMM_H
@@ -59,11 +59,18 @@ void gemm_block(const struct gemm_args *g);
 void gemm_enter_thread(void);
 
 #ifdef TRIAD_ISA
-/* What gemm.c and the two files behind it share: C (M, N) of one block, on this thread; and the epilogue of row i, columns
+/* What gemm.c and the files behind it share: C (M, N) of one block, on this thread; and the epilogue of row i, columns
  * j .. j+n-1, whose sums are in `sum`, which is C's row itself where C is f32. */
 #define gemm_multiply ISA_FN(gemm_multiply)
 #define gemm_epilogue_row ISA_FN(gemm_epilogue_row)
+#define gemm_is_direct ISA_FN(gemm_is_direct)
+#define gemm_direct ISA_FN(gemm_direct)
 void gemm_multiply(const struct gemm_args *g);
+#ifdef __AVX2__
+/* A small product or one of a few rows, and whether it is one: the same bits as gemm_multiply. */
+bool gemm_is_direct(const struct gemm_args *g);
+void gemm_direct(const struct gemm_args *g);
+#endif
 void gemm_epilogue_row(const struct gemm_args *g, float *sum, int64_t n, int64_t i, int64_t j);
 #endif
 

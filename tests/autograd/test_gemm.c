@@ -96,6 +96,24 @@ static void test_cuts(void **state) /* sizes that are cut into blocks: rows, col
     check((struct matmul_attr){.tb = 1}, SHAPE(3), SHAPE(3), 200, 130, 100, true);
 }
 
+/* What is read where it lies (gemm_direct.c) and its borders; B's rows a power of two apart; few rows. */
+static void test_small_and_thin(void **state)
+{
+    static const int64_t at[][3] = {{192, 192, 192}, {193, 192, 100}, {192, 193, 100}, {192, 192, 193},
+                                    {64, 32, 288},   {32, 100, 513},  {100, 128, 65},  {100, 128, 64},
+                                    {128, 128, 300}, {5, 24, 256},    {5, 24, 257}},
+                         thin[][2] = {{255, 8}, {256, 7}, {256, 8}, {257, 9}, {600, 31}, {1031, 264}};
+    for (size_t i = 0; i < sizeof at / sizeof *at; i++)
+        for (int32_t t = 0; t < 4; t++) {
+            struct matmul_attr a = {.ta = t & 1, .tb = t >> 1, .bias = i & 1, .residual = t == 1};
+            check(a, SCALAR, SCALAR, at[i][0], at[i][1], at[i][2], i % 3 == 0);
+        }
+    for (int64_t m = 1; m <= 5; m++)
+        for (size_t i = 0; i < sizeof thin / sizeof *thin; i++)
+            check((struct matmul_attr){.ta = m & 1, .bias = i & 1, .residual = m == 2}, SCALAR, SCALAR, m, thin[i][0],
+                  thin[i][1], i % 2);
+}
+
 static void test_empty(void **state)
 {
     check((struct matmul_attr){.bias = 1, .residual = 1}, SCALAR, SCALAR, 3, 5, 0, false);
@@ -161,8 +179,9 @@ static void test_absorb(void **state)
 int main(void)
 {
     threads_init(2);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_odd_sizes),   cmocka_unit_test(test_batches),
-                                       cmocka_unit_test(test_cuts),        cmocka_unit_test(test_empty),
-                                       cmocka_unit_test(test_activations), cmocka_unit_test(test_absorb)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_odd_sizes), cmocka_unit_test(test_batches),
+                                       cmocka_unit_test(test_cuts),      cmocka_unit_test(test_small_and_thin),
+                                       cmocka_unit_test(test_empty),     cmocka_unit_test(test_activations),
+                                       cmocka_unit_test(test_absorb)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
