@@ -239,7 +239,7 @@ FIELDS = """## The fields of `triad bench ROW`
 | `gflop`, `gflops`, `share`, `peak_gflops` | operations a step (10^9); a second, by the median; as a share of the multiply-add peak; that peak, measured right after |
 | `gbytes`, `bandwidth_gb_s`, `limit_s`, `of_limit` | bytes a step as inputs and outputs of its calls; the memory's speed; seconds at the roofline; their share of the median |
 | `samples`, `parameters` | in a step; trained |
-| `params_mb`, `state_mb`, `plan_mb`, `input_mb` | parameters; with gradients and moments (16 bytes a parameter); the plan's arena; fixed input |
+| `params_mb`, `state_mb`, `plan_mb`, `input_mb` | parameters; with gradients and moments (16 bytes a parameter; less with `weights=bf16`, `state=bf16`, `state=8bit`); the plan's arena; fixed input |
 | `again_gflop` | of `gflop`: what is computed a second time to save memory: some norms and activations always, more where `memory=1GB` is a limit |
 | `ops` | with `--profile`: op, kernel, calls, seconds, share of the time, 10^9 operations and bytes, seconds at the roofline, a step |
 """
