@@ -250,6 +250,7 @@ static int explain_sketch(const struct train_options *t, const struct options *o
     if (o->profile)
         rc = err_set(e, ERR_IO, "--profile runs the first batch, and the data is not there: %s",
                      m->config.data.manifest);
+    if (!rc) rc = train_choose_weights(m, e);
     if (!rc) rc = run_model_commit(m, e);
     struct opt_config c = run_opt_config(&m->config);
     struct opt *opt = rc ? NULL : opt_new(&c, m->store, e);

@@ -104,20 +104,19 @@ static int open_data(struct train_setup *s, struct err *e)
     return check_valid(s, e);
 }
 
-/* optim.weights. Sums over micro-batches would round at every part, and f16 has a loss scale in the gradients. */
-static int choose_weights(struct train_setup *s, struct err *e)
+int train_choose_weights(struct run_model *m, struct err *e)
 {
-    const struct run_optim *o = &s->m->config.optim;
-    if (o->weights == RUN_WEIGHTS_F32) return 0;
-    const char *where = conf_where(&s->m->conf, &o->weights);
-    if (s->c->micro_batch > 0)
+    const struct run_config *c = &m->config;
+    if (c->optim.weights == RUN_WEIGHTS_F32) return 0;
+    const char *where = conf_where(&m->conf, &c->optim.weights);
+    if (c->train.micro_batch > 0)
         return err_set(e, ERR_CONFIG,
                        "%s: optim.weights: bf16 does not go with train.micro_batch: gradients would be "
                        "rounded at every part; optim.state: 8bit or train.memory save memory too",
                        where);
-    if (s->c->precision == AD_PRECISION_F16)
+    if (c->train.precision == AD_PRECISION_F16)
         return err_set(e, ERR_CONFIG, "%s: optim.weights: bf16 goes with train.precision f32 or bf16, not f16", where);
-    ad_store_narrow(s->m->store);
+    ad_store_narrow(m->store);
     return 0;
 }
 
@@ -128,7 +127,7 @@ int train_setup_open(struct train_setup *s, const struct train_options *o, struc
     s->c = &s->m->config.train;
     threads_init((int)s->c->threads);
     mem_keep_freed();
-    rc = choose_weights(s, e);
+    rc = train_choose_weights(s->m, e);
     if (!rc) rc = run_model_commit(s->m, e);
     if (!rc) rc = open_data(s, e);
     if (rc) return rc;

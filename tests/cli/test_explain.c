@@ -106,6 +106,10 @@ static void the_precision_is_the_run_s(void **state)
     if (RUN(copy_of("config.yaml"), "train.precision=bf16")) fail_msg("%s", said);
     has(out, " bf16 (");
     assert_true(size_of("activations") < wide);
+    double parameters = size_of("parameters"), gradients = size_of("gradients");
+    if (RUN(copy_of("config.yaml"), "optim.weights=bf16")) fail_msg("%s", said);
+    assert_true(size_of("parameters") < parameters); /* its table of tokens */
+    assert_true(size_of("gradients") < gradients);
 }
 
 /* What lies in the arena is a micro-batch of one tower; times of a whole step cannot be had of that. */
@@ -118,7 +122,7 @@ static void of_a_batch_in_parts_the_largest_is_shown(void **state)
     has(out, "in micro-batches of 2, whose plans take turns: below is ");
     assert_true(size_of("activations") < 0.6 * whole);
     assert_true(size_of("embeddings") > 0);
-    assert_int_equal(RUN(copy_of("config.yaml"), "train.micro_batch=2", "--profile"), ERR_USAGE);
+    assert_int_equal(RUN(copy_of("config.yaml"), "train.micro_batch=2", "--profile"), 2);
     has(said, "set train.micro_batch=0");
     if (RUN(copy_of("config.yaml"), "train.micro_batch=1000000")) fail_msg("%s", said); /* one part: as without */
     assert_true(size_of("activations") == whole);
