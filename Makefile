@@ -95,7 +95,7 @@ test: all tests examples ## unit, gradient and golden tests; TEST="a b" runs tho
 # A build of its own under ASan and UBSan. Leaks count too.
 asan: ## the tests under ASan + UBSan, in build/asan
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan OPT='-O1 -g1' \
-		SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer' test
+		SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer' TEST_PLAIN=0 test
 
 # libFuzzer is clang's; the kernels' vector code is gcc's, so the rooms that read what users bring are built, no more.
 # Warnings are the other build's work.

@@ -91,7 +91,7 @@ def draw_ratios(peers):
     most = 3  # one row far ahead would make all others look alike
     p = Picture("times as fast as PyTorch in its fastest mode", len(rows), most)
     for name, v, mode in rows:
-        p.bar(name, min(v["ratio"], most), f"{v['ratio']:.2f}  ({mode}){', beyond the picture' if v['ratio'] > most else ''}")
+        p.bar(name, min(v["ratio"], most), f"{v['ratio']:.2f}  ({mode}){' →' if v['ratio'] > most else ''}")
     p.line(1, "PyTorch")
     p.write("docs/bench-peers.svg")
     return True
