@@ -88,14 +88,6 @@ static bool in_parts(const struct run_model *m)
     return m->config.train.micro_batch > 0 && m->config.train.micro_batch < m->config.train.batch;
 }
 
-/* Of all unit vectors of a batch in parts, and their gradients. */
-static double embedding_bytes(const struct run_model *m, const struct model_shape *shape)
-{
-    int64_t items = 0;
-    for (int i = 0; i < m->n; i++) items += shape[i].items;
-    return 2.0 * (double)(items * m->config.embed) * sizeof(float);
-}
-
 /* A replay of one tower: a micro-batch of its items, with as many rows as they have on average. */
 static struct train_key replay_key(const struct run_model *m, const struct train_key *whole, int modality)
 {
@@ -149,7 +141,6 @@ static struct ad_plan *plan_run(struct train_plans *plans, const struct opt *opt
     struct train_key key = {.part = TRAIN_WHOLE, .batch = c->batch};
     memcpy(key.shape, shape, (size_t)m->n * sizeof *shape);
     plans->taken = train_held_bytes(m, opt, shape, c->batch);
-    if (in_parts(m)) plans->taken += (int64_t)embedding_bytes(m, shape);
     int rc = train_plan_flags(c, &key.flags, e);
     if (!rc) rc = run_memory(c->memory, &plans->budget, e);
     if (rc) return NULL;
@@ -218,7 +209,7 @@ static int explain_model(struct run_model *m, const struct opt *opt, const struc
         hold(&x, "gradients", h.gradients);
         hold(&x, "optimizer", h.optimizer);
         hold(&x, "batches", h.batches);
-        hold(&x, "embeddings", part ? embedding_bytes(m, shape) : 0);
+        hold(&x, "embeddings", h.embeddings);
         hold(&x, "program", h.program);
         about_run(&x, m, shape, b != NULL);
         if (part) about_part(&x, m, part);

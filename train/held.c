@@ -26,11 +26,14 @@ struct train_held train_held(const struct run_model *m, const struct opt *o, con
         if (ad_store_at(m->store, i)->flags & AD_STATE) h.parameters += 4.0 * (double)ad_store_at(m->store, i)->count;
     for (int i = 0; i < m->n; i++) h.batches += part_bytes(&m->input[i], shape[i], batch);
     h.batches *= (double)m->config.data.workers + 2;
+    bool parts = m->config.train.micro_batch > 0 && batch > m->config.train.micro_batch;
+    for (int i = 0; i < m->n && parts; i++)
+        h.embeddings += 2.0 * (double)(shape[i].items * m->config.embed) * sizeof(float);
     return h;
 }
 
 int64_t train_held_bytes(const struct run_model *m, const struct opt *o, const struct model_shape *shape, int64_t batch)
 {
     struct train_held h = train_held(m, o, shape, batch);
-    return (int64_t)(h.parameters + h.gradients + h.optimizer + h.batches + h.program);
+    return (int64_t)(h.parameters + h.gradients + h.optimizer + h.batches + h.embeddings + h.program);
 }

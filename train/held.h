@@ -9,7 +9,8 @@
 struct train_held {
     double parameters, gradients, optimizer; /* running statistics and averaged weights counted in */
     double batches;                          /* all of the loader's ring */
-    double program;                          /* code, libraries, threads, tables */
+    double embeddings; /* of a batch in parts: all unit vectors and their gradients; otherwise 0 */
+    double program;    /* code, libraries, threads, tables */
 };
 /* shape[m->n]; the model must be committed. */
 struct train_held train_held(const struct run_model *m, const struct opt *o, const struct model_shape *shape,

@@ -61,14 +61,9 @@ static bool in_parts(const struct train_stepper *s, const struct data_batch *b)
 static void hold(struct train_stepper *s, const struct data_batch *b)
 {
     struct model_shape shape[RUN_MAX_MODALITIES];
-    int64_t items = 0;
     if (!s->plans.budget) return;
-    for (int i = 0; i < s->m->n; i++) {
-        shape[i] = (struct model_shape){b->part[i].cap, b->part[i].rows};
-        items += b->part[i].cap;
-    }
+    for (int i = 0; i < s->m->n; i++) shape[i] = (struct model_shape){b->part[i].cap, b->part[i].rows};
     s->plans.taken = train_held_bytes(s->m, s->o, shape, b->size);
-    if (in_parts(s, b)) s->plans.taken += 2 * items * s->m->config.embed * (int64_t)sizeof(float);
 }
 
 static struct ad_plan *whole_plan(struct train_stepper *s, const struct data_batch *b, unsigned flags, struct err *e)
