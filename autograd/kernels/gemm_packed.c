@@ -9,13 +9,13 @@
 #include "autograd/kernels/gemm.h"
 
 #if defined(__AVX2__)
-#include "autograd/kernels/simd.h"
+#include "autograd/kernels/register_block.h"
 #include "autograd/kernels/transpose.h"
 
 #ifdef __AVX512F__
-enum { MR = 14, GROUP = 1 }; /* 28 sums, 2 of B, 1 of A in 32 registers; a panel of B fills the first-level cache */
+enum { MR = BLOCK_ROWS, GROUP = 1 }; /* a panel of B fills the first-level cache */
 #else
-enum { MR = 6, GROUP = 12 }; /* 12 sums, 2 of B, 1 of A in 16 registers */
+enum { MR = BLOCK_ROWS, GROUP = 12 };
 #endif
 /* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
 enum { NR = 2 * VL, KC = 256, NC = 1024, ROW = KC + 16, PANEL = KC * NR + 2 * 16, HEAP = MR * ROW + 16 };
@@ -37,29 +37,10 @@ static int64_t min_of(int64_t a, int64_t b)
 SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, const float *b, int64_t ldb, float *c,
                     int64_t ldc, bool add)
 {
-    vf sum[MR][2];
-#pragma GCC unroll 16
-    for (int i = 0; i < mr; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) sum[i][v] = (vf){0};
-    for (int64_t k = 0; k < kc; k++) {
-        vf b0 = vf_load(b), b1 = nv > 1 ? vf_load(b + VL) : b0;
-        b += ldb;
-#pragma GCC unroll 16
-        for (int i = 0; i < mr; i++) {
-            vf x = vf_set(a[by_row ? i * ROW : i]);
-            sum[i][0] += x * b0;
-            if (nv > 1) sum[i][1] += x * b1;
-        }
-        a += by_row ? 1 : MR;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < mr; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) {
-            float *to = c + i * ldc + v * VL;
-            vf_store(to, add ? vf_load(to) + sum[i][v] : sum[i][v]);
-        }
+    block_sums sum;
+    block_clear(mr, nv, sum);
+    block_multiply(mr, nv, kc, a, by_row ? ROW : 1, by_row ? 1 : MR, b, ldb, sum);
+    block_store(mr, nv, sum, c, ldc, add);
 }
 
 typedef void (*kernel_fn)(int64_t kc, const float *a, const float *b, int64_t ldb, float *c, int64_t ldc, bool add);
