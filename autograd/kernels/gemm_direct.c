@@ -37,7 +37,14 @@ SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t n, const float *a, int6
 {
     block_sums sum;
     block_clear(mr, nv, sum);
-    block_multiply(mr, nv, n, a, by_row ? lda : 1, by_row ? 1 : lda, b, ldb, sum);
+    const float *high = a + 3 * lda;
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < n; k++) {
+        block_step(mr, nv, a, by_row ? high : a + 3, by_row ? lda : 1, b, sum);
+        a += by_row ? 1 : lda;
+        high++;
+        b += ldb;
+    }
     block_store(mr, nv, sum, c, ldc, add);
 }
 

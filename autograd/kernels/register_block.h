@@ -53,33 +53,37 @@ SIMD_FN void block_add_product(vf *sum, vf x, vf y)
 #endif
 }
 
-/* sum += a column of A times a row of B */
-SIMD_FN void block_step(int mr, int nv, const float *a, int64_t a_row, const float *b, block_sums sum)
+/* sum += a column of A times a row of B. Row i of A is at a + i * a_row, from the fourth on at high + (i - 3) * a_row: of an
+ * a_row that is known at run time only, one, two and none are what the addressing of the machine reaches. */
+SIMD_FN void block_step(int mr, int nv, const float *a, const float *high, int64_t a_row, const float *b,
+                        block_sums sum)
 {
     vf b0 = vf_load(b), b1 = nv > 1 ? vf_load(b + VL) : b0;
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++) {
-        vf x = vf_set(a[i * a_row]);
+        vf x = vf_set(i < 3 ? a[i * a_row] : high[(i - 3) * a_row]);
         block_add_product(&sum[i][0], x, b0);
         if (nv > 1) block_add_product(&sum[i][1], x, b1);
     }
 }
 
 /* sum += A (mr, n) B (n, nv vectors), k by k. Element (i, k) of A is at a[i * a_row + k * a_col], row k of B at b + k * ldb.
- * mr and nv are to be constants. */
+ * mr, nv and a_row are to be constants. */
 SIMD_FN void block_multiply(int mr, int nv, int64_t n, const float *a, int64_t a_row, int64_t a_col, const float *b,
                             int64_t ldb, block_sums sum)
 {
     int64_t k = 0;
     for (; k + BLOCK_UNROLL <= n; k += BLOCK_UNROLL) {
 #pragma GCC unroll 8
-        for (int u = 0; u < BLOCK_UNROLL; u++) block_step(mr, nv, a + u * a_col, a_row, b + u * ldb, sum);
-        a += BLOCK_UNROLL * a_col;
+        for (int u = 0; u < BLOCK_UNROLL; u++) {
+            block_step(mr, nv, a, a + 3 * a_row, a_row, b + u * ldb, sum);
+            a += a_col;
+        }
         b += BLOCK_UNROLL * ldb;
     }
 #pragma GCC unroll 1
     for (; k < n; k++) {
-        block_step(mr, nv, a, a_row, b, sum);
+        block_step(mr, nv, a, a + 3 * a_row, a_row, b, sum);
         a += a_col;
         b += ldb;
     }
