@@ -1,5 +1,6 @@
-/* Convolution in f32 as products whose one operand is never stored: patches.c writes the parts of it that the product
- * packs (implicit GEMM). conv2d_transpose is the same: the positions of x are split by their residue modulo the stride;
+/* Convolution as products whose one operand is never stored: patches.c writes the parts of it that the product
+ * packs (implicit GEMM). Arithmetic is f32; tensors in 16 bits are widened while they are packed and rounded where the
+ * product ends. conv2d_transpose is the same: the positions of x are split by their residue modulo the stride;
  * those of one residue read a dense window of y through the matching taps of the flipped kernel. conv2d_dw sums over
  * positions. Convolution by 1 x 1 without a stride is a plain product. Depthwise convolution is in depthwise.c. */
 #include "autograd/ops/conv.h"
@@ -8,6 +9,7 @@
 
 #include "autograd/kernels/gemm.h"
 #include "autograd/kernels/patches.h"
+#include "autograd/kernels/simd.h"
 #include "autograd/kernels/winograd.h"
 #include "base/isa.h"
 #include "base/threads.h"
@@ -25,7 +27,7 @@ static int64_t ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-#define ROUND(floats) (((floats) + 15) / 16 * 16) /* so that what lies behind begins with a line */
+#define ROUND(numbers) (((numbers) + 31) / 32 * 32) /* so that what lies behind begins with a line */
 
 static bool is_pointwise(const struct conv_dims *d)
 {
@@ -73,9 +75,9 @@ static void run_part(const struct product *p, int64_t i0, int64_t rows, bool tog
     struct gemm_source source = {fill_part, &part, p->by_column};
     struct gemm_args g = p->g;
     g.source = p->plain ? NULL : &source;
-    if (p->plain) g.a = (const float *)g.a + i0 * g.a_row;
+    if (p->plain) g.a = at_as(g.a_type, g.a, i0 * g.a_row);
     g.m = rows;
-    g.c = (float *)g.c + i0 * g.c_row;
+    g.c = at_as(g.c_type, g.c, i0 * g.c_row);
     if (together)
         gemm(&g, scratch);
     else
@@ -112,7 +114,7 @@ static struct patches forward_patches(const struct conv_call *k, int64_t group)
     struct axis axis[2];
     for (int i = 0; i < 2; i++)
         axis[i] = (struct axis){d->h[i], d->out[i], d->stride[i], -d->pad[i], d->dilation[i], d->k[i]};
-    return (struct patches){k->x->data, axis[0], axis[1], d->n, d->c, d->cg, group * d->cg};
+    return (struct patches){k->x->data, k->x->dtype, axis[0], axis[1], d->n, d->c, d->cg, group * d->cg};
 }
 
 static struct product forward_product(const void *ctx, int64_t group)
@@ -126,11 +128,14 @@ static struct product forward_product(const void *ctx, int64_t group)
                              .a = k->x->data,
                              .a_row = d->c,
                              .a_col = 1,
-                             .b = (const float *)k->w->data + group * d->fg,
+                             .b = at_as(k->w->dtype, k->w->data, group * d->fg),
                              .b_row = d->f,
                              .b_col = 1,
-                             .c = (float *)k->y->data + group * d->fg,
-                             .c_row = d->f};
+                             .c = at_as(k->y->dtype, k->y->data, group * d->fg),
+                             .c_row = d->f,
+                             .a_type = k->x->dtype,
+                             .b_type = k->w->dtype,
+                             .c_type = k->y->dtype};
     return p;
 }
 
@@ -179,32 +184,34 @@ struct class
     int64_t a, b;
     struct residue h, w;
     const float *weights; /* (groups, taps, fg, cg) */
-    float *to;            /* (positions, c_row) */
+    void *to;             /* (positions, c_row), of x's type */
     int64_t c_row, image; /* image >= 0: this one only */
 };
 
 /* One tap's (cg, fg), rows f apart, as (fg, cg). */
-static void transpose(const float *restrict w, int64_t f, int64_t cg, int64_t fg, float *restrict to)
+SIMD_FN void transpose(enum ad_dtype type, const void *restrict w, int64_t f, int64_t cg, int64_t fg,
+                       float *restrict to)
 {
     enum { SIDE = 16 };
     for (int64_t i = 0; i < fg; i += SIDE)
         for (int64_t j = 0; j < cg; j += SIDE)
             for (int64_t y = i; y < min_of(fg, i + SIDE); y++)
-                for (int64_t x = j; x < min_of(cg, j + SIDE); x++) to[y * cg + x] = w[x * f + y];
+                for (int64_t x = j; x < min_of(cg, j + SIDE); x++) to[y * cg + x] = float_as(type, w, x * f + y);
 }
 
 /* w of one class as ((taps x fg), cg) for each group. */
 static void pack_class(const struct class *s, float *to)
 {
     const struct conv_dims *d = &s->k->d;
+    const struct ad_tensor *w = s->k->w;
     int64_t taps = s->h.axis.taps * s->w.axis.taps, size = d->fg * d->cg;
 #pragma omp parallel for schedule(static) if (d->groups * taps * size > PAR_MIN)
     for (int64_t i = 0; i < d->groups * taps; i++) {
         int64_t group = i / taps, t = i % taps;
         int64_t u = s->h.first + (s->h.axis.taps - 1 - t / s->w.axis.taps) * s->h.every;
         int64_t v = s->w.first + (s->w.axis.taps - 1 - t % s->w.axis.taps) * s->w.every;
-        transpose((const float *)s->k->w->data + (u * d->k[1] + v) * d->cg * d->f + group * d->fg, d->f, d->cg, d->fg,
-                  to + i * size);
+        int64_t from = (u * d->k[1] + v) * d->cg * d->f + group * d->fg;
+        BY_TYPE(w->dtype, transpose, at_as(w->dtype, w->data, from), d->f, d->cg, d->fg, to + i * size);
     }
 }
 
@@ -212,10 +219,11 @@ static struct product class_product(const void *ctx, int64_t group)
 {
     const struct class *s = ctx;
     const struct conv_dims *d = &s->k->d;
-    int64_t size = d->out[0] * d->out[1] * d->f;
-    struct product p = {.patches = {s->k->y->data, s->h.axis, s->w.axis, d->n, d->f, d->fg, group * d->fg}};
+    const struct ad_tensor *y = s->k->y;
+    enum ad_dtype x_type = s->k->x->dtype;
+    struct product p = {.patches = {y->data, y->dtype, s->h.axis, s->w.axis, d->n, d->f, d->fg, group * d->fg}};
     if (s->image >= 0) {
-        p.patches.src += s->image * size;
+        p.patches.src = at_as(y->dtype, y->data, s->image * d->out[0] * d->out[1] * d->f);
         p.patches.n = 1;
     }
     p.g = (struct gemm_args){.m = patches_positions(&p.patches),
@@ -224,24 +232,26 @@ static struct product class_product(const void *ctx, int64_t group)
                              .b = s->weights + group * patches_depth(&p.patches) * d->cg,
                              .b_row = d->cg,
                              .b_col = 1,
-                             .c = s->to + group * d->cg,
-                             .c_row = s->c_row};
+                             .c = at_as(x_type, s->to, group * d->cg),
+                             .c_row = s->c_row,
+                             .c_type = x_type};
     return p;
 }
 
 /* Rows `from` (positions of the class, c) to their places in x; zeros where from is NULL. */
-static void scatter(const struct class *s, const float *from)
+static void scatter(const struct class *s, const void *from)
 {
     const struct conv_dims *d = &s->k->d;
+    const struct ad_tensor *to = s->k->x;
     int64_t grid_h = s->h.axis.grid, grid_w = s->w.axis.grid;
-    size_t bytes = (size_t)d->c * sizeof(float);
+    size_t bytes = (size_t)(d->c * size_as(to->dtype));
 #pragma omp parallel for schedule(static) if (d->n * grid_h * grid_w * d->c > PAR_MIN)
     for (int64_t r = 0; r < d->n * grid_h; r++) {
         int64_t row = r / grid_h * d->h[0] + s->a + r % grid_h * d->stride[0];
-        float *x = (float *)s->k->x->data + (row * d->h[1] + s->b) * d->c;
-        for (int64_t j = 0; j < grid_w; j++, x += d->stride[1] * d->c) {
+        char *x = at_as(to->dtype, to->data, (row * d->h[1] + s->b) * d->c);
+        for (int64_t j = 0; j < grid_w; j++, x += (size_t)d->stride[1] * bytes) {
             if (from)
-                memcpy(x, from + (r * grid_w + j) * d->c, bytes);
+                memcpy(x, (const char *)from + (size_t)(r * grid_w + j) * bytes, bytes);
             else
                 memset(x, 0, bytes);
         }
@@ -254,10 +264,10 @@ static bool writes_in_place(const struct conv_dims *d)
     return d->h[0] == 1;
 }
 
-static void run_class(struct class *s, float *room, void *scratch)
+static void run_class(struct class *s, void *room, void *scratch)
 {
     const struct conv_dims *d = &s->k->d;
-    float *x = s->k->x->data;
+    const struct ad_tensor *x = s->k->x;
     bool unit = d->stride[0] * d->stride[1] == 1;
     s->image = -1;
     if (s->h.axis.taps * s->w.axis.taps == 0) {
@@ -266,7 +276,7 @@ static void run_class(struct class *s, float *room, void *scratch)
         s->c_row = d->stride[1] * d->c;
         for (int64_t n = 0; n < (unit ? 1 : d->n); n++) {
             s->image = unit ? -1 : n;
-            s->to = unit ? x : x + (n * d->h[1] + s->b) * d->c;
+            s->to = unit ? x->data : at_as(x->dtype, x->data, (n * d->h[1] + s->b) * d->c);
             run_products(class_product, s, d->groups, scratch);
         }
     } else {
@@ -279,7 +289,7 @@ static void run_class(struct class *s, float *room, void *scratch)
 
 /* Where conv2d_transpose keeps the turned weights, a class's result, and the product's own. */
 struct transpose_room {
-    int64_t weights, result, product; /* floats, floats, bytes */
+    int64_t weights, result, product; /* floats, bytes, bytes */
 };
 static struct transpose_room transpose_room_of(const struct conv_call *k)
 {
@@ -290,7 +300,7 @@ static struct transpose_room transpose_room_of(const struct conv_call *k)
         for (int64_t b = 0; b < d->stride[1]; b++) {
             struct residue h = residue_of(d, 0, a), w = residue_of(d, 1, b);
             int64_t n = d->n * h.axis.grid * w.axis.grid, taps = h.axis.taps * w.axis.taps;
-            if (!unit && !writes_in_place(d)) r.result = max_of(r.result, ROUND(n * d->c));
+            if (!unit && !writes_in_place(d)) r.result = max_of(r.result, size_as(k->x->dtype) * ROUND(n * d->c));
             if (d->groups > 1) continue;
             int64_t bytes = (int64_t)gemm_scratch(n, d->cg, taps * d->fg), one = 0;
             if (writes_in_place(d)) one = (int64_t)gemm_scratch(n / max_of(1, d->n), d->cg, taps * d->fg);
@@ -315,7 +325,10 @@ static struct product pointwise_product(const void *ctx, int64_t group)
                                   .b_row = 1,
                                   .b_col = d->f,
                                   .c = k->x->data,
-                                  .c_row = d->c}};
+                                  .c_row = d->c,
+                                  .a_type = k->y->dtype,
+                                  .b_type = k->w->dtype,
+                                  .c_type = k->x->dtype}};
 }
 
 static void run_transpose(const struct ad_call *c)
@@ -327,13 +340,13 @@ static void run_transpose(const struct ad_call *c)
         return;
     }
     struct transpose_room r = transpose_room_of(&k);
-    float *weights = c->scratch;
+    float *weights = c->scratch, *room = weights + r.weights;
     for (int64_t a = 0; a < d->stride[0]; a++)
         for (int64_t b = 0; b < d->stride[1]; b++) {
             struct class s = {.k = &k, .a = a, .b = b, .h = residue_of(d, 0, a), .w = residue_of(d, 1, b)};
             s.weights = weights;
             pack_class(&s, weights);
-            run_class(&s, (float *)c->scratch + r.weights, (float *)c->scratch + r.weights + r.result);
+            run_class(&s, room, (char *)room + r.result);
             weights += d->groups * s.h.axis.taps * s.w.axis.taps * d->fg * d->cg;
         }
 }
@@ -351,11 +364,14 @@ static struct product dw_product(const void *ctx, int64_t group)
                              .a = k->x->data,
                              .a_row = 1,
                              .a_col = d->c,
-                             .b = (const float *)k->y->data + group * d->fg,
+                             .b = at_as(k->y->dtype, k->y->data, group * d->fg),
                              .b_row = d->f,
                              .b_col = 1,
-                             .c = (float *)k->w->data + group * d->fg,
-                             .c_row = d->f};
+                             .c = at_as(k->w->dtype, k->w->data, group * d->fg),
+                             .c_row = d->f,
+                             .a_type = k->x->dtype,
+                             .b_type = k->y->dtype,
+                             .c_type = k->w->dtype};
     return p;
 }
 
@@ -379,7 +395,15 @@ static struct product across_product(const struct conv_call *k)
                                   .b = k->x->data,
                                   .b_row = d->c,
                                   .b_col = 1,
-                                  .c_row = d->c}};
+                                  .c_row = d->c,
+                                  .a_type = k->y->dtype,
+                                  .b_type = k->x->dtype}};
+}
+
+/* Floats: w across; and where w has 16 bits, turned but not yet rounded. */
+static int64_t across_room(const struct conv_call *k)
+{
+    return ROUND(k->d.c * k->d.f) * (ad_is_half(k->w->dtype) ? 2 : 1);
 }
 
 static void run_dw(const struct ad_call *c)
@@ -390,11 +414,13 @@ static void run_dw(const struct ad_call *c)
         run_products(dw_product, &k, d->groups, c->scratch);
         return;
     }
-    float *w = k.w->data, *across = c->scratch;
+    int64_t size = d->c * d->f;
+    float *across = c->scratch, *turned = ad_is_half(k.w->dtype) ? across + ROUND(size) : k.w->data;
     struct product p = across_product(&k);
     p.g.c = across;
-    run_part(&p, 0, d->f, true, across + ROUND(d->c * d->f));
-    transpose(across, d->c, d->f, d->c, w);
+    run_part(&p, 0, d->f, true, across + across_room(&k));
+    transpose(AD_F32, across, d->c, d->f, d->c, turned);
+    if (ad_is_half(k.w->dtype)) vf_narrow(k.w->dtype, turned, k.w->data, size);
 }
 
 /* ---- which ---------------------------------------------------------------------------------------------------------- */
@@ -406,12 +432,12 @@ static size_t scratch(const struct ad_call *c)
     int64_t total = d->n * d->out[0] * d->out[1], taps = d->k[0] * d->k[1];
     if (c->op == &ad_op_conv2d_transpose && !is_pointwise(d)) {
         struct transpose_room r = transpose_room_of(&k);
-        return (size_t)(r.weights + r.result) * sizeof(float) + (size_t)r.product;
+        return (size_t)r.weights * sizeof(float) + (size_t)(r.result + r.product);
     }
     if (d->groups > 1) return 0;
     if (c->op == &ad_op_conv2d) return gemm_scratch(total, d->f, taps * d->c);
     if (c->op == &ad_op_conv2d_transpose) return gemm_scratch(total, d->c, d->f);
-    return gemm_scratch(taps * d->c, d->f, total) + (is_narrow(d) ? (size_t)ROUND(d->c * d->f) * sizeof(float) : 0);
+    return gemm_scratch(taps * d->c, d->f, total) + (is_narrow(d) ? (size_t)across_room(&k) * sizeof(float) : 0);
 }
 
 static bool accepts(const struct ad_call *c)
@@ -427,11 +453,11 @@ static bool by_tiles(const struct ad_call *c)
 }
 
 const struct ad_kernel ISA_FN(ad_kernels_conv)[] = {
-    {&ad_op_conv2d, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd"},
-    {&ad_op_conv2d_transpose, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd"},
-    {&ad_op_conv2d_dw, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd"},
-    {&ad_op_conv2d, AD_F32, accepts, run, scratch, "implicit"},
-    {&ad_op_conv2d_transpose, AD_F32, accepts, run_transpose, scratch, "implicit"},
-    {&ad_op_conv2d_dw, AD_F32, accepts, run_dw, scratch, "implicit"},
+    {&ad_op_conv2d, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd", 3, 1},
+    {&ad_op_conv2d_transpose, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd", 3, 1},
+    {&ad_op_conv2d_dw, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd", 3, 1},
+    {&ad_op_conv2d, AD_F32, accepts, run, scratch, "implicit", GEMM_HALF ? 3 : 0, GEMM_HALF},
+    {&ad_op_conv2d_transpose, AD_F32, accepts, run_transpose, scratch, "implicit", GEMM_HALF ? 3 : 0, GEMM_HALF},
+    {&ad_op_conv2d_dw, AD_F32, accepts, run_dw, scratch, "implicit", GEMM_HALF ? 3 : 0, GEMM_HALF},
     {0},
 };

@@ -1,4 +1,6 @@
-/* Depthwise convolution (one channel a group) in f32: no products, only vectors over the channels.
+/* Depthwise convolution (one channel a group): no products, only vectors over the channels. Arithmetic is f32. Of images in
+ * 16 bits a row is widened when it is first read, and kept as long as rows of the result read it; the result's are rounded
+ * one by one.
  *
  * Kernels 3 or 5 wide with steps of 1 or 2 go by tiles: several neighbouring columns of a row of the result in registers,
  * for one vector of channels after the other, so that memory is read in the order in which it lies. Columns beside the
@@ -6,15 +8,14 @@
  * for a row, the rows that it reads and through which taps. conv2d_dw sums fixed ranges of rows, then the ranges in
  * order. */
 #pragma GCC optimize("O3")
-#include "autograd/ops/conv.h"
-
 #include <string.h>
 
+#include "autograd/kernels/depthwise_rows.h"
 #include "autograd/kernels/stream.h"
 #include "base/isa.h"
 #include "base/threads.h"
 
-enum { MAX_TAPS = 32, MAX_COLUMNS = 16, LINE = 16 };
+enum { MAX_COLUMNS = 16, MAX_PARTS = 32 };
 
 static int64_t min_of(int64_t a, int64_t b)
 {
@@ -25,41 +26,18 @@ static int64_t max_of(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* The taps of one axis that reach inside the source, and which row of it they read. */
-struct reach {
-    int64_t n, tap[MAX_TAPS], row[MAX_TAPS];
-};
-
-/* Forward: position i of y reads x at i s - p + u d. */
-static struct reach reach_forward(const struct conv_dims *d, int axis, int64_t i)
-{
-    struct reach r = {.n = 0};
-    for (int64_t u = 0; u < d->k[axis]; u++) {
-        int64_t at = i * d->stride[axis] - d->pad[axis] + u * d->dilation[axis];
-        if (at < 0 || at >= d->h[axis]) continue;
-        r.tap[r.n] = u;
-        r.row[r.n++] = at;
-    }
-    return r;
-}
-
-/* Backward: position i of x reads y at (i + p - u d) / s where that is whole. */
-static struct reach reach_backward(const struct conv_dims *d, int axis, int64_t i)
-{
-    struct reach r = {.n = 0};
-    for (int64_t u = 0; u < d->k[axis]; u++) {
-        int64_t at = i + d->pad[axis] - u * d->dilation[axis];
-        if (at < 0 || at % d->stride[axis] || at / d->stride[axis] >= d->out[axis]) continue;
-        r.tap[r.n] = u;
-        r.row[r.n++] = at / d->stride[axis];
-    }
-    return r;
-}
-
 /* The row behind all of them. */
 static int64_t row_behind(const struct reach *r)
 {
     return r->n ? max_of(r->row[0], r->row[r->n - 1]) + 1 : 0;
+}
+
+/* w in f32: widened at `room` where it is not. */
+static const float *wide_weights(const struct ad_tensor *w, float *room)
+{
+    if (!ad_is_half(w->dtype)) return w->data;
+    vf_widen(w->dtype, w->data, room, ad_count(w->shape));
+    return room;
 }
 
 /* n is VL, or less for the last channels. */
@@ -246,35 +224,88 @@ static void pixel(const struct reach *h, const struct reach *v, const float *src
     }
 }
 
-static void run(const struct ad_call *c)
+/* A call of conv2d or conv2d_transpose: `to` from `src`. */
+struct job {
+    struct conv_dims d;
+    bool back, tiles, stream;
+    const struct ad_tensor *src, *to, *weights;
+    const float *w, *zeros;
+    int64_t from[2], size[2]; /* the images' sizes, in src and in to */
+    struct plan plan;
+    int64_t rows; /* of the result, which a task takes one after the other */
+};
+
+static struct job job_of(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
-    const struct conv_dims *d = &k.d;
-    bool back = c->op == &ad_op_conv2d_transpose, tiles = has_tiles(d);
-    struct reach (*reach)(const struct conv_dims *, int, int64_t) = back ? reach_backward : reach_forward;
-    const int64_t *from = back ? d->out : d->h, *size = back ? d->h : d->out;
-    const float *src = back ? k.y->data : k.x->data, *w = k.w->data;
-    float *to = back ? k.x->data : k.y->data, *zeros = c->scratch;
-    struct plan p = tiles ? plan_of(d, back) : (struct plan){.kw = 0};
-    bool stream = VL == LINE && tiles && stream_pays(to, d->c, d->n * size[0] * size[1] * d->c);
-    if (tiles) memset(zeros, 0, (size_t)d->c * sizeof *zeros);
-#pragma omp parallel for schedule(static) if (d->n * size[0] * size[1] * d->c * d->k[0] * d->k[1] > PAR_MIN)
-    for (int64_t r = 0; r < d->n * size[0]; r++) {
-        struct reach h = reach(d, 0, r % size[0]);
-        const float *image = src + r / size[0] * from[0] * from[1] * d->c;
-        float *row = to + r * size[1] * d->c;
-        if (tiles) {
-            struct tile t = {.rows = &h, .src = image, .zeros = zeros, .w = w, .row_size = from[1] * d->c, .c = d->c};
-            t.stream = stream;
-            tile_row(&p, d, &t, from[1], size[1], row);
-            if (stream) stream_end();
-            continue;
-        }
-        for (int64_t j = 0; j < size[1]; j++) {
-            struct reach v = reach(d, 1, j);
-            pixel(&h, &v, image, from[1], w, d->k[1], d->c, row + j * d->c);
-        }
+    struct job j = {.d = k.d, .back = c->op == &ad_op_conv2d_transpose, .tiles = has_tiles(&k.d), .weights = k.w};
+    j.src = j.back ? k.y : k.x;
+    j.to = j.back ? k.x : k.y;
+    for (int i = 0; i < 2; i++) {
+        j.from[i] = j.back ? k.d.out[i] : k.d.h[i];
+        j.size[i] = j.back ? k.d.h[i] : k.d.out[i];
     }
+    if (j.tiles) j.plan = plan_of(&k.d, j.back);
+    bool half = ad_is_half(j.src->dtype) || ad_is_half(j.to->dtype);
+    j.rows = half ? max_of(1, (k.d.n * j.size[0] + MAX_PARTS - 1) / MAX_PARTS) : 1;
+    return j;
+}
+
+/* One row of the result, which reads h's rows of src. */
+static void one_row(const struct job *j, const struct reach *h, const float *src, float *to)
+{
+    const struct conv_dims *d = &j->d;
+    if (j->tiles) {
+        struct tile t = {.rows = h, .src = src, .zeros = j->zeros, .w = j->w, .row_size = j->from[1] * d->c, .c = d->c};
+        t.stream = j->stream;
+        tile_row(&j->plan, d, &t, j->from[1], j->size[1], to);
+        if (j->stream) stream_end();
+        return;
+    }
+    for (int64_t i = 0; i < j->size[1]; i++) {
+        struct reach v = j->back ? reach_backward(d, 1, i) : reach_forward(d, 1, i);
+        pixel(h, &v, src, j->from[1], j->w, d->k[1], d->c, to + i * d->c);
+    }
+}
+
+/* What a task has: rows of src, and one of the result. */
+static int64_t task_room(const struct job *j)
+{
+    int64_t slots = j->d.k[0];
+    return rows_room(j->src->dtype, slots, j->from[1], j->d.c) + rows_room(j->to->dtype, 1, j->size[1], j->d.c);
+}
+
+/* Rows task * j->rows .. of the result. */
+static void run_task(const struct job *j, int64_t task, float *room)
+{
+    const struct conv_dims *d = &j->d;
+    enum ad_dtype type = j->src->dtype, to_type = j->to->dtype;
+    int64_t size = j->from[0] * j->from[1] * d->c, line = j->size[1] * d->c, first = task * j->rows;
+    struct rows s = {.type = type, .width = j->from[1], .c = d->c, .to = d->c, .room = room, .slots = d->k[0]};
+    float *wide = room + rows_room(type, s.slots, s.width, s.c);
+    for (int64_t r = first; r < min_of(first + j->rows, d->n * j->size[0]); r++) {
+        int64_t image = r / j->size[0], i = r % j->size[0];
+        struct reach h = j->back ? reach_backward(d, 0, i) : reach_forward(d, 0, i);
+        if (r == first || i == 0) rows_begin(&s, at_as(type, j->src->data, image * size));
+        const float *src = rows_of(&s, &h);
+        void *to = at_as(to_type, j->to->data, r * line);
+        one_row(j, &h, src, ad_is_half(to_type) ? wide : to);
+        if (ad_is_half(to_type)) vf_narrow(to_type, wide, to, line);
+    }
+}
+
+static void run(const struct ad_call *c)
+{
+    struct job j = job_of(c);
+    const struct conv_dims *d = &j.d;
+    int64_t rows = d->n * j.size[0], count = rows * j.size[1] * d->c, taps = d->k[0] * d->k[1];
+    float *zeros = c->scratch, *w = zeros + ROUND(d->c), *room = w + rows_room(j.weights->dtype, taps, 1, d->c);
+    j.zeros = zeros;
+    j.w = wide_weights(j.weights, w);
+    j.stream = VL == LINE && j.tiles && j.to->dtype == AD_F32 && stream_pays(j.to->data, d->c, count);
+    if (j.tiles) memset(zeros, 0, (size_t)d->c * sizeof *zeros);
+#pragma omp parallel for schedule(static) if (count * taps > PAR_MIN)
+    for (int64_t t = 0; t < (rows + j.rows - 1) / j.rows; t++) run_task(&j, t, room + t * task_room(&j));
 }
 
 /* ---- conv2d_dw ------------------------------------------------------------------------------------------------------ */
@@ -341,22 +372,21 @@ DW(dw_3_2, 3, 2)
 DW(dw_5_1, 5, 1)
 DW(dw_5_2, 5, 2)
 
-/* Row i of one image, channels from .. to-1: adds to every tap. */
-static void dw_row_tiles(const struct conv_dims *d, const float *x, const float *y, const float *zeros, int64_t i,
-                         int64_t from, int64_t to, float *w)
+/* y's row of one image, which reads h's rows of x, channels from .. to-1: adds to every tap. */
+static void dw_row_tiles(const struct conv_dims *d, const struct reach *h, const float *x, const float *y,
+                         const float *zeros, int64_t from, int64_t to, float *w)
 {
     static const dw_fn table[2][2] = {{dw_3_1, dw_3_2}, {dw_5_1, dw_5_2}};
     dw_fn run_tile = table[d->k[1] == 5][d->stride[1] - 1];
-    struct reach h = reach_forward(d, 0, i);
-    struct dw_tile k = {.rows = &h, .src = x, .zeros = zeros, .row_size = d->h[1] * d->c, .c = d->c, .w = w};
+    struct dw_tile k = {.rows = h, .src = x, .zeros = zeros, .row_size = d->h[1] * d->c, .c = d->c, .w = w};
     int kw = (int)d->k[1], s = (int)d->stride[1], results = results_of(FORWARD, s),
         columns = columns_of(FORWARD, kw, s);
     for (int64_t j = 0; j < d->out[1]; j += results) {
         int64_t first = j * s - d->pad[1];
         k.inside = first >= 0 && first + columns <= d->h[1] && j + results <= d->out[1];
-        k.ahead = x + (row_behind(&h) * d->h[1] + max_of(0, first)) * d->c;
-        k.ahead_y = y + ((i + 1) * d->out[1] + j) * d->c;
-        for (int t = 0; t < results; t++) k.y[t] = j + t < d->out[1] ? y + (i * d->out[1] + j + t) * d->c : zeros;
+        k.ahead = x + (row_behind(h) * d->h[1] + max_of(0, first)) * d->c;
+        k.ahead_y = y + (d->out[1] + j) * d->c;
+        for (int t = 0; t < results; t++) k.y[t] = j + t < d->out[1] ? y + (j + t) * d->c : zeros;
         for (int q = 0; q < columns; q++) {
             k.column[q] = (first + q) * d->c;
             k.zero[q] = first + q < 0 || first + q >= d->h[1];
@@ -365,17 +395,16 @@ static void dw_row_tiles(const struct conv_dims *d, const float *x, const float 
     }
 }
 
-static void dw_row_pixels(const struct conv_dims *d, const float *x, const float *y, int64_t i, int64_t from,
-                          int64_t to, float *w)
+static void dw_row_pixels(const struct conv_dims *d, const struct reach *h, const float *x, const float *y,
+                          int64_t from, int64_t to, float *w)
 {
-    struct reach h = reach_forward(d, 0, i);
     for (int64_t j = 0; j < d->out[1]; j++) {
         struct reach v = reach_forward(d, 1, j);
-        const float *dy = y + (i * d->out[1] + j) * d->c;
-        for (int64_t a = 0; a < h.n; a++)
+        const float *dy = y + j * d->c;
+        for (int64_t a = 0; a < h->n; a++)
             for (int64_t b = 0; b < v.n; b++) {
-                const float *e = x + (h.row[a] * d->h[1] + v.row[b]) * d->c;
-                float *sum = w + (h.tap[a] * d->k[1] + v.tap[b]) * d->c;
+                const float *e = x + (h->row[a] * d->h[1] + v.row[b]) * d->c;
+                float *sum = w + (h->tap[a] * d->k[1] + v.tap[b]) * d->c;
                 for (int64_t ch = from; ch < to; ch++) sum[ch] += e[ch] * dy[ch];
             }
     }
@@ -388,7 +417,7 @@ struct dw_cut {
 };
 static struct dw_cut dw_cut_of(const struct conv_dims *d)
 {
-    enum { MAX_PARTS = 32, MIN_CHANNELS = 64, MAX_CHUNKS = 8 };
+    enum { MIN_CHANNELS = 64, MAX_CHUNKS = 8 };
     int64_t rows = d->n * d->out[0], taps = d->k[0] * d->k[1];
     int64_t parts = max_of(1, min_of(min_of(MAX_PARTS, rows), rows * d->out[1] / (16 * taps)));
     struct dw_cut c = {.rows = (rows + parts - 1) / parts};
@@ -398,40 +427,76 @@ static struct dw_cut dw_cut_of(const struct conv_dims *d)
     return c;
 }
 
+/* Where the sums of a range lie: in w itself, if there is one range and w is f32. */
+static int64_t sums_room(const struct conv_call *k, const struct dw_cut *cut)
+{
+    int64_t size = k->d.k[0] * k->d.k[1] * k->d.c;
+    return cut->parts > 1 || ad_is_half(k->w->dtype) ? ROUND(cut->parts * size) : 0;
+}
+static int64_t part_room(const struct conv_call *k)
+{
+    const struct conv_dims *d = &k->d;
+    return rows_room(k->x->dtype, d->k[0], d->h[1], d->c) + rows_room(k->y->dtype, 1, d->out[1], d->c);
+}
+
+/* Range p of rows, channels from .. to-1, added to `sum`. Tasks of one range share its room: their channels differ. */
+static void dw_task(const struct conv_call *k, const struct dw_cut *cut, int64_t p, int64_t from, int64_t to,
+                    const float *zeros, float *room, float *sum)
+{
+    const struct conv_dims *d = &k->d;
+    struct rows x = {.type = k->x->dtype, .width = d->h[1], .c = d->c, .from = from, .to = to, .slots = d->k[0]};
+    struct rows y = {.type = k->y->dtype, .width = d->out[1], .c = d->c, .from = from, .to = to, .slots = 1};
+    x.room = room;
+    y.room = room + rows_room(x.type, x.slots, x.width, x.c);
+    for (int64_t i = 0; i < d->k[0] * d->k[1]; i++) memset(sum + i * d->c + from, 0, (size_t)(to - from) * sizeof *sum);
+    int64_t first = p * cut->rows, last = min_of(first + cut->rows, d->n * d->out[0]);
+    for (int64_t r = first; r < last; r++) {
+        int64_t n = r / d->out[0], i = r % d->out[0];
+        struct reach h = reach_forward(d, 0, i), own = {.n = 1, .row = {i}};
+        if (r == first || i == 0) {
+            rows_begin(&x, at_as(x.type, k->x->data, n * d->h[0] * d->h[1] * d->c));
+            rows_begin(&y, at_as(y.type, k->y->data, n * d->out[0] * d->out[1] * d->c));
+        }
+        const float *image = rows_of(&x, &h), *dy = rows_of(&y, &own);
+        dy += own.row[0] * d->out[1] * d->c;
+        if (has_tiles(d))
+            dw_row_tiles(d, &h, image, dy, zeros, from, to, sum);
+        else
+            dw_row_pixels(d, &h, image, dy, from, to, sum);
+    }
+}
+
+/* Elements at .. at+n-1 of w: the ranges' sums, in order. */
+enum { PIECE = 256 };
+static void add_up(const struct ad_tensor *w, const float *sums, int64_t size, int64_t parts, int64_t at, int64_t n)
+{
+    float sum[PIECE];
+    memcpy(sum, sums + at, (size_t)n * sizeof *sum);
+    for (int64_t p = 1; p < parts; p++)
+        for (int64_t i = 0; i < n; i++) sum[i] += sums[p * size + at + i];
+    vf_narrow(w->dtype, sum, at_as(w->dtype, w->data, at), n);
+}
+
 static void run_dw(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
     const struct conv_dims *d = &k.d;
     struct dw_cut cut = dw_cut_of(d);
     int64_t rows = d->n * d->out[0], size = d->k[0] * d->k[1] * d->c;
-    const float *x = k.x->data, *y = k.y->data;
-    float *zeros = c->scratch, *sums = zeros + (d->c + 15) / 16 * 16, *w = k.w->data;
-    bool tiles = has_tiles(d);
+    float *zeros = c->scratch, *sums = zeros + ROUND(d->c), *room = sums + sums_room(&k, &cut);
+    bool apart = sums_room(&k, &cut) > 0;
     memset(zeros, 0, (size_t)d->c * sizeof *zeros);
 #pragma omp parallel if (rows * d->out[1] * size > PAR_MIN)
     {
 #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < cut.parts * cut.chunks; t++) {
             int64_t p = t / cut.chunks, from = t % cut.chunks * cut.channels, to = min_of(d->c, from + cut.channels);
-            float *sum = cut.parts > 1 ? sums + p * size : w;
-            for (int64_t i = 0; i < d->k[0] * d->k[1] && from < to; i++)
-                memset(sum + i * d->c + from, 0, (size_t)(to - from) * sizeof *sum);
-            for (int64_t r = p * cut.rows; r < (p + 1) * cut.rows && r < rows && from < to; r++) {
-                const float *image = x + r / d->out[0] * d->h[0] * d->h[1] * d->c;
-                const float *dy = y + r / d->out[0] * d->out[0] * d->out[1] * d->c;
-                if (tiles)
-                    dw_row_tiles(d, image, dy, zeros, r % d->out[0], from, to, sum);
-                else
-                    dw_row_pixels(d, image, dy, r % d->out[0], from, to, sum);
-            }
+            float *sum = apart ? sums + p * size : k.w->data;
+            if (from < to) dw_task(&k, &cut, p, from, to, zeros, room + p * part_room(&k), sum);
         }
-        if (cut.parts > 1) {
+        if (apart) {
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < size; i++) {
-                float sum = sums[i];
-                for (int64_t p = 1; p < cut.parts; p++) sum += sums[p * size + i];
-                w[i] = sum;
-            }
+            for (int64_t i = 0; i < size; i += PIECE) add_up(k.w, sums, size, cut.parts, i, min_of(PIECE, size - i));
         }
     }
 }
@@ -440,10 +505,17 @@ static void run_dw(const struct ad_call *c)
 
 static size_t scratch(const struct ad_call *c)
 {
-    struct conv_dims d = conv_call_of(c).d;
-    struct dw_cut cut = dw_cut_of(&d);
-    int64_t zeros = (d.c + 15) / 16 * 16, sums = cut.parts > 1 ? cut.parts * d.k[0] * d.k[1] * d.c : 0;
-    return (size_t)(zeros + (c->op == &ad_op_conv2d_dw ? sums : 0)) * sizeof(float);
+    struct job j = job_of(c);
+    const struct conv_dims *d = &j.d;
+    int64_t tasks = (d->n * j.size[0] + j.rows - 1) / j.rows;
+    int64_t weights = rows_room(j.weights->dtype, d->k[0] * d->k[1], 1, d->c);
+    return (size_t)(ROUND(d->c) + weights + tasks * task_room(&j)) * sizeof(float);
+}
+static size_t scratch_dw(const struct ad_call *c)
+{
+    struct conv_call k = conv_call_of(c);
+    struct dw_cut cut = dw_cut_of(&k.d);
+    return (size_t)(ROUND(k.d.c) + sums_room(&k, &cut) + cut.parts * part_room(&k)) * sizeof(float);
 }
 
 static bool accepts(const struct ad_call *c)
@@ -453,8 +525,8 @@ static bool accepts(const struct ad_call *c)
 }
 
 const struct ad_kernel ISA_FN(ad_kernels_depthwise)[] = {
-    {&ad_op_conv2d, AD_F32, accepts, run, scratch, "depthwise"},
-    {&ad_op_conv2d_transpose, AD_F32, accepts, run, scratch, "depthwise"},
-    {&ad_op_conv2d_dw, AD_F32, accepts, run_dw, scratch, "depthwise"},
+    {&ad_op_conv2d, AD_F32, accepts, run, scratch, "depthwise", 3, 1},
+    {&ad_op_conv2d_transpose, AD_F32, accepts, run, scratch, "depthwise", 3, 1},
+    {&ad_op_conv2d_dw, AD_F32, accepts, run_dw, scratch_dw, "depthwise", 3, 1},
     {0},
 };

@@ -6,7 +6,7 @@
 #pragma GCC optimize("O3")
 #include "autograd/kernels/patches.h"
 
-#include "base/simd.h"
+#include "autograd/kernels/simd.h"
 
 enum { PIECES = 258 }; /* a range has at most 256 columns (gemm_packed.c, gemm_blas.c) */
 
@@ -54,24 +54,24 @@ static void cut(const struct patches *p, int64_t k0, int64_t nk, struct pieces *
     }
 }
 
-/* n floats; where `over`, up to VL - 1 more may be read and written. */
-SIMD_FN void copy_run(float *to, const float *from, int64_t n, bool over)
+/* n numbers; where `over`, up to VL - 1 more may be read and written. */
+SIMD_FN void copy_run(enum ad_dtype type, float *to, const void *from, int64_t n, bool over)
 {
     int64_t i = 0;
     if (over) {
-        for (; i < n; i += VL) vf_store(to + i, vf_load(from + i));
+        for (; i < n; i += VL) vf_store(to + i, vf_load_as(type, from, i));
         return;
     }
     if (n < VL) {
-        for (; i < n; i++) to[i] = from[i];
+        for (; i < n; i++) to[i] = float_as(type, from, i);
         return;
     }
-    for (; i + VL <= n; i += VL) vf_store(to + i, vf_load(from + i));
-    if (i < n) vf_store(to + n - VL, vf_load(from + n - VL));
+    for (; i + VL <= n; i += VL) vf_store(to + i, vf_load_as(type, from, i));
+    if (i < n) vf_store(to + n - VL, vf_load_as(type, from, n - VL));
 }
 
 /* One piece at a position whose tap (0, 0) reads pixel (y, x), perhaps outside of the image `src`. */
-static void copy_border(const struct patches *p, const float *src, const struct piece *q, int64_t y, int64_t x,
+static void copy_border(const struct patches *p, const void *src, const struct piece *q, int64_t y, int64_t x,
                         float *to)
 {
     int64_t row = y + q->u * p->h.inc, first = x + q->v0 * p->w.inc, last = x + q->v1 * p->w.inc;
@@ -84,7 +84,8 @@ static void copy_border(const struct patches *p, const float *src, const struct 
             width = p->w.size * p->c;
     int64_t before = min_of(q->n, max_of(0, -at)), end = max_of(before, min_of(q->n, width - at));
     for (int64_t i = 0; i < before; i++) to[i] = 0;
-    if (end > before) copy_run(to + before, src + row_at + at + before, end - before, false);
+    if (end > before)
+        BY_TYPE(p->type, copy_run, to + before, at_as(p->type, src, row_at + at + before), end - before, false);
     for (int64_t i = end; i < q->n; i++) to[i] = 0;
 }
 
@@ -116,17 +117,16 @@ static bool rows_inside(const struct patches *p, const struct pieces *s, int64_t
 }
 
 /* (i, k) to to[i * i_step + k] */
-static void fill_rows(const void *ctx, int64_t i0, int64_t ni, int64_t k0, int64_t nk, float *to, int64_t i_step,
-                      int64_t k_step)
+SIMD_FN void fill_rows_as(enum ad_dtype type, const struct patches *p, int64_t i0, int64_t ni, int64_t k0, int64_t nk,
+                          float *to, int64_t i_step)
 {
-    const struct patches *p = ctx;
     struct pieces s;
     struct walk at = walk_from(p, i0);
     int64_t size = image_size(p), all = p->n * size;
     cut(p, k0, nk, &s);
     for (int64_t r = 0; r < ni; r++, to += i_step, walk_on(p, &at, 1)) {
         int64_t y = at.i * p->h.step + p->h.base, x = at.j * p->w.step + p->w.base;
-        const float *src = p->src + at.n * size;
+        const void *src = at_as(type, p->src, at.n * size);
         if (!rows_inside(p, &s, y) || x + s.v0 * p->w.inc < 0 || x + s.v1 * p->w.inc >= p->w.size) {
             for (int q = 0; q < s.n; q++) copy_border(p, src, &s.piece[q], y, x, to + s.piece[q].at);
             continue;
@@ -136,51 +136,59 @@ static void fill_rows(const void *ctx, int64_t i0, int64_t ni, int64_t k0, int64
         /* Room behind the row, and numbers behind the last piece: whole vectors do. */
         if (i_step >= nk + VL && pixel + last->offset + last->n + VL <= all)
             for (int q = 0; q < s.n; q++)
-                copy_run(to + s.piece[q].at, p->src + pixel + s.piece[q].offset, s.piece[q].n, true);
+                copy_run(type, to + s.piece[q].at, at_as(type, p->src, pixel + s.piece[q].offset), s.piece[q].n, true);
         else
             for (int q = 0; q < s.n; q++)
-                copy_run(to + s.piece[q].at, p->src + pixel + s.piece[q].offset, s.piece[q].n, false);
+                copy_run(type, to + s.piece[q].at, at_as(type, p->src, pixel + s.piece[q].offset), s.piece[q].n, false);
     }
+}
+
+static void fill_rows(const void *ctx, int64_t i0, int64_t ni, int64_t k0, int64_t nk, float *to, int64_t i_step,
+                      int64_t k_step)
+{
+    const struct patches *p = ctx;
+    BY_TYPE(p->type, fill_rows_as, p, i0, ni, k0, nk, to, i_step);
 }
 
 /* `count` positions inside of the image, `step` numbers apart, in whole vectors: what a piece writes behind itself is
  * written over by the next piece or position. Pieces are at most VL long. */
-SIMD_FN void copy_columns(const float *from, const struct pieces *s, int n, int64_t count, int64_t step, float *to,
-                          int64_t k_step)
+SIMD_FN void copy_columns(enum ad_dtype type, const void *from, const struct pieces *s, int n, int64_t count,
+                          int64_t step, float *to, int64_t k_step)
 {
-    for (int64_t j = 0; j < count; j++, from += step, to += k_step)
-        for (int q = 0; q < n; q++) vf_store(to + s->piece[q].at, vf_load(from + s->piece[q].offset));
+    for (int64_t j = 0; j < count; j++, from = at_as(type, from, step), to += k_step)
+        for (int q = 0; q < n; q++) vf_store(to + s->piece[q].at, vf_load_as(type, from, s->piece[q].offset));
 }
 
 /* Positions j .. j+count-1 of one row of the grid. */
-static void fill_run(const struct patches *p, const struct pieces *s, struct walk at, int64_t count, float *to,
-                     int64_t k_step, bool whole)
+SIMD_FN void fill_run(enum ad_dtype type, const struct patches *p, const struct pieces *s, struct walk at,
+                      int64_t count, float *to, int64_t k_step, bool whole)
 {
     int64_t y = at.i * p->h.step + p->h.base, step = p->w.step, size = image_size(p), j = 0;
     /* Columns from lo to hi of the run have all taps inside. */
     int64_t x = at.j * step + p->w.base, left = x + s->v0 * p->w.inc, right = p->w.size - x - s->v1 * p->w.inc;
     int64_t lo = left >= 0 ? 0 : (-left + step - 1) / step, hi = right <= 0 ? 0 : (right + step - 1) / step;
     int64_t pixel = at.n * size + (y * p->w.size + x) * p->c, reach = s->piece[s->n - 1].offset + VL;
+    const void *image = at_as(type, p->src, at.n * size);
     if (!whole || !rows_inside(p, s, y)) lo = count;
     lo = min_of(lo, count);
     hi = min_of(hi, count);
     while (hi > lo && pixel + (hi - 1) * step * p->c + reach > p->n * size) hi--; /* the end of the numbers */
     for (; j < lo; j++)
         for (int q = 0; q < s->n; q++)
-            copy_border(p, p->src + at.n * size, &s->piece[q], y, x + j * step, to + j * k_step + s->piece[q].at);
+            copy_border(p, image, &s->piece[q], y, x + j * step, to + j * k_step + s->piece[q].at);
     if (hi > j) {
-        const float *from = p->src + pixel + j * step * p->c;
+        const void *from = at_as(type, p->src, pixel + j * step * p->c);
         if (s->n == 1)
-            copy_columns(from, s, 1, hi - j, step * p->c, to + j * k_step, k_step);
+            copy_columns(type, from, s, 1, hi - j, step * p->c, to + j * k_step, k_step);
         else if (s->n == 2)
-            copy_columns(from, s, 2, hi - j, step * p->c, to + j * k_step, k_step);
+            copy_columns(type, from, s, 2, hi - j, step * p->c, to + j * k_step, k_step);
         else
-            copy_columns(from, s, s->n, hi - j, step * p->c, to + j * k_step, k_step);
+            copy_columns(type, from, s, s->n, hi - j, step * p->c, to + j * k_step, k_step);
         j = hi;
     }
     for (; j < count; j++)
         for (int q = 0; q < s->n; q++)
-            copy_border(p, p->src + at.n * size, &s->piece[q], y, x + j * step, to + j * k_step + s->piece[q].at);
+            copy_border(p, image, &s->piece[q], y, x + j * step, to + j * k_step + s->piece[q].at);
 }
 
 /* Rows are columns of the patches here: (i, k) to to[i + k * k_step]. */
@@ -198,7 +206,7 @@ static void fill_columns(const void *ctx, int64_t i0, int64_t ni, int64_t k0, in
 #endif
     for (int64_t k = 0; k < nk;) {
         int64_t count = min_of(p->w.grid - at.j, nk - k);
-        fill_run(p, &s, at, count, to + k * k_step, k_step, whole);
+        BY_TYPE(p->type, fill_run, p, &s, at, count, to + k * k_step, k_step, whole);
         walk_on(p, &at, count);
         k += count;
     }

@@ -13,7 +13,8 @@ struct axis {
 
 /* The patches of images (n, h.size, w.size, c) over a grid of positions (n, h.grid, w.grid). */
 struct patches {
-    const float *src;
+    const void *src;
+    enum ad_dtype type; /* of src: f32, or bf16 or f16, which are widened as they are written */
     struct axis h, w;
     int64_t n, c, channels; /* channels: how many of a pixel's c are read, from `first` on */
     int64_t first;

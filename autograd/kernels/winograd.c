@@ -1,12 +1,13 @@
 /* See winograd.h. With D the numbers that a tile reads, g the kernel and Y the tile's m x m results,
  *   Y = A' [(G g G') * (B' D B)] A      conv2d, summed over the channels by a product for each of the (m + 2)^2 places
  *   dg = G' [sum over tiles of (B' D B) * (A dY A')] G      conv2d_dw, the sum a product too
- * and conv2d_transpose is conv2d of dY with the kernel turned around. */
+ * and conv2d_transpose is conv2d of dY with the kernel turned around. All of it in f32; tensors in 16 bits are widened and
+ * rounded where tiles are read and written. */
 #pragma GCC optimize("O3")
 #include "autograd/kernels/winograd.h"
 
 #include "autograd/kernels/gemm.h"
-#include "base/simd.h"
+#include "autograd/kernels/simd.h"
 #include "base/threads.h"
 
 enum { SIDE = 6, PLACES = SIDE * SIDE, LINE = 16 };
@@ -166,9 +167,7 @@ SIMD_FN void square(line_fn line, int m, int n, int to_n, vf *x)
 struct tiles {
     int m;
     int64_t places, n, h[2], out[2], pad[2], c, f, grid[2], count;
-    const float *in;
-    float *result;     /* conv2d, conv2d_transpose: what is written */
-    const float *grad; /* conv2d_dw: what is read in its place */
+    const struct ad_tensor *in, *result; /* result: what is written, or for conv2d_dw its gradient, which is read */
 };
 
 struct corner {
@@ -179,127 +178,199 @@ static struct corner corner_of(const struct tiles *s, int64_t t)
     return (struct corner){t / s->grid[1] / s->grid[0], s->m * (t / s->grid[1] % s->grid[0]), s->m * (t % s->grid[1])};
 }
 
-/* Where the pixel (row, col) of image n begins, or -1 outside. */
-static int64_t pixel(int64_t n, int64_t row, int64_t col, const int64_t *size, int64_t c)
+/* Where the pixels of a square of image n begin, row by row; -1 outside. */
+static void pixels(int64_t n, int64_t row, int64_t col, int side, const int64_t *size, int64_t c, int64_t *at)
 {
-    bool inside = row >= 0 && row < size[0] && col >= 0 && col < size[1];
-    return inside ? ((n * size[0] + row) * size[1] + col) * c : -1;
+    for (int64_t i = row; i < row + side; i++)
+        for (int64_t j = col; j < col + side; j++) {
+            bool inside = i >= 0 && i < size[0] && j >= 0 && j < size[1];
+            *at++ = inside ? ((n * size[0] + i) * size[1] + j) * c : -1;
+        }
 }
 
-/* Tile t's transformed inputs to to[p * step]. */
-SIMD_FN void read_tile_of(const int m, const struct tiles *s, int64_t t, float *to, int64_t step)
+/* One tile's inputs, their pixels at in + from[i], transformed to to[p * step]. */
+SIMD_FN void read_pixels_of(const int m, const float *in, const int64_t *from, int64_t channels, float *to,
+                            int64_t step)
 {
     const int side = m + 2;
-    struct corner at = corner_of(s, t);
-    int64_t from[PLACES];
-    for (int i = 0; i < side * side; i++)
-        from[i] = pixel(at.n, at.i - s->pad[0] + i / side, at.j - s->pad[1] + i % side, s->h, s->c);
-    for (int64_t c = 0; c < s->c; c += VL) {
-        int64_t n = min_of(VL, s->c - c);
+    for (int64_t c = 0; c < channels; c += VL) {
+        int64_t n = min_of(VL, channels - c);
         vf x[SIDE * SIDE];
 #pragma GCC unroll 36
         for (int i = 0; i < side * side; i++)
-            x[i / side * SIDE + i % side] = from[i] >= 0 ? get(s->in + from[i] + c, n) : (vf){0};
+            x[i / side * SIDE + i % side] = from[i] >= 0 ? get(in + from[i] + c, n) : (vf){0};
         square(input_line, m, side, side, x);
 #pragma GCC unroll 36
         for (int i = 0; i < side * side; i++) put(to + i * step + c, x[i / side * SIDE + i % side], n);
     }
 }
 
-SIMD_FN void write_tile_of(const int m, const struct tiles *s, int64_t t, const float *from, int64_t step)
+SIMD_FN void write_pixels_of(const int m, float *result, const int64_t *to, int64_t channels, const float *from,
+                             int64_t step)
 {
     const int side = m + 2;
-    struct corner at = corner_of(s, t);
-    int64_t to[PLACES];
-    for (int i = 0; i < m * m; i++) to[i] = pixel(at.n, at.i + i / m, at.j + i % m, s->out, s->f);
-    for (int64_t f = 0; f < s->f; f += VL) {
-        int64_t n = min_of(VL, s->f - f);
+    for (int64_t f = 0; f < channels; f += VL) {
+        int64_t n = min_of(VL, channels - f);
         vf x[SIDE * SIDE];
 #pragma GCC unroll 36
         for (int i = 0; i < side * side; i++) x[i / side * SIDE + i % side] = get(from + i * step + f, n);
         square(output_line, m, side, m, x);
 #pragma GCC unroll 16
         for (int i = 0; i < m * m; i++)
-            if (to[i] >= 0) put(s->result + to[i] + f, x[i / m * SIDE + i % m], n);
+            if (to[i] >= 0) put(result + to[i] + f, x[i / m * SIDE + i % m], n);
     }
 }
 
-/* conv2d_dw: tile t's results' gradients, transformed. */
-SIMD_FN void read_grad_of(const int m, const struct tiles *s, int64_t t, float *to, int64_t step)
+/* conv2d_dw: one tile's results' gradients. */
+SIMD_FN void grad_pixels_of(const int m, const float *grad, const int64_t *from, int64_t channels, float *to,
+                            int64_t step)
 {
     const int side = m + 2;
-    struct corner at = corner_of(s, t);
-    int64_t from[PLACES];
-    for (int i = 0; i < m * m; i++) from[i] = pixel(at.n, at.i + i / m, at.j + i % m, s->out, s->f);
-    for (int64_t f = 0; f < s->f; f += VL) {
-        int64_t n = min_of(VL, s->f - f);
+    for (int64_t f = 0; f < channels; f += VL) {
+        int64_t n = min_of(VL, channels - f);
         vf x[SIDE * SIDE];
 #pragma GCC unroll 16
-        for (int i = 0; i < m * m; i++)
-            x[i / m * SIDE + i % m] = from[i] >= 0 ? get(s->grad + from[i] + f, n) : (vf){0};
+        for (int i = 0; i < m * m; i++) x[i / m * SIDE + i % m] = from[i] >= 0 ? get(grad + from[i] + f, n) : (vf){0};
         square(output_line_back, m, m, side, x);
 #pragma GCC unroll 36
         for (int i = 0; i < side * side; i++) put(to + i * step + f, x[i / side * SIDE + i % side], n);
     }
 }
 
-#define BOTH(name, type)                                                      \
-    static void name(const struct tiles *s, int64_t t, type *x, int64_t step) \
-    {                                                                         \
-        if (s->m == 2)                                                        \
-            name##_of(2, s, t, x, step);                                      \
-        else                                                                  \
-            name##_of(4, s, t, x, step);                                      \
+#define BOTH(name, image, type)                                                                      \
+    static void name(int m, image x, const int64_t *at, int64_t channels, type places, int64_t step) \
+    {                                                                                                \
+        if (m == 2)                                                                                  \
+            name##_of(2, x, at, channels, places, step);                                             \
+        else                                                                                         \
+            name##_of(4, x, at, channels, places, step);                                             \
     }
-BOTH(read_tile, float)
-BOTH(write_tile, const float)
-BOTH(read_grad, float)
+BOTH(read_pixels, const float *, float *)
+BOTH(grad_pixels, const float *, float *)
+BOTH(write_pixels, float *, const float *)
 
-/* Vector b of w (3, 3, size) to u (places, size), its taps in falling order where `turned`; and back. */
-SIMD_FN void kernel_of(const int m, const float *w, int64_t size, int64_t b, bool turned, float *u)
+/* Pixels in 16 bits pass through f32 in the first-level cache, some channels at a time: `count` of them in `room`, where
+ * at[i] is the place of pixel i. */
+enum { CHANNELS = 64 };
+static void places_in_room(const int64_t *pixel, int count, int64_t *at)
+{
+    for (int i = 0; i < count; i++) at[i] = pixel[i] >= 0 ? i * CHANNELS : -1;
+}
+
+typedef void read_fn(int m, const float *x, const int64_t *at, int64_t channels, float *places, int64_t step);
+static void read_any(read_fn *run, int m, const struct ad_tensor *x, const int64_t *from, int count, int64_t channels,
+                     float *to, int64_t step)
+{
+    if (x->dtype == AD_F32) {
+        run(m, x->data, from, channels, to, step);
+        return;
+    }
+    float room[PLACES * CHANNELS];
+    int64_t at[PLACES];
+    places_in_room(from, count, at);
+    for (int64_t c = 0; c < channels; c += CHANNELS) {
+        int64_t n = min_of(CHANNELS, channels - c);
+        for (int i = 0; i < count; i++)
+            if (at[i] >= 0) vf_widen(x->dtype, at_as(x->dtype, x->data, from[i] + c), room + at[i], n);
+        run(m, room, at, n, to + c, step);
+    }
+}
+
+/* Tile t's transformed inputs to to[p * step]. */
+static void read_tile(const struct tiles *s, int64_t t, float *to, int64_t step)
+{
+    struct corner at = corner_of(s, t);
+    int64_t from[PLACES];
+    pixels(at.n, at.i - s->pad[0], at.j - s->pad[1], s->m + 2, s->h, s->c, from);
+    read_any(read_pixels, s->m, s->in, from, (int)s->places, s->c, to, step);
+}
+
+/* conv2d_dw: tile t's results' gradients, transformed. */
+static void read_tile_grad(const struct tiles *s, int64_t t, float *to, int64_t step)
+{
+    struct corner at = corner_of(s, t);
+    int64_t from[PLACES];
+    pixels(at.n, at.i, at.j, s->m, s->out, s->f, from);
+    read_any(grad_pixels, s->m, s->result, from, s->m * s->m, s->f, to, step);
+}
+
+static void write_tile(const struct tiles *s, int64_t t, const float *from, int64_t step)
+{
+    const struct ad_tensor *y = s->result;
+    struct corner corner = corner_of(s, t);
+    int64_t to[PLACES], at[PLACES];
+    int count = s->m * s->m;
+    pixels(corner.n, corner.i, corner.j, s->m, s->out, s->f, to);
+    if (y->dtype == AD_F32) {
+        write_pixels(s->m, y->data, to, s->f, from, step);
+        return;
+    }
+    float room[PLACES * CHANNELS];
+    places_in_room(to, count, at);
+    for (int64_t f = 0; f < s->f; f += CHANNELS) {
+        int64_t n = min_of(CHANNELS, s->f - f);
+        write_pixels(s->m, room, at, n, from + f, step);
+        for (int i = 0; i < count; i++)
+            if (at[i] >= 0) vf_narrow(y->dtype, room + at[i], at_as(y->dtype, y->data, to[i] + f), n);
+    }
+}
+
+/* n numbers of w (3, 3), taps w_step apart, to u (places), size apart, the taps in falling order where `turned`; and back. */
+SIMD_FN void kernel_of(const int m, const float *w, int64_t w_step, int64_t n, bool turned, float *u, int64_t size)
 {
     const int side = m + 2;
-    int64_t at = b * VL, n = min_of(VL, size - at);
     vf x[SIDE * SIDE];
 #pragma GCC unroll 9
-    for (int i = 0; i < 9; i++) x[i / 3 * SIDE + i % 3] = get(w + (turned ? 8 - i : i) * size + at, n);
+    for (int i = 0; i < 9; i++) x[i / 3 * SIDE + i % 3] = get(w + (turned ? 8 - i : i) * w_step, n);
     square(kernel_line, m, 3, side, x);
 #pragma GCC unroll 36
-    for (int i = 0; i < side * side; i++) put(u + i * size + at, x[i / side * SIDE + i % side], n);
+    for (int i = 0; i < side * side; i++) put(u + i * size, x[i / side * SIDE + i % side], n);
 }
-SIMD_FN void kernel_back_of(const int m, const float *u, int64_t size, int64_t b, float *w)
+SIMD_FN void kernel_back_of(const int m, const float *u, int64_t size, int64_t n, float *w, int64_t w_step)
 {
     const int side = m + 2;
-    int64_t at = b * VL, n = min_of(VL, size - at);
     vf x[SIDE * SIDE];
 #pragma GCC unroll 36
-    for (int i = 0; i < side * side; i++) x[i / side * SIDE + i % side] = get(u + i * size + at, n);
+    for (int i = 0; i < side * side; i++) x[i / side * SIDE + i % side] = get(u + i * size, n);
     square(kernel_line_back, m, side, 3, x);
 #pragma GCC unroll 9
-    for (int i = 0; i < 9; i++) put(w + i * size + at, x[i / 3 * SIDE + i % 3], n);
+    for (int i = 0; i < 9; i++) put(w + i * w_step, x[i / 3 * SIDE + i % 3], n);
 }
 
-static void transform_kernel(const struct tiles *s, const float *w, bool turned, float *u)
+static void transform_kernel(const struct tiles *s, const struct ad_tensor *w, bool turned, float *u)
 {
     int64_t size = s->c * s->f;
 #pragma omp parallel for schedule(static) if (size * 32 > PAR_MIN)
-    for (int64_t b = 0; b < ceil_div(size, VL); b++) {
+    for (int64_t b = 0; b < size; b += VL) {
+        int64_t n = min_of(VL, size - b), step = size;
+        const float *from = (const float *)w->data + b;
+        float wide[9 * VL];
+        if (ad_is_half(w->dtype)) {
+            for (int i = 0; i < 9; i++) vf_widen(w->dtype, at_as(w->dtype, w->data, i * size + b), wide + i * VL, n);
+            from = wide;
+            step = VL;
+        }
         if (s->m == 2)
-            kernel_of(2, w, size, b, turned, u);
+            kernel_of(2, from, step, n, turned, u + b, size);
         else
-            kernel_of(4, w, size, b, turned, u);
+            kernel_of(4, from, step, n, turned, u + b, size);
     }
 }
 
-static void transform_back(const struct tiles *s, const float *u, float *w)
+static void transform_back(const struct tiles *s, const float *u, const struct ad_tensor *w)
 {
     int64_t size = s->c * s->f;
+    bool half = ad_is_half(w->dtype);
 #pragma omp parallel for schedule(static) if (size * 32 > PAR_MIN)
-    for (int64_t b = 0; b < ceil_div(size, VL); b++) {
+    for (int64_t b = 0; b < size; b += VL) {
+        int64_t n = min_of(VL, size - b), step = half ? VL : size;
+        float wide[9 * VL], *to = half ? wide : (float *)w->data + b;
         if (s->m == 2)
-            kernel_back_of(2, u, size, b, w);
+            kernel_back_of(2, u + b, size, n, to, step);
         else
-            kernel_back_of(4, u, size, b, w);
+            kernel_back_of(4, u + b, size, n, to, step);
+        for (int i = 0; i < 9 && half; i++)
+            vf_narrow(w->dtype, wide + i * VL, at_as(w->dtype, w->data, i * size + b), n);
     }
 }
 
@@ -403,7 +474,7 @@ static void run_dw(const struct tiles *s, float *u, float *scratch)
 #pragma omp for schedule(static)
             for (int64_t t = 0; t < n; t++) {
                 read_tile(s, first + t, v + t * s->c, group * s->c);
-                read_grad(s, first + t, e + t * s->f, group * s->f);
+                read_tile_grad(s, first + t, e + t * s->f, group * s->f);
             }
 #pragma omp for schedule(dynamic)
             for (int64_t i = 0; i < s->places * pieces; i++) {
@@ -446,9 +517,8 @@ static struct tiles tiles_of(const struct ad_call *c, struct conv_call *k)
     s.places = (s.m + 2) * (s.m + 2);
     for (int i = 0; i < 2; i++) s.grid[i] = ceil_div(s.out[i], s.m);
     s.count = s.n * s.grid[0] * s.grid[1];
-    s.in = turned ? k->y->data : k->x->data;
-    s.result = turned ? k->x->data : k->y->data;
-    s.grad = k->y->data;
+    s.in = turned ? k->y : k->x;
+    s.result = turned ? k->x : k->y;
     return s;
 }
 
@@ -485,10 +555,10 @@ void winograd_run(const struct ad_call *c)
     bool turned = c->op == &ad_op_conv2d_transpose;
     if (c->op == &ad_op_conv2d_dw) {
         run_dw(&s, u, rest);
-        transform_back(&s, u, k.w->data);
+        transform_back(&s, u, k.w);
         return;
     }
-    transform_kernel(&s, k.w->data, turned, u);
+    transform_kernel(&s, k.w, turned, u);
     if (stays_near(&s))
         run_near(&s, u, turned);
     else

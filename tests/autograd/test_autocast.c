@@ -357,7 +357,7 @@ static void memory_shrinks(void **state)
 {
     struct whole wide = whole_begin(0), half = whole_begin(AD_BF16_VALUES);
     struct ad_plan_stats a = ad_plan_stats(wide.n.p), b = ad_plan_stats(half.n.p);
-    /* what is small, leaves and what kernels without 16 bits work in (convolutions here) are not halved */
+    /* what is small, leaves and what kernels without 16 bits work in are not halved */
     assert_true((double)b.arena_bytes < 0.75 * (double)a.arena_bytes);
     whole_end(&wide);
     whole_end(&half);

@@ -1,13 +1,120 @@
 /* The f32 kernels of convolution, pooling, resizing and the norms against the plain loops, on random odd sizes; same
- * bits for any number of threads. */
+ * bits for any number of threads; and convolution of tensors in 16 bits against convolution in f32, bit for bit. */
 #include "tests/autograd/kernel_check.h"
 
+#include "autograd/half_call.h"
 #include "autograd/ops/batch_norm.h"
 #include "autograd/ops/conv.h"
 #include "autograd/ops/norm.h"
 #include "autograd/ops/pool.h"
 #include "autograd/ops/resample.h"
 #include "base/threads.h"
+
+/* ---- 16 bits ------------------------------------------------------------------------------------------------------- */
+
+static uint16_t rounded(enum ad_dtype t, float x)
+{
+    return t == AD_BF16 ? bf16_from_float(x) : half_from_float_portable(x);
+}
+
+/* `from` rounded to t, in memory of just its size; and the f32 tensor of the numbers that are then in it. */
+static struct ad_tensor narrowed(enum ad_dtype t, const struct ad_tensor *from, struct ad_tensor *wide)
+{
+    int64_t n = ad_count(from->shape);
+    uint16_t *h = mem_alloc((size_t)n * sizeof *h);
+    float *x = mem_alloc((size_t)(n + 1) * sizeof *x);
+    for (int64_t i = 0; i < n; i++) {
+        h[i] = rounded(t, ((const float *)from->data)[i]);
+        x[i] = t == AD_BF16 ? bf16_to_float(h[i]) : half_to_float_portable(h[i]);
+    }
+    struct ad_tensor to = *from;
+    to.dtype = t;
+    to.data = h;
+    *wide = *from;
+    wide->data = x;
+    return to;
+}
+
+/* One run by the kernel as a plan makes it, on `threads` threads, into `out`, which has a number of 0xff bytes behind it. */
+static void run_typed(struct ad_call *c, int threads)
+{
+    const struct ad_kernel *k = ad_kernel_find(c->op, c);
+    struct half_call *h = half_call_new(c, k->half_in, k->half_out);
+    bool native = isa_now() != ISA_PLAIN || strcmp(k->name, "implicit") != 0;
+    if (native && h) fail_msg("%s: kernel %s had a tensor converted for it", c->op->name, k->name);
+    size_t bytes = k->scratch ? k->scratch(h ? half_call_seen(h) : c) : 0;
+    if (h) bytes = half_call_scratch(h, bytes);
+    c->scratch = bytes ? memset(aligned_alloc(64, (bytes + 63) / 64 * 64), 0xff, bytes) : NULL;
+    omp_set_num_threads(threads);
+    if (h)
+        half_call_run(h, k->run, c);
+    else
+        k->run(c);
+    free(c->scratch);
+    half_call_free(h);
+}
+
+/* The bits of `want`, rounded where the output has 16 of them. */
+static void same_rounded(const struct ad_tensor *want, const struct ad_tensor *got, const char *what)
+{
+    int64_t n = ad_count(want->shape);
+    for (int64_t i = 0; i < n; i++) {
+        float x = ((const float *)want->data)[i];
+        bool same = got->dtype == AD_F32 ? float_bits(x) == float_bits(((const float *)got->data)[i])
+                                         : rounded(got->dtype, x) == ((const uint16_t *)got->data)[i];
+        if (!same)
+            fail_msg("%s: number %lld is %a, not %a rounded once to %s", what, (long long)i, ad_get(got, i), (double)x,
+                     ad_dtype_name(got->dtype));
+    }
+    const unsigned char *behind = (const unsigned char *)got->data + n * (got->dtype == AD_F32 ? 4 : 2);
+    if (behind[0] != 0xff || behind[1] != 0xff) fail_msg("%s: wrote behind its result", what);
+}
+
+/* Tensors of bit `mask` (0, 1: inputs, 2: output) in 16 bits of type t: every number is the one that the f32 kernel gives
+ * on the widened inputs, rounded once. The order of sums is the same, so not a bit may differ. */
+static void check_mask(const struct ad_op *op, const void *attr, const struct ad_tensor *in, enum ad_dtype t,
+                       unsigned mask, const char *what)
+{
+    static const int threads[] = {1, 2, 3, 7};
+    struct ad_tensor as[2], wide[2];
+    char name[300];
+    for (int i = 0; i < 2; i++) {
+        as[i] = narrowed(t, &in[i], &wide[i]);
+        if (mask >> i & 1) continue;
+        free(as[i].data);
+        memcpy(wide[i].data, in[i].data, (size_t)ad_count(in[i].shape) * sizeof(float));
+        as[i] = wide[i];
+    }
+    struct check_run want = check_once(op, attr, wide, 2, true);
+    int64_t bytes = (ad_count(want.out[0].shape) + 1) * 4;
+    struct ad_tensor out = want.out[0];
+    out.dtype = mask & 4 ? t : AD_F32;
+    out.data = mem_alloc((size_t)bytes);
+    struct ad_call c = {.in = as, .out = &out, .n_in = 2, .n_out = 1, .attr = attr, .op = op};
+    for (int i = 0; i < 4; i++) {
+        memset(out.data, 0xff, (size_t)bytes);
+        run_typed(&c, threads[i]);
+        snprintf(name, sizeof name, "%s, %s, tensors %u in %s, %d threads", op->name, what, mask, ad_dtype_name(t),
+                 threads[i]);
+        same_rounded(&want.out[0], &out, name);
+    }
+    for (int i = 0; i < 2; i++) {
+        if (mask >> i & 1) free(as[i].data);
+        free(wide[i].data);
+    }
+    free(out.data);
+    check_free(&want);
+}
+
+static void check_16_bits(const struct ad_op *op, const void *attr, const struct ad_tensor *in, const char *what)
+{
+    for (enum ad_dtype t = AD_BF16; t <= AD_F16; t++) {
+        check_mask(op, attr, in, t, 7, what);
+        check_mask(op, attr, in, t, (unsigned)check_int(1, 6), what);
+    }
+}
+
+/* ---- all three ops ------------------------------------------------------------------------------------------------- */
 
 /* All three ops on one geometry: x (n, h, w, groups cg), kernel (kh, kw, cg, groups fg). */
 struct geometry {
@@ -45,6 +152,9 @@ static void check(struct geometry t)
     check_products(&ad_op_conv2d, &a, (struct ad_tensor[]){x, w}, 2, taps * t.cg, what);
     check_products(&ad_op_conv2d_transpose, &back, (struct ad_tensor[]){y, w}, 2, taps * t.fg, what);
     check_products(&ad_op_conv2d_dw, &dw, (struct ad_tensor[]){x, y}, 2, t.n * out[0] * out[1], what);
+    check_16_bits(&ad_op_conv2d, &a, (struct ad_tensor[]){x, w}, what);
+    check_16_bits(&ad_op_conv2d_transpose, &back, (struct ad_tensor[]){y, w}, what);
+    check_16_bits(&ad_op_conv2d_dw, &dw, (struct ad_tensor[]){x, y}, what);
     free(x.data);
     free(y.data);
     free(w.data);
@@ -143,6 +253,7 @@ static void test_cuts(void **state)
     plain.pad[0] = 0;
     plain.dilation[0] = 2;
     check_products(&ad_op_conv2d, &plain, (struct ad_tensor[]){x, w}, 2, 261, "a long result");
+    check_16_bits(&ad_op_conv2d, &plain, (struct ad_tensor[]){x, w}, "a long result");
     free(x.data);
     free(w.data);
     check((struct geometry){
@@ -245,6 +356,9 @@ static void test_winograd(void **state)
         check_tiles(&ad_op_conv2d, &a, (struct ad_tensor[]){x, w}, 9 * s[3], what);
         check_tiles(&ad_op_conv2d_transpose, &a, (struct ad_tensor[]){y, w}, 9 * s[4], what);
         check_tiles(&ad_op_conv2d_dw, &dw, (struct ad_tensor[]){x, y}, s[0] * out[0] * out[1], what);
+        check_16_bits(&ad_op_conv2d, &a, (struct ad_tensor[]){x, w}, what);
+        check_16_bits(&ad_op_conv2d_transpose, &a, (struct ad_tensor[]){y, w}, what);
+        check_16_bits(&ad_op_conv2d_dw, &dw, (struct ad_tensor[]){x, y}, what);
         free(x.data);
         free(y.data);
         free(w.data);
