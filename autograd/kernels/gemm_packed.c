@@ -306,8 +306,8 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
         prefetch_b(g, s, p.first / GROUP * panels + j / NR, groups * panels);
         for (int64_t x = 0, i = p.i; x < p.panels; x++) {
             int mr = height(h, p.first + x);
-            tile(g->stream, s->sum + i * s->ld + j, s->ld, room, kernels[mr - 1][width / VL - 1][s->by_row], room->a + x * HEAP,
-                 mr, s->kc, b, g->add || s->k > 0);
+            tile(g->stream, s->sum + i * s->ld + j, s->ld, room, kernels[mr - 1][width / VL - 1][s->by_row],
+                 room->a + x * HEAP, mr, s->kc, b, g->add || s->k > 0);
             i += mr;
         }
         j += width;
