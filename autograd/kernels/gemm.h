@@ -38,8 +38,8 @@ struct gemm_args {
     int64_t res_row;
     ad_tile_fn act; /* or NULL */
     enum ad_dtype a_type, b_type, c_type, res_type;
-    bool
-        stream; /* C goes past the caches. `gemm` decides it itself; callers of gemm_block ask gemm_streams for the whole */
+    /* C goes past the caches: set by `gemm`; callers of gemm_block ask gemm_streams, of the whole product. */
+    bool stream;
 };
 #ifdef __AVX2__
 #define GEMM_HALF 1
