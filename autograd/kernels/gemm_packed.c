@@ -10,6 +10,7 @@
 
 #if defined(__AVX2__)
 #include "autograd/kernels/register_block.h"
+#include "autograd/kernels/stream.h"
 #include "autograd/kernels/transpose.h"
 
 #ifdef __AVX512F__
@@ -233,9 +234,17 @@ struct panel {
 };
 
 /* One tile of C (mr, b.n), summed at c. */
-static void tile(float *c, int64_t ldc, struct room *room, kernel_fn run, const float *a, int mr, int64_t kc,
-                 struct panel b, bool add)
+static void tile(bool stream, float *c, int64_t ldc, struct room *room, kernel_fn run, const float *a, int mr,
+                 int64_t kc, struct panel b, bool add)
 {
+    if (stream && b.n == NR) { /* a line of each row, whole: it need not be read first */
+        run(kc, a, b.b, b.ldb, room->tile, NR, false);
+        for (int r = 0; r < mr; r++) {
+            vf_stream(c + r * ldc, vf_load(room->tile + r * NR));
+            vf_stream(c + r * ldc + VL, vf_load(room->tile + r * NR + VL));
+        }
+        return;
+    }
     for (int r = 0; r < mr; r++) {
         __builtin_prefetch(c + r * ldc, 1);
         __builtin_prefetch(c + r * ldc + b.n - 1, 1);
@@ -297,8 +306,8 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
         prefetch_b(g, s, p.first / GROUP * panels + j / NR, groups * panels);
         for (int64_t x = 0, i = p.i; x < p.panels; x++) {
             int mr = height(h, p.first + x);
-            tile(s->sum + i * s->ld + j, s->ld, room, kernels[mr - 1][width / VL - 1][s->by_row], room->a + x * HEAP,
-                 mr, s->kc, b, g->add || s->k > 0);
+            tile(g->stream, s->sum + i * s->ld + j, s->ld, room, kernels[mr - 1][width / VL - 1][s->by_row],
+                 room->a + x * HEAP, mr, s->kc, b, g->add || s->k > 0);
             i += mr;
         }
         j += width;
@@ -367,5 +376,6 @@ void gemm_multiply(const struct gemm_args *g)
     }
     struct room room;
     for (int64_t j = 0; j < g->n; j += NC) strip(g, &room, j, min_of(NC, g->n - j), (float *)g->c + j, g->c_row);
+    if (g->stream) stream_end();
 }
 #endif
