@@ -275,7 +275,9 @@ struct ad_plan *ad_plan_with(const struct ad_graph *g, struct ad_store *store, c
     double start = time_now();
     int rc = plan_build(p, g, store, o, e);
     p->stats.build_s = time_now() - start;
+    start = time_now();
     if (!rc && !p->dry) rc = grow(p->space, p->l.arena_bytes, e);
+    p->stats.clear_s = time_now() - start;
     if (!rc) return p;
     ad_plan_free(p);
     return NULL;

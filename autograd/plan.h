@@ -86,7 +86,7 @@ struct ad_plan_stats {
     double flops;            /* floating-point operations a run */
     double again_flops;      /* of those: what is computed a second time */
     double limit_s, again_s; /* seconds at the roofline of the options' limits: all calls, those that come again */
-    double build_s;          /* seconds spent in passes and planning */
+    double build_s, clear_s; /* seconds spent in passes and planning; in getting cleared memory for the arena */
 };
 struct ad_plan_stats ad_plan_stats(const struct ad_plan *p);
 /* From now on each call is timed (and what was timed before forgotten), or not. report.h has what comes of it;

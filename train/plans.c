@@ -130,8 +130,8 @@ struct ad_plan *train_plan_for(struct train_plans *c, const struct train_key *ke
         }
     double start = time_now();
     struct ad_plan *p = train_plan_new(c, key, false, e);
-    c->seconds += time_now() - start;
     if (!p) return NULL;
+    c->seconds += time_now() - start - ad_plan_stats(p).clear_s;
     *make_room(c) = (struct train_planned){*key, p, c->clock};
     c->made++;
     return p;

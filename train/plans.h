@@ -34,7 +34,7 @@ struct train_plans {
     size_t n, cap;
     int64_t budget, taken; /* train.memory in bytes (0: no limit), and what of it is held beside the arena */
     int64_t clock, made;   /* plans made so far */
-    double seconds;        /* spent on making plans with their graphs, since the owner last set it to 0 */
+    double seconds;        /* spent on graphs and plans, but for clearing memory, since the owner last set it to 0 */
     bool profile;          /* then no plan gives way: its times would be lost */
 };
 
