@@ -1,5 +1,6 @@
 /* Loops over a block of rows, channel by channel: statistics, and what norms do with them. The channels' sums
- * stay in the first-level cache, so that memory is read in the order in which it lies. */
+ * stay in the first-level cache, so that memory is read in the order in which it lies. Rows may be kept in 16 bits: they are
+ * widened as they are loaded and rounded as they are stored. */
 #ifndef TRIAD_AUTOGRAD_KERNELS_COLUMNS_H
 #define TRIAD_AUTOGRAD_KERNELS_COLUMNS_H
 
@@ -7,16 +8,22 @@
 #include "autograd/ops/batch_norm.h"
 #include "base/isa.h"
 
+/* f32, bf16 or f16; of what is missing, that of x. */
+struct column_types {
+    enum ad_dtype x, dy, more, y, d;
+};
+
 /* A block of `rows` rows of c channels. Pointers to channels' numbers: (c). */
 struct columns {
     int64_t rows, c;
     int act; /* enum ad_norm_act */
-    const float *x, *dy;
-    const float *more;                /* residual or y (batch_norm.h), or NULL */
-    const float *mean, *scale, *bias; /* what the activation sees: (x - mean) scale + bias; bias may be NULL */
+    struct column_types type;
+    const void *x, *dy;
+    const void *more;                 /* residual or y (batch_norm.h), or NULL */
+    const float *mean, *scale, *bias; /* what the activation sees: (x - mean) scale + bias */
     const float *shift, *slope;
-    float *y, *d; /* y: the result; d: dy behind the activation, or NULL */
-    bool stream;  /* y and d are written past the caches: stream_pays() */
+    void *y, *d; /* y: the result; d: dy behind the activation, or NULL */
+    bool stream; /* y and d, in f32, are written past the caches: stream_pays() */
 };
 
 #define columns_moments ISA_FN(columns_moments)
@@ -29,7 +36,7 @@ void columns_moments(const struct columns *k, float *mean, float *square, float 
 void columns_affine(const struct columns *k);
 /* With d = dy act': sums of d (x - mean) and of d. room: 2 c numbers. */
 void columns_products(const struct columns *k, float *sum_x, float *sum, float *room);
-/* y = d scale - shift - (x - mean) slope; d too, where it is asked for. y may be x or dy. */
+/* y = d scale - shift - (x - mean) slope; d too, where it is asked for. y may be x or dy, of the same type. */
 void columns_dx(const struct columns *k);
 
 #endif

@@ -1,5 +1,5 @@
-/* Group norm and batch norm in f32: images of rows of channels; batch norm sees one image whose groups have one channel.
- * Sums over rows are taken within fixed blocks and then over the blocks in order, so that results do not depend on
+/* Group norm and batch norm, of f32 and of what is kept in 16 bits (columns.h): images of rows of channels; batch norm sees
+ * one image whose groups have one channel. Sums over rows are taken within fixed blocks and then over the blocks in order, so that results do not depend on
  * threads. The second pass of a thread goes backwards through its blocks: the last are still in its caches. */
 #pragma GCC optimize("O3")
 #include <omp.h>
@@ -13,8 +13,10 @@ struct norm_job {
     int64_t n, s, c, k, step, blocks;
     double eps;
     int act;
-    const float *x, *dy, *gain, *bias, *more;
-    float *y, *d;
+    struct column_types type;
+    const void *x, *dy, *more;
+    const struct ad_tensor *gain, *bias; /* or NULL */
+    void *y, *d;
     float *mean, *var; /* (n, c / k) */
     bool stream;
 };
@@ -24,32 +26,51 @@ static int64_t max_of(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
+static void types_of(struct norm_job *j, const struct ad_call *c, bool grad, const struct ad_tensor *more)
+{
+    enum ad_dtype x = c->in[0].dtype;
+    j->type = (struct column_types){x, x, x, c->out[0].dtype, x};
+    if (grad) j->type.dy = c->in[1].dtype;
+    if (more) j->type.more = more->dtype;
+    if (more && grad) j->type.d = c->out[3].dtype;
+}
+
+/* In place of an operand, the lines are in the caches when they are written; vectors in 16 bits are too short to fill lines
+ * before others take their place: with two results, such stores took three times as long. */
+static bool streams(const struct norm_job *j)
+{
+    int64_t count = j->n * j->s * j->c;
+    if (ad_is_half(j->type.y) || j->y == j->x || j->y == j->dy || j->y == j->more) return false;
+    return stream_pays(j->y, j->c, count) && (!j->d || (!ad_is_half(j->type.d) && stream_pays(j->d, j->c, count)));
+}
+
 static struct norm_job job_of(const struct ad_call *c)
 {
     struct norm_job j = {.x = c->in[0].data, .y = c->out[0].data};
+    const struct ad_tensor *more = NULL;
     bool grad = c->op == &ad_op_norm_grad || c->op == &ad_op_batch_norm_grad;
     int at = grad ? 4 : 1;
     if (c->op == &ad_op_batch_norm || c->op == &ad_op_batch_norm_grad) {
         const struct batch_norm_attr *a = c->attr;
         struct batch_norm_dims d = batch_norm_dims_of(c->in[0].shape);
         j.n = j.k = 1, j.s = d.rows, j.c = d.c, j.eps = a->eps, j.act = a->act;
-        if (a->gain) j.gain = c->in[at++].data;
-        if (a->bias) j.bias = c->in[at++].data;
-        if (a->residual) j.more = c->in[at].data;
+        if (a->gain) j.gain = &c->in[at++];
+        if (a->bias) j.bias = &c->in[at++];
+        if (a->residual) more = &c->in[at];
         if (a->residual && grad) j.d = c->out[3].data;
     } else {
         const struct norm_attr *a = c->attr;
         struct norm_dims d = norm_dims_of(c->in[0].shape, a);
         j.n = d.n, j.s = d.s, j.c = d.c, j.k = d.k, j.eps = a->eps;
-        if (a->gain) j.gain = c->in[at++].data;
-        if (a->bias && !grad) j.bias = c->in[at].data;
+        if (a->gain) j.gain = &c->in[at++];
+        if (a->bias && !grad) j.bias = &c->in[at];
     }
     j.mean = grad ? c->in[2].data : c->out[1].data;
     j.var = grad ? c->in[3].data : c->out[2].data;
     if (grad) j.dy = c->in[1].data;
-    /* In place of an operand, the lines are in the caches when they are written. */
-    j.stream = stream_pays(j.y, j.c, j.n * j.s * j.c) && j.y != j.x && j.y != j.dy && j.y != j.more &&
-               (!j.d || stream_pays(j.d, j.c, j.n * j.s * j.c));
+    if (more) j.more = more->data;
+    types_of(&j, c, grad, more);
+    j.stream = streams(&j);
     j.step = block_rows(j.s);
     j.blocks = block_count(j.s);
     return j;
@@ -74,23 +95,24 @@ static struct columns columns_of(const struct norm_job *j, const struct norm_roo
 {
     int64_t n = t / j->blocks, first = t % j->blocks * j->step, at = (n * j->s + first) * j->c;
     const float *v = room->image + n * VECTORS * j->c;
-    struct columns k = {
-        .rows = min_of(j->step, j->s - first), .c = j->c, .act = j->act, .x = j->x + at, .y = j->y + at};
+    struct columns k = {.rows = min_of(j->step, j->s - first), .c = j->c, .act = j->act, .type = j->type};
+    k.x = at_as(j->type.x, j->x, at);
+    k.y = at_as(j->type.y, j->y, at);
     k.stream = j->stream;
     k.mean = v + MEAN * j->c;
     k.scale = v + SCALE * j->c;
     k.bias = v + BIAS * j->c;
     k.shift = v + SHIFT * j->c;
     k.slope = v + SLOPE * j->c;
-    if (j->dy) k.dy = j->dy + at;
-    if (j->more) k.more = j->more + at;
-    if (j->d) k.d = j->d + at;
+    if (j->dy) k.dy = at_as(j->type.dy, j->dy, at);
+    if (j->more) k.more = at_as(j->type.more, j->more, at);
+    if (j->d) k.d = at_as(j->type.d, j->d, at);
     return k;
 }
 
 static float gain_at(const struct norm_job *j, int64_t c)
 {
-    return j->gain ? j->gain[c] : 1;
+    return j->gain ? float_as(j->gain->dtype, j->gain->data, c) : 1;
 }
 static double rstd(const struct norm_job *j, float var)
 {
@@ -124,7 +146,7 @@ static void image_vectors(const struct norm_job *j, const struct norm_room *room
         int64_t stat = n * (j->c / j->k) + c / j->k;
         v[MEAN * j->c + c] = j->mean[stat];
         v[SCALE * j->c + c] = (float)rstd(j, j->var[stat]) * gain_at(j, c);
-        v[BIAS * j->c + c] = j->bias ? j->bias[c] : 0;
+        v[BIAS * j->c + c] = j->bias ? float_as(j->bias->dtype, j->bias->data, c) : 0;
     }
 }
 
@@ -234,10 +256,13 @@ static size_t scratch(const struct ad_call *c)
     return (size_t)((j.n * j.blocks * SUMS + j.n * VECTORS) * j.c) * sizeof(float);
 }
 
+/* The statistics alone come and go in 32 bits. */
+enum { X = 1, DY = 1 << 1, BEHIND_X = 7 << 1, BEHIND_VAR = 7 << 4, RESULT = 1, D = 1 << 3 };
+
 const struct ad_kernel ISA_FN(ad_kernels_norm)[] = {
-    {&ad_op_group_norm, AD_F32, NULL, run, scratch, "columns"},
-    {&ad_op_norm_grad, AD_F32, is_group, run_grad, scratch, "columns"},
-    {&ad_op_batch_norm, AD_F32, NULL, run, scratch, "columns"},
-    {&ad_op_batch_norm_grad, AD_F32, NULL, run_grad, scratch, "columns"},
+    {&ad_op_group_norm, AD_F32, NULL, run, scratch, "columns", X | BEHIND_X, RESULT},
+    {&ad_op_norm_grad, AD_F32, is_group, run_grad, scratch, "columns", X | DY | BEHIND_VAR, RESULT},
+    {&ad_op_batch_norm, AD_F32, NULL, run, scratch, "columns", X | BEHIND_X, RESULT},
+    {&ad_op_batch_norm_grad, AD_F32, NULL, run_grad, scratch, "columns", X | DY | BEHIND_VAR, RESULT | D},
     {0},
 };
