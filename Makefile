@@ -26,6 +26,9 @@ ARCH ?= # everything but kernels/: what the compiler takes by default runs every
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wno-unused-parameter -Wno-missing-field-initializers
 CFLAGS += -std=gnu11 $(OPT) $(ARCH) $(WARN) -fopenmp -fno-math-errno -fno-trapping-math -fno-strict-aliasing $(SANITIZE)
 CPPFLAGS += -I. -Iinclude -D_GNU_SOURCE -DTRIAD_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
+ifdef ONE_ISA
+CPPFLAGS += -DTRIAD_ONE_ISA=$(ONE_ISA)
+endif
 LDLIBS += $(PKG_LIBS) -L$(BLAS_DIR) -Wl,-rpath,$(BLAS_DIR) -lopenblas -lm -lpthread
 LDFLAGS += $(SANITIZE) -fopenmp
 
@@ -33,7 +36,8 @@ LIB_ROOMS ?= $(filter-out cli,$(ROOMS))
 LIB_SRC := $(sort $(foreach r,$(LIB_ROOMS),$(wildcard $r/*.c $r/*/*.c)))
 # Files of kernels/ are compiled once for each instruction set (base/isa.h); the processor decides which are used.
 ISA_SRC := $(filter %,$(foreach f,$(LIB_SRC),$(if $(findstring /kernels/,$f),$f)))
-ISAS := plain $(if $(filter x86_64,$(shell uname -m)),avx2 avx512)
+# ONE_ISA=plain|avx2|avx512 leaves the others out.
+ISAS := $(or $(ONE_ISA),plain $(if $(filter x86_64,$(shell uname -m)),avx2 avx512))
 ISA_plain := -Wno-psabi # wide vectors pass by memory, between functions of one file only
 ISA_avx2 := -march=x86-64-v3
 ISA_avx512 := -march=x86-64-v4
@@ -90,12 +94,13 @@ tests: test-bins $(BUILD)/golden
 examples: $(EXAMPLE_BIN) ## the example programs
 
 test: all tests examples ## unit, gradient and golden tests; TEST="a b" runs those whose path holds a word
-	@BUILD=$(BUILD) tests/run.sh $(TEST)
+	@BUILD=$(BUILD) TEST_ISAS="$(ONE_ISA)" tests/run.sh $(TEST)
 
-# A build of its own under ASan and UBSan. Leaks count too.
+# A build of its own under ASan and UBSan. Leaks count too. The other instruction sets are the same source in vectors of
+# other lengths, and `test` runs them.
 asan: ## the tests under ASan + UBSan, in build/asan
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan OPT='-O1 -g1' \
-		SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer' TEST_PLAIN=0 test
+		SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer' ONE_ISA=$$(tools/isas.sh | head -n 1) test
 
 # libFuzzer is clang's; the kernels' vector code is gcc's, so the rooms that read what users bring are built, no more.
 # Warnings are the other build's work.
@@ -106,7 +111,7 @@ $(FUZZ_BIN): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libtriad.a
 	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 fuzz-bins: $(FUZZ_BIN)
 fuzz: ## each fuzz target for FUZZ_SECONDS (5) under ASan + UBSan, in build/fuzz
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang WARN=-w OPT='-O1 -g1' LIB_ROOMS='base data' \
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang WARN=-w OPT='-O1 -g1' LIB_ROOMS='base data' ONE_ISA=$$(tools/isas.sh | head -n 1) \
 		SANITIZE='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' fuzz-bins
 	@BUILD=$(BUILD)/fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh $(TEST)
 

@@ -8,33 +8,15 @@
 #include "autograd/kernels/kernels.def"
 #undef KERNELS
 
-#define KERNELS(name) ad_kernels_##name##_plain,
-static const struct ad_kernel *const plain[] = {
-#include "autograd/kernels/kernels.def"
-};
-#undef KERNELS
-
-#ifdef __x86_64__
-#define KERNELS(name) ad_kernels_##name##_avx2,
-static const struct ad_kernel *const avx2[] = {
-#include "autograd/kernels/kernels.def"
-};
-#undef KERNELS
-#define KERNELS(name) ad_kernels_##name##_avx512,
-static const struct ad_kernel *const avx512[] = {
-#include "autograd/kernels/kernels.def"
-};
-#undef KERNELS
-#else
-#define avx2 plain
-#define avx512 plain
-#endif
-
 const struct ad_kernel *ad_kernel_find(const struct ad_op *op, const struct ad_call *c)
 {
     enum ad_dtype t = c->n_in ? c->in[0].dtype : c->out[0].dtype;
-    const struct ad_kernel *const *tables = isa_now() == ISA_AVX512 ? avx512 : isa_now() == ISA_AVX2 ? avx2 : plain;
-    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
+#define KERNELS(name) ISA_PICK(ad_kernels_##name),
+    const struct ad_kernel *const tables[] = {
+#include "autograd/kernels/kernels.def"
+    };
+#undef KERNELS
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         for (const struct ad_kernel *k = tables[i]; k->op; k++)
             if (k->op == op && k->dtype == (ad_is_half(t) ? AD_F32 : t) && (!k->accepts || k->accepts(c))) return k;
     return NULL;

@@ -11,9 +11,15 @@ const char *isa_name(enum isa i)
     return names[i];
 }
 
+#ifdef TRIAD_ONE_ISA
+enum { only_plain = ISA_PLAIN, only_avx2 = ISA_AVX2, only_avx512 = ISA_AVX512 };
+#endif
+
 static enum isa best(void)
 {
-#ifdef __x86_64__
+#ifdef TRIAD_ONE_ISA
+    return (enum isa)ISA_PASTE(only, TRIAD_ONE_ISA);
+#else
     __builtin_cpu_init();
 #define HAS __builtin_cpu_supports
     if (!HAS("avx2") || !HAS("fma") || !HAS("bmi2"))
@@ -22,8 +28,6 @@ static enum isa best(void)
         return ISA_AVX2;
 #undef HAS
     return ISA_AVX512;
-#else
-    return ISA_PLAIN;
 #endif
 }
 
@@ -31,6 +35,9 @@ enum isa isa_use(enum isa i)
 {
     enum isa most = best();
     now = (int)(i < most ? i : most);
+#ifdef TRIAD_ONE_ISA
+    now = (int)most;
+#endif
     return (enum isa)now;
 }
 

@@ -11,6 +11,11 @@
 
 enum isa { ISA_PLAIN, ISA_AVX2, ISA_AVX512 };
 
+/* A build can hold one set alone (`make ONE_ISA=avx2`: a smaller program, a shorter build); then that one is always in use. */
+#if !defined TRIAD_ONE_ISA && !defined __x86_64__
+#define TRIAD_ONE_ISA plain
+#endif
+
 /* The one in use: the best that this processor has, or a lesser one that TRIAD_ISA (plain, avx2, avx512) asks for. */
 enum isa isa_now(void);
 const char *isa_name(enum isa i);
@@ -24,12 +29,12 @@ enum isa isa_use(enum isa i);
 #define ISA_FN(name) ISA_PASTE(name, TRIAD_ISA)
 #endif
 
-#ifdef __x86_64__
+#ifndef TRIAD_ONE_ISA
 #define ISA_DECLARE(type, name, args) type name##_plain args, name##_avx2 args, name##_avx512 args
 #define ISA_PICK(name) (isa_now() == ISA_AVX512 ? name##_avx512 : isa_now() == ISA_AVX2 ? name##_avx2 : name##_plain)
 #else
-#define ISA_DECLARE(type, name, args) type name##_plain args
-#define ISA_PICK(name) (name##_plain)
+#define ISA_DECLARE(type, name, args) type ISA_PASTE(name, TRIAD_ONE_ISA) args
+#define ISA_PICK(name) (ISA_PASTE(name, TRIAD_ONE_ISA))
 #endif
 
 #endif

@@ -8,11 +8,7 @@ passed=0 failed=0 skipped=0
 export CMOCKA_MESSAGE_OUTPUT=TAP TRIAD_BIN="$abs/triad" TRIAD_BUILD="$abs"
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000} # as the program itself: waiting threads give way soon
 export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0"
-# "avx512" asks for the best there is (base/isa.c). Where that is less, a run of its own for it would be the same again.
-# TEST_PLAIN=0, for the sanitizers: without the portable set, which is the same source in shorter vectors.
-every="avx512 avx2 plain"
-for need in avx512f avx512bw avx512cd avx512dq avx512vl; do grep -qw $need /proc/cpuinfo || every="avx512 plain"; done
-[ "${TEST_PLAIN:-1}" = 1 ] || every=${every% plain}
+isas=${TEST_ISAS:-$(tools/isas.sh | xargs)}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 for t in "$build"/tests/*/test_*; do
@@ -24,8 +20,8 @@ for t in "$build"/tests/*/test_*; do
         [ $hit = 1 ] || continue
     fi
     # Kernels are compiled for several instruction sets: what tests them runs on each (base/isa.h).
-    case "$t" in "$build"/tests/autograd/* | "$build"/tests/data/test_logmel) isas=${TEST_ISAS:-$every} ;; *) isas=avx512 ;; esac
-    for isa in $isas; do
+    case "$t" in "$build"/tests/autograd/* | "$build"/tests/data/test_logmel) runs=$isas ;; *) runs=${isas%% *} ;; esac
+    for isa in $runs; do
         start=$(date +%s.%N)
         TRIAD_ISA=$isa timeout "${TEST_TIMEOUT:-600}" ${TEST_RUNNER:-} "$t" >"$log" 2>&1
         status=$?
@@ -35,7 +31,7 @@ for t in "$build"/tests/*/test_*; do
         if [ $status -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
         if [ $status -eq 0 ] && [ $((ok + skip)) -eq 0 ]; then bad=1; fi
         passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
-        printf '%-52s %4d passed %3d failed %6.1f s\n' "${t#"$build"/tests/}$([ "$isa" = avx512 ] || echo " on $isa")" "$ok" "$bad" \
+        printf '%-52s %4d passed %3d failed %6.1f s\n' "${t#"$build"/tests/}$([ "$isa" = "${isas%% *}" ] || echo " on $isa")" "$ok" "$bad" \
             "$(awk -v a="$start" -v b="$(date +%s.%N)" "BEGIN {print b - a}")"
         sed -nE 's/^(not )?ok [0-9]+ # SKIP (.*)/    skipped: \2/p' "$log"
         if [ "$bad" -gt 0 ] || [ $status -ne 0 ]; then

@@ -2,14 +2,11 @@
 #pragma GCC optimize("O3")
 #include "autograd/kernels/attention_block.h"
 
+#include "autograd/kernels/register_block.h"
 #include "autograd/kernels/transpose.h"
 #include "autograd/ops/ops.h"
 
-#ifdef __AVX512F__
-enum { MR = 14 }; /* 28 sums, 2 of B, 1 of A in 32 registers */
-#else
-enum { MR = 6 }; /* 12 sums, 2 of B, 1 of A in 16 registers */
-#endif
+enum { MR = BLOCK_ROWS };
 
 struct attn_task attn_task_of(const struct ad_call *c, int64_t item, int64_t h)
 {
@@ -135,32 +132,13 @@ void attn_clear_row(struct attn_rows row, int64_t dim)
 SIMD_FN void kernel(int mr, int nv, int a_row, int a_col, int64_t kn, const float *a, const float *b, int64_t ldb,
                     float *c, int ldc, bool add)
 {
-    vf sum[MR][2];
-#pragma GCC unroll 16
-    for (int i = 0; i < mr; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) sum[i][v] = (vf){0};
-    if (add) {
-#pragma GCC unroll 16
-        for (int i = 0; i < mr; i++)
-#pragma GCC unroll 2
-            for (int v = 0; v < nv; v++) sum[i][v] = vf_load(c + i * ldc + v * VL);
-    }
-    for (int64_t k = 0; k < kn; k++) {
-        vf b0 = vf_load(b), b1 = nv > 1 ? vf_load(b + VL) : b0;
-        b += ldb;
-#pragma GCC unroll 16
-        for (int i = 0; i < mr; i++) {
-            vf x = vf_set(a[i * a_row]);
-            sum[i][0] += x * b0;
-            if (nv > 1) sum[i][1] += x * b1;
-        }
-        a += a_col;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < mr; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) vf_store(c + i * ldc + v * VL, sum[i][v]);
+    block_sums sum;
+    if (add)
+        block_load(mr, nv, sum, c, ldc);
+    else
+        block_clear(mr, nv, sum);
+    block_multiply(mr, nv, kn, a, a_row, a_col, b, ldb, sum);
+    block_store(mr, nv, sum, c, ldc, false);
 }
 
 typedef void (*kernel_fn)(int64_t kn, const float *a, const float *b, int64_t ldb, float *c, bool add);

@@ -72,6 +72,7 @@ static void run_part(const struct product *p, int64_t i0, int64_t rows, bool tog
     struct part part = {&whole, i0};
     struct gemm_source source = {fill_part, &part, p->by_column};
     struct gemm_args g = p->g;
+    g.stream = gemm_streams(&p->g);
     g.source = p->plain ? NULL : &source;
     if (p->plain) g.a = (const float *)g.a + i0 * g.a_row;
     g.m = rows;

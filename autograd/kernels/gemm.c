@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "autograd/kernels/simd.h"
+#include "autograd/kernels/stream.h"
 #include "base/threads.h"
 
 static int64_t min_of(int64_t a, int64_t b)
@@ -16,6 +17,14 @@ static int64_t min_of(int64_t a, int64_t b)
 static int64_t max_of(int64_t a, int64_t b)
 {
     return a > b ? a : b;
+}
+
+/* Writing a C that the caches do not hold costs as much as multiplying where K is short, and half of it is the reading of
+ * lines that are written whole: 1.4 times as fast at K = 16 (50176 x 96), 1.1 at 40, 1 at 64. */
+bool gemm_streams(const struct gemm_args *g)
+{
+    bool ends = g->bias || g->residual || g->act || g->add || g->c_type != AD_F32;
+    return !ends && g->k > 0 && g->k <= 48 && stream_pays(g->c, g->c_row, g->m * g->c_row);
 }
 
 /* c = act(c + bias + res) */
@@ -113,6 +122,7 @@ static struct gemm_args part_of(const struct gemm_args *g, int64_t i0, int64_t m
                                 int64_t kb, struct shifted *shift, struct gemm_source *room)
 {
     struct gemm_args s = *g;
+    s.stream = gemm_streams(g);
     s.m = mb;
     s.n = nb;
     s.k = kb;

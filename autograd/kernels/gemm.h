@@ -38,6 +38,8 @@ struct gemm_args {
     int64_t res_row;
     ad_tile_fn act; /* or NULL */
     enum ad_dtype a_type, b_type, c_type, res_type;
+    /* C goes past the caches: set by `gemm`; callers of gemm_block ask gemm_streams, of the whole product. */
+    bool stream;
 };
 #ifdef __AVX2__
 #define GEMM_HALF 1
@@ -53,6 +55,8 @@ struct gemm_args {
 #define gemm_scratch ISA_FN(gemm_scratch)
 #define gemm_block ISA_FN(gemm_block)
 #define gemm_enter_thread ISA_FN(gemm_enter_thread)
+#define gemm_streams ISA_FN(gemm_streams)
+bool gemm_streams(const struct gemm_args *g); /* whether this C is better not brought into the caches */
 #endif
 void gemm(const struct gemm_args *g, void *scratch);
 size_t gemm_scratch(int64_t m, int64_t n, int64_t k);

@@ -5,7 +5,7 @@
 #include "autograd/kernels/gemm.h"
 
 #if defined(__AVX2__)
-#include "autograd/kernels/simd.h"
+#include "autograd/kernels/register_block.h"
 
 enum { MR = 6, NR = 2 * VL, MOST = 192, KC = 256 /* as in gemm_packed.c */, NUMBERS = 73728 };
 enum { THIN = 4, STRIP = 256, AT_ONCE = 8 };
@@ -35,30 +35,17 @@ bool gemm_is_direct(const struct gemm_args *g)
 SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t n, const float *a, int64_t lda, const float *b, int64_t ldb,
                     float *c, int64_t ldc, bool add)
 {
-    vf sum[MR][2];
-#pragma GCC unroll 8
-    for (int i = 0; i < mr; i++) sum[i][0] = sum[i][1] = (vf){0};
-    const float *low = a, *high = a + 3 * lda; /* two of them and lda reach six rows by the addressing of the machine */
+    block_sums sum;
+    block_clear(mr, nv, sum);
+    const float *high = a + 3 * lda;
 #pragma GCC unroll 4
     for (int64_t k = 0; k < n; k++) {
-        vf b0 = vf_load(b), b1 = nv > 1 ? vf_load(b + VL) : b0;
-        b += ldb;
-#pragma GCC unroll 8
-        for (int i = 0; i < mr; i++) {
-            vf x = vf_set(!by_row ? low[i] : i < 3 ? low[i * lda] : high[(i - 3) * lda]);
-            sum[i][0] += x * b0;
-            if (nv > 1) sum[i][1] += x * b1;
-        }
-        low += by_row ? 1 : lda;
+        block_step(mr, nv, a, by_row ? high : a + 3, by_row ? lda : 1, b, sum);
+        a += by_row ? 1 : lda;
         high++;
+        b += ldb;
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < mr; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) {
-            float *to = c + i * ldc + v * VL;
-            vf_store(to, add ? vf_load(to) + sum[i][v] : sum[i][v]);
-        }
+    block_store(mr, nv, sum, c, ldc, add);
 }
 
 typedef void kernel_fn(int64_t n, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc,

@@ -9,13 +9,14 @@
 #include "autograd/kernels/gemm.h"
 
 #if defined(__AVX2__)
-#include "autograd/kernels/simd.h"
+#include "autograd/kernels/register_block.h"
+#include "autograd/kernels/stream.h"
 #include "autograd/kernels/transpose.h"
 
 #ifdef __AVX512F__
-enum { MR = 14, GROUP = 1 }; /* 28 sums, 2 of B, 1 of A in 32 registers; a panel of B fills the first-level cache */
+enum { MR = BLOCK_ROWS, GROUP = 1 }; /* a panel of B fills the first-level cache */
 #else
-enum { MR = 6, GROUP = 12 }; /* 12 sums, 2 of B, 1 of A in 16 registers */
+enum { MR = BLOCK_ROWS, GROUP = 12 };
 #endif
 /* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
 enum { NR = 2 * VL, KC = 256, NC = 1024, ROW = KC + 16, PANEL = KC * NR + 2 * 16, HEAP = MR * ROW + 16 };
@@ -37,29 +38,10 @@ static int64_t min_of(int64_t a, int64_t b)
 SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, const float *b, int64_t ldb, float *c,
                     int64_t ldc, bool add)
 {
-    vf sum[MR][2];
-#pragma GCC unroll 16
-    for (int i = 0; i < mr; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) sum[i][v] = (vf){0};
-    for (int64_t k = 0; k < kc; k++) {
-        vf b0 = vf_load(b), b1 = nv > 1 ? vf_load(b + VL) : b0;
-        b += ldb;
-#pragma GCC unroll 16
-        for (int i = 0; i < mr; i++) {
-            vf x = vf_set(a[by_row ? i * ROW : i]);
-            sum[i][0] += x * b0;
-            if (nv > 1) sum[i][1] += x * b1;
-        }
-        a += by_row ? 1 : MR;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < mr; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) {
-            float *to = c + i * ldc + v * VL;
-            vf_store(to, add ? vf_load(to) + sum[i][v] : sum[i][v]);
-        }
+    block_sums sum;
+    block_clear(mr, nv, sum);
+    block_multiply(mr, nv, kc, a, by_row ? ROW : 1, by_row ? 1 : MR, b, ldb, sum);
+    block_store(mr, nv, sum, c, ldc, add);
 }
 
 typedef void (*kernel_fn)(int64_t kc, const float *a, const float *b, int64_t ldb, float *c, int64_t ldc, bool add);
@@ -252,9 +234,17 @@ struct panel {
 };
 
 /* One tile of C (mr, b.n), summed at c. */
-static void tile(float *c, int64_t ldc, struct room *room, kernel_fn run, const float *a, int mr, int64_t kc,
-                 struct panel b, bool add)
+static void tile(bool stream, float *c, int64_t ldc, struct room *room, kernel_fn run, const float *a, int mr,
+                 int64_t kc, struct panel b, bool add)
 {
+    if (stream && b.n == NR) { /* a line of each row, whole: it need not be read first */
+        run(kc, a, b.b, b.ldb, room->tile, NR, false);
+        for (int r = 0; r < mr; r++) {
+            vf_stream(c + r * ldc, vf_load(room->tile + r * NR));
+            vf_stream(c + r * ldc + VL, vf_load(room->tile + r * NR + VL));
+        }
+        return;
+    }
     for (int r = 0; r < mr; r++) {
         __builtin_prefetch(c + r * ldc, 1);
         __builtin_prefetch(c + r * ldc + b.n - 1, 1);
@@ -316,8 +306,8 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
         prefetch_b(g, s, p.first / GROUP * panels + j / NR, groups * panels);
         for (int64_t x = 0, i = p.i; x < p.panels; x++) {
             int mr = height(h, p.first + x);
-            tile(s->sum + i * s->ld + j, s->ld, room, kernels[mr - 1][width / VL - 1][s->by_row], room->a + x * HEAP,
-                 mr, s->kc, b, g->add || s->k > 0);
+            tile(g->stream, s->sum + i * s->ld + j, s->ld, room, kernels[mr - 1][width / VL - 1][s->by_row],
+                 room->a + x * HEAP, mr, s->kc, b, g->add || s->k > 0);
             i += mr;
         }
         j += width;
@@ -370,5 +360,6 @@ void gemm_multiply(const struct gemm_args *g)
     }
     struct room room;
     for (int64_t j = 0; j < g->n; j += NC) strip(g, &room, j, min_of(NC, g->n - j), (float *)g->c + j, g->c_row);
+    if (g->stream) stream_end();
 }
 #endif

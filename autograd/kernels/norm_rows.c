@@ -25,26 +25,42 @@ SIMD_FN float number(struct row r, int64_t i)
     return float_as(r.type, r.at, i);
 }
 
-/* sum over i of (x_i - mean)^power, power 1 or 2 */
-SIMD_FN float row_moment(struct row x, int64_t n, float mean, int power)
+/* sums over i of x_i - from and, with `square`, of (x_i - from)^2 */
+struct row_sums {
+    float plain, square;
+};
+SIMD_FN struct row_sums row_sums(struct row x, int64_t n, float from, bool plain, bool square)
 {
-    vf sum[4] = {{0}}, m = vf_set(mean);
+    vf s[4] = {{0}}, q[4] = {{0}}, m = vf_set(from);
     int64_t i = 0;
     for (; i + 4 * VL <= n; i += 4 * VL)
         for (int u = 0; u < 4; u++) {
             vf d = load(x, i + VL * u) - m;
-            sum[u] += power == 2 ? d * d : d;
+            if (plain) s[u] += d;
+            if (square) q[u] += d * d;
         }
     for (; i + VL <= n; i += VL) {
         vf d = load(x, i) - m;
-        sum[0] += power == 2 ? d * d : d;
+        if (plain) s[0] += d;
+        if (square) q[0] += d * d;
     }
-    float total = vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    struct row_sums r = {vf_sum((s[0] + s[1]) + (s[2] + s[3])), vf_sum((q[0] + q[1]) + (q[2] + q[3]))};
     for (; i < n; i++) {
-        float d = number(x, i) - mean;
-        total += power == 2 ? d * d : d;
+        float d = number(x, i) - from;
+        r.plain += d;
+        r.square += d * d;
     }
-    return total;
+    return r;
+}
+
+/* The sum of numbers far from zero loses digits; the second pass, from the mean that it gives, finds them again. */
+SIMD_FN void row_moments(struct row x, int64_t n, bool centred, float *mean, float *var)
+{
+    *mean = centred ? row_sums(x, n, 0, true, false).plain / (float)n : 0;
+    struct row_sums r = row_sums(x, n, *mean, centred, true);
+    float off = centred ? r.plain / (float)n : 0;
+    *mean += off;
+    *var = r.square / (float)n - off * off;
 }
 
 /* y = (x - mean) r gain + bias */
@@ -69,8 +85,7 @@ SIMD_FN void affine_row(int64_t n, struct row x, float mean, float r, const floa
 SIMD_FN void norm_row(int64_t n, struct row x, const struct norm_attr *a, const float *gain, const float *bias,
                       enum ad_dtype type, void *y, float *mean, float *var)
 {
-    *mean = a->kind == NORM_RMS ? 0 : row_moment(x, n, 0, 1) / (float)n;
-    *var = row_moment(x, n, *mean, 2) / (float)n;
+    row_moments(x, n, a->kind != NORM_RMS, mean, var);
     affine_row(n, x, *mean, rstd_of(*var, a), gain, bias, type, y);
 }
 
