@@ -59,9 +59,15 @@ typedef void opt_body(const struct opt_param *q, const struct opt_piece *p, int6
 void opt_pieces(const struct opt *o, const struct opt_task *t, const struct opt_call *c, double *sum, bool write,
                 opt_body *body);
 
+extern const size_t opt_state_width[]; /* bytes of a number, by enum opt_store; scales not counted */
+
+/* Runs a kernel that takes the states as they are stored. `from` is the piece's first element in its parameter, of a block
+ * where the states are codes. */
+typedef void opt_kernel(const struct opt_piece *p, const struct opt_factors *f);
+void opt_in_place(const struct opt_param *q, struct opt_piece p, int64_t from, const struct opt_factors *f,
+                  opt_kernel *kernel);
 /* Runs a kernel over a piece with its states in f32, as m and v: as they lie, or decoded and, where `write`, stored again,
  * a block at a time. `from` is the piece's first element in its parameter. */
-typedef void opt_kernel(const struct opt_piece *p, const struct opt_factors *f);
 void opt_windows(const struct opt_param *q, struct opt_piece p, int64_t from, const struct opt_factors *f,
                  opt_kernel *kernel, bool write);
 

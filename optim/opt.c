@@ -107,8 +107,6 @@ static int states_of(const struct opt *o, const struct opt_param *q, struct opt_
     return 2;
 }
 
-static const size_t width[] = {[OPT_F32] = 4, [OPT_BF16] = 2, [OPT_8BIT] = 1}; /* bytes */
-
 static size_t aligned(size_t bytes)
 {
     return (bytes + 63) / 64 * 64;
@@ -128,7 +126,7 @@ static int make_states(struct opt *o, struct err *e)
             q->n_slot = states_of(o, q, q->slot);
             for (int k = 0; k < q->n_slot; k++) {
                 struct opt_state *s = &q->slot[k];
-                size_t numbers = aligned((size_t)s->count * width[s->store]),
+                size_t numbers = aligned((size_t)s->count * opt_state_width[s->store]),
                        scales = s->store == OPT_8BIT ? aligned((size_t)opt_blocks(s->count) * sizeof(float)) : 0;
                 if (pass) s->data = at + o->bytes;
                 if (pass && scales) s->absmax = (float *)(void *)(at + o->bytes + numbers);
@@ -317,20 +315,20 @@ void opt_pieces(const struct opt *o, const struct opt_task *t, const struct opt_
     }
 }
 
-static void adamw(const struct opt_param *q, struct opt_piece p, int64_t from, const struct opt_factors *f)
+/* In one pass, however the moments are stored. */
+static void adamw(const struct opt_param *q, const struct opt_piece *p, int64_t from, const struct opt_factors *f)
 {
-    if (q->slot[0].store == OPT_BF16) { /* in one pass */
-        p.m = (uint16_t *)q->slot[0].data + from;
-        p.v = (uint16_t *)q->slot[1].data + from;
-        ISA_PICK(opt_adamw16)(&p, f);
-    } else
-        opt_windows(q, p, from, f, ISA_PICK(opt_adamw), true);
+    switch (q->slot[0].store) {
+    case OPT_F32: opt_in_place(q, *p, from, f, ISA_PICK(opt_adamw)); break;
+    case OPT_BF16: opt_in_place(q, *p, from, f, ISA_PICK(opt_adamw16)); break;
+    case OPT_8BIT: opt_in_place(q, *p, from, f, ISA_PICK(opt_adamw8)); break;
+    }
 }
 
 static void move(const struct opt_param *q, const struct opt_piece *p, int64_t from, const struct opt_factors *f)
 {
     switch (q->rule) {
-    case OPT_ADAMW: adamw(q, *p, from, f); break;
+    case OPT_ADAMW: adamw(q, p, from, f); break;
     case OPT_SGD:
     case OPT_LARS: opt_windows(q, *p, from, f, ISA_PICK(opt_sgd), true); break;
     case OPT_LAMB: opt_windows(q, *p, from, f, ISA_PICK(opt_lamb), false); break;
@@ -415,7 +413,7 @@ double opt_bytes_per_parameter(const struct opt *o)
     double bytes = 0, n = 0;
     for (int i = 0; i < o->n_state; i++) {
         const struct opt_state *s = &o->state[i];
-        bytes += (double)s->count * (double)width[s->store];
+        bytes += (double)s->count * (double)opt_state_width[s->store];
         if (s->store == OPT_8BIT) bytes += (double)opt_blocks(s->count) * sizeof(float);
     }
     for (int i = 0; i < o->n_param; i++) n += (double)o->param[i].entry->count;

@@ -12,15 +12,16 @@
 
 enum { OPT_BLOCK = 256 };
 
-/* By decade (the last entry of eight is the code for 1; the tables are as long as a vector may be). Magnitude k of a share s
- * is trunc(min(s gain + offset, last)); that of code k is power (0.9 f + middle), f being how far k is within its decade. */
+/* By decade (the last of eight is the code for 1; each table twice, for vectors of 16). Magnitude k of a share s is
+ * trunc(min(s gain + offset, last)), in the decade after the last one whose `next` is below s; that of code k is
+ * power (0.9 f + middle), f being how far k is within its decade: these two tables go by the last three bits of the
+ * exponent that k has as a float, or k + 1 with a positive map, and the fraction is f. */
 struct opt_map {
     bool positive;
-    int zero;                             /* the code of 0: 0, or 127 where there are negative ones below */
-    float least;                          /* shares up to it are 0 */
-    float from[8];                        /* shares above it are of this decade */
-    float gain[16], offset[16], last[16]; /* encode */
-    float power[16], middle[16];          /* decode */
+    int zero;    /* the code of 0: 0, or 127 where there are negative ones below */
+    float least; /* shares up to it are 0 */
+    _Alignas(64) float next[16], gain[16], offset[16], last[16];
+    float power[16], middle[16];
 };
 /* The map for numbers of both signs, or from 0 on. Made by the first call, which must be alone. */
 const struct opt_map *opt_map(bool positive);

@@ -5,6 +5,7 @@
 #include "optim/inner.h"
 
 const char *const opt_state_names[] = {"f32", "bf16", "8bit", NULL};
+const size_t opt_state_width[] = {[OPT_F32] = 4, [OPT_BF16] = 2, [OPT_8BIT] = 1};
 
 /* Up to OPT_BLOCK numbers from the `from`th on, a multiple of OPT_BLOCK. */
 static void read_block(const struct opt_state *s, int64_t from, int64_t n, float *x)
@@ -21,15 +22,26 @@ static void write_block(const struct opt_state *s, int64_t from, int64_t n, cons
         opt_encode(opt_map(s->positive), x, n, (uint8_t *)s->data + from, &s->absmax[from / OPT_BLOCK]);
 }
 
+void opt_in_place(const struct opt_param *q, struct opt_piece p, int64_t from, const struct opt_factors *f,
+                  opt_kernel *kernel)
+{
+    void **at[2] = {&p.m, &p.v};
+    for (int k = 0; k < q->n_slot; k++) {
+        const struct opt_state *s = &q->slot[k];
+        *at[k] = (char *)s->data + (size_t)from * opt_state_width[s->store];
+        if (s->absmax) p.scale[k] = s->absmax + from / OPT_BLOCK;
+    }
+    kernel(&p, f);
+}
+
 void opt_windows(const struct opt_param *q, struct opt_piece p, int64_t from, const struct opt_factors *f,
                  opt_kernel *kernel, bool write)
 {
-    void **at[2] = {&p.m, &p.v};
     if (q->n_slot == 0 || q->slot[0].store == OPT_F32) {
-        for (int k = 0; k < q->n_slot; k++) *at[k] = (float *)q->slot[k].data + from;
-        kernel(&p, f);
+        opt_in_place(q, p, from, f, kernel);
         return;
     }
+    void **at[2] = {&p.m, &p.v};
     float x[2][OPT_BLOCK];
     for (int64_t left = p.n; left > 0; left -= p.n, from += p.n) {
         p.n = left < OPT_BLOCK ? left : OPT_BLOCK;

@@ -22,7 +22,8 @@ struct opt_piece {
     int64_t n, first;
     float *w;
     const float *g;
-    void *m, *v; /* float, or bf16 (uint16_t) for opt_adamw16 */
+    void *m, *v;     /* float, or bf16 (uint16_t) for opt_adamw16, or codes (uint8_t) for opt_adamw8 */
+    float *scale[2]; /* the codes', one for OPT_BLOCK numbers */
     float *ema;
     float *u;    /* Muon's update: the gradient with momentum, later its orthogonal factor */
     double *sum; /* two, for opt_lamb_norms */
@@ -39,6 +40,8 @@ ISA_DECLARE(void, opt_adamw, (const struct opt_piece *p, const struct opt_factor
  * differ, and drawing costs little beside the rest. */
 #define OPT_SPREAD(k) ((uint16_t)((k)*40502u + 1u))
 ISA_DECLARE(void, opt_adamw16, (const struct opt_piece *p, const struct opt_factors *f));
+/* The same with codes of optim/quant.h, the first of a block first: as if they were decoded, moved by opt_adamw, encoded. */
+ISA_DECLARE(void, opt_adamw8, (const struct opt_piece *p, const struct opt_factors *f));
 /* m: the momentum, or NULL. */
 ISA_DECLARE(void, opt_sgd, (const struct opt_piece *p, const struct opt_factors *f));
 ISA_DECLARE(void, opt_lion, (const struct opt_piece *p, const struct opt_factors *f));

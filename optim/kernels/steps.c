@@ -1,52 +1,11 @@
 /* The optimizers' loops over pieces of flat buffers: everything that a number needs in one pass. What an element becomes
  * does not depend on where a piece begins. */
-#include "optim/steps.h"
+#include "optim/adam.h"
 
 #include <stdbool.h>
 
 #include "base/half.h"
 #include "base/philox.h"
-#include "base/simd.h"
-
-enum { AHEAD = 512 }; /* bytes: four to seven streams are more than some prefetchers follow */
-
-struct adam {
-    vf w, m, v;
-};
-
-SIMD_FN struct adam moments_of(vf g, vf m, vf v, const struct opt_factors *f)
-{
-    const float gain1 = (1 - f->b1) * f->grad_scale, gain2 = sqrtf(1 - f->b2) * f->grad_scale;
-    vf x = gain2 * g;
-    return (struct adam){.m = f->b1 * m + gain1 * g, .v = f->b2 * v + x * x};
-}
-
-/* (Loshchilov & Hutter 2019, alg. 2), with the corrections for the start in the rate and eps: sqrt(v fix2) + eps is
- * sqrt(fix2) times sqrt(v) + eps / sqrt(fix2). The square root and the division round correctly. */
-SIMD_FN struct adam adam_of(vf w, vf g, vf m, vf v, const struct opt_factors *f)
-{
-    const float root = sqrtf(f->fix2), rate = f->lr * f->fix1 / root, eps = f->eps / root, keep = 1 - f->lr * f->decay;
-    struct adam a = moments_of(g, m, v, f);
-    a.w = w * keep - rate * a.m / (vf_sqrt(a.v) + eps);
-    return a;
-}
-
-SIMD_FN vf get(const float *p, int64_t n)
-{
-    return n == VL ? vf_load(p) : vf_load_part(p, n, 0);
-}
-SIMD_FN void put(float *p, vf x, int64_t n)
-{
-    if (n == VL)
-        vf_store(p, x);
-    else
-        vf_store_part(p, x, n);
-}
-
-SIMD_FN void follow(float *ema, vf w, int64_t n, const struct opt_factors *f)
-{
-    if (ema) put(ema, f->ema * get(ema, n) + (1 - f->ema) * w, n);
-}
 
 SIMD_FN void adamw_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
 {

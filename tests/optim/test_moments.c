@@ -1,5 +1,6 @@
 /* Moments stored in 16 bits: rounded by the bits they say, without bias, independently of where pieces begin; and a model
- * still learns with them. What holds for all states is in test_kinds. */
+ * still learns with them. In 8 bits: a step is the step in f32 of what they are. What holds for all states is in
+ * test_kinds. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,6 +16,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "optim/opt.h"
+#include "optim/quant.h"
 
 static const struct opt_config half = {
     .kind = OPT_ADAMW, .lr = 0.01, .beta1 = 0.9, .beta2 = 0.98, .eps = 1e-6, .weight_decay = 0.1, .state = OPT_BF16};
@@ -187,6 +189,71 @@ static void a_run_still_learns(void **state)
     assert_true(fabs(less - full) < 0.03 * full);
 }
 
+/* Same bits, or NaN both. */
+static void same(const float *a, const float *b, int64_t n, const char *what)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (float_bits(a[i]) != float_bits(b[i]) && !(isnan(a[i]) && isnan(b[i])))
+            fail_msg("%s %lld: %a is not %a", what, (long long)i, (double)a[i], (double)b[i]);
+}
+
+/* Moment k of `full`, in f32, becomes what that of `eight` says; and whether that of `eight` says what it is. */
+static void moment_to(const struct opt *eight, const struct opt *full, int k)
+{
+    struct opt_state from = opt_state(eight, k), to = opt_state(full, k);
+    assert_true(from.store == OPT_8BIT && to.store == OPT_F32 && !strcmp(from.name, to.name));
+    for (int64_t i = 0; i < to.count; i += OPT_BLOCK)
+        opt_decode(opt_map(from.positive), (uint8_t *)from.data + i,
+                   to.count - i < OPT_BLOCK ? to.count - i : OPT_BLOCK, from.absmax[i / OPT_BLOCK],
+                   (float *)to.data + i);
+}
+static void moment_is(const struct opt *eight, const struct opt *full, int k)
+{
+    struct opt_state got = opt_state(eight, k), want = opt_state(full, k);
+    for (int64_t i = 0; i < want.count; i += OPT_BLOCK) {
+        int64_t n = want.count - i < OPT_BLOCK ? want.count - i : OPT_BLOCK;
+        uint8_t code[OPT_BLOCK];
+        float absmax;
+        opt_encode(opt_map(want.positive), (float *)want.data + i, n, code, &absmax);
+        same(&got.absmax[i / OPT_BLOCK], &absmax, 1, "scale");
+        assert_memory_equal((uint8_t *)got.data + i, code, (size_t)n);
+    }
+}
+
+/* Five steps in 8 bits, in every instruction set and with ends of many lengths: moments are decoded, moved as f32 moves
+ * them, and encoded; in the last a gradient is infinite and one is not a number. */
+static void eight_bits_are_f32_between_codes(void **state)
+{
+    for (int isa = ISA_PLAIN; isa <= ISA_AVX512; isa++)
+        for (int extra = 0; extra < 256; extra += extra < 40 ? 3 : 43) {
+            struct err e = {0};
+            struct opt_config c = half;
+            isa_use((enum isa)isa);
+            c.ema = extra % 2 ? 0.9 : 0;
+            struct ad_store *s[2];
+            struct opt *o[2];
+            for (int k = 0; k < 2; k++) {
+                s[k] = store_of(OPT_SMALL + extra, 5000, 20000);
+                c.state = k ? OPT_F32 : OPT_8BIT;
+                assert_non_null(o[k] = opt_new(&c, s[k], &e));
+            }
+            int64_t n = ad_store_flat_count(s[0]);
+            for (int t = 1; t <= 5; t++) {
+                float *g = numbers(n, (uint64_t)t);
+                for (int64_t i = 0; i < n; i++) g[i] *= i % 7 ? 1 : 1e-4f;
+                if (t == 5) g[300] = INFINITY, g[2000] = float_from_bits(0x7fc00000);
+                for (int k = 0; k < 6; k++) moment_to(o[0], o[1], k);
+                for (int k = 0; k < 2; k++) opt_step(o[k], g, 1, 0.01);
+                for (int k = 0; k < 6; k++) moment_is(o[0], o[1], k);
+                same(ad_store_flat(s[0]), ad_store_flat(s[1]), n, "weight");
+                if (c.ema > 0) same(opt_ema(o[0]), opt_ema(o[1]), n, "average");
+                free(g);
+            }
+            for (int k = 0; k < 2; k++) opt_free(o[k]), ad_store_free(s[k]);
+        }
+    isa_use(ISA_AVX512);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -194,6 +261,7 @@ int main(void)
         cmocka_unit_test(rounding_has_no_bias),
         cmocka_unit_test(not_finite_stays_so),
         cmocka_unit_test(a_run_still_learns),
+        cmocka_unit_test(eight_bits_are_f32_between_codes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

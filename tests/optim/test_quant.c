@@ -105,6 +105,87 @@ static void borders(void **state)
     }
 }
 
+/* The code as quant.h defines it: k = trunc(min(s gain + offset, last)), with one rounding where the product and the sum
+ * are one instruction, or two. */
+static int code_for(const struct opt_map *m, float x, float scale, bool fused)
+{
+    float s = fabsf(x) / scale;
+    int decade = 0;
+    while (decade < 7 && s > m->next[decade]) decade++;
+    float size = fused ? fmaf(s, m->gain[decade], m->offset[decade]) : s * m->gain[decade] + m->offset[decade];
+    int k = s > m->least ? (int)fminf(size, m->last[decade]) : 0;
+    if (m->positive) return k > 0 ? k : x > 0;
+    k = x < 0 ? m->zero - k : m->zero + k;
+    return k > 0 ? k : 0;
+}
+
+/* n floats with the bits from `from` on, `stride` apart, and their negatives, of a block with this scale. */
+static void sweep(const struct opt_map *m, float scale, int64_t from, int64_t stride, int64_t n)
+{
+    const int64_t most = float_bits(scale);
+    for (int64_t at = 0; at < n; at += OPT_BLOCK / 2 - 1) {
+        float x[OPT_BLOCK], absmax;
+        uint8_t code[OPT_BLOCK];
+        int count = 0;
+        x[count++] = scale;
+        for (int64_t i = at; i < n && i < at + OPT_BLOCK / 2 - 1; i++) {
+            int64_t bits = from + i * stride;
+            if (bits < 0 || bits > most) continue;
+            x[count++] = float_from_bits((uint32_t)bits);
+            x[count++] = -float_from_bits((uint32_t)bits);
+        }
+        opt_encode(m, x, count, code, &absmax);
+        for (int i = 0; i < count; i++)
+            if (code[i] != code_for(m, x[i], scale, true) && code[i] != code_for(m, x[i], scale, false))
+                fail_msg("%a of %a, positive %d: code %d", (double)x[i], (double)scale, m->positive, code[i]);
+    }
+}
+
+/* Floats of all sizes, subnormal ones among them, and each one near the limits of the decades. */
+static void codes_are_the_definitions(void **state)
+{
+    static const float scales[] = {1, 0.7371f, 3e38f, 0x1.3p-126f, 0x1p-140f, 0x1p-149f};
+    for (int isa = ISA_PLAIN; isa <= ISA_AVX512; isa++) {
+        isa_use((enum isa)isa);
+        for (int k = 0; k < 12; k++) {
+            const struct opt_map *m = opt_map(k % 2);
+            const float scale = scales[k / 2];
+            int64_t top = float_bits(scale), stride = top / 60000 + 1;
+            sweep(m, scale, 0, stride, top / stride + 1);
+            for (int i = 0; i < 8; i++) {
+                float limit = i < 7 ? m->next[i] : m->least;
+                sweep(m, scale, (int64_t)float_bits(limit * scale) - 500, 1, 1000);
+            }
+        }
+    }
+    isa_use(ISA_AVX512);
+}
+
+/* A scale of infinity has infinities whole and numbers as nothing (or the least, where that is not 0); of a NaN all is whole. */
+static void codes_not_finite(void **state)
+{
+    const float nan = float_from_bits(0x7fc00000), x[] = {1, -1, 0, -0.0f, INFINITY, -INFINITY, nan, -nan, 1e-45f};
+    static const uint8_t want[2][2][9] = {
+        {{127, 127, 127, 127, 255, 0}, {1, 0, 1, 0, 255, 255}},
+        {{255, 0, 255, 255, 255, 0, 255, 255, 255}, {255, 255, 255, 255, 255, 255, 255, 255, 255}}};
+    for (int isa = ISA_PLAIN; isa <= ISA_AVX512; isa++) {
+        isa_use((enum isa)isa);
+        for (int k = 0; k < 4; k++) {
+            const bool with_nan = k / 2, positive = k % 2;
+            const int n = with_nan ? 9 : 6;
+            float block[9], absmax;
+            uint8_t code[9];
+            memcpy(block, x, sizeof block);
+            if (!with_nan && positive) block[2] = 1e-45f;
+            opt_encode(opt_map(positive), block, n, code, &absmax);
+            assert_true(with_nan ? isnan(absmax) : isinf(absmax));
+            for (int i = 0; i < n; i++)
+                if (code[i] != want[with_nan][positive][i]) fail_msg("%d: number %d became %d", k, i, code[i]);
+        }
+    }
+    isa_use(ISA_AVX512);
+}
+
 /* An all-zero block, one of the smallest floats, and one that is not finite. */
 static void odd_blocks(void **state)
 {
@@ -136,6 +217,8 @@ int main(void)
         cmocka_unit_test(maps),
         cmocka_unit_test(codes_are_nearest),
         cmocka_unit_test(borders),
+        cmocka_unit_test(codes_are_the_definitions),
+        cmocka_unit_test(codes_not_finite),
         cmocka_unit_test(odd_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
