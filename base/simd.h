@@ -155,6 +155,19 @@ SIMD_FN void vf_store_part(float *p, vf x, int64_t n)
 #endif
 }
 
+/* The same where n may be VL: all of a row's vectors, the last of which is a part. Other lanes are 0. */
+SIMD_FN vf vf_get(const float *p, int64_t n)
+{
+    return n == VL ? vf_load(p) : vf_load_part(p, n, 0);
+}
+SIMD_FN void vf_put(float *p, vf x, int64_t n)
+{
+    if (n == VL)
+        vf_store(p, x);
+    else
+        vf_store_part(p, x, n);
+}
+
 typedef uint32_t vu __attribute__((vector_size(VL * 4)));
 
 /* VL numbers of 16 bits, from and to vf with the rounding of half.h. */

@@ -28,21 +28,9 @@ SIMD_FN struct adam adam_of(vf w, vf g, vf m, vf v, const struct opt_factors *f)
     return a;
 }
 
-SIMD_FN vf get(const float *p, int64_t n)
-{
-    return n == VL ? vf_load(p) : vf_load_part(p, n, 0);
-}
-SIMD_FN void put(float *p, vf x, int64_t n)
-{
-    if (n == VL)
-        vf_store(p, x);
-    else
-        vf_store_part(p, x, n);
-}
-
 SIMD_FN void follow(float *ema, vf w, int64_t n, const struct opt_factors *f)
 {
-    if (ema) put(ema, f->ema * get(ema, n) + (1 - f->ema) * w, n);
+    if (ema) vf_put(ema, f->ema * vf_get(ema, n) + (1 - f->ema) * w, n);
 }
 
 #endif

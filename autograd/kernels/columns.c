@@ -17,10 +17,6 @@ SIMD_FN vf get_as(enum ad_dtype t, const void *p, int64_t i, int64_t n)
 {
     return n == VL ? vf_load_as(t, p, i) : vf_load_part_as(t, p, i, n);
 }
-SIMD_FN vf get(const float *p, int64_t n)
-{
-    return get_as(AD_F32, p, 0, n);
-}
 SIMD_FN void put_as(enum ad_dtype t, void *p, int64_t i, vf x, int64_t n)
 {
     if (n == VL)
@@ -28,11 +24,6 @@ SIMD_FN void put_as(enum ad_dtype t, void *p, int64_t i, vf x, int64_t n)
     else
         vf_store_part_as(t, p, i, x, n);
 }
-SIMD_FN void put(float *p, vf x, int64_t n)
-{
-    put_as(AD_F32, p, 0, x, n);
-}
-
 SIMD_FN void put_result(enum ad_dtype t, void *p, int64_t i, vf x, int64_t n, bool stream)
 {
     if (t == AD_F32 && stream)
@@ -84,15 +75,15 @@ SIMD_FN struct column_types all_of(enum ad_dtype t)
 SIMD_FN void moments_step(const struct columns *k, int64_t i, int rows, int64_t j, int64_t n, enum ad_dtype t,
                           const float *around, float *sum, float *square)
 {
-    vf m = get(around + j, n), s = get(sum + j, n), q = get(square + j, n);
+    vf m = vf_get(around + j, n), s = vf_get(sum + j, n), q = vf_get(square + j, n);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
         vf e = get_as(t, k->x, (i + r) * k->c + j, n) - m;
         s += e;
         q = madd(e, e, q);
     }
-    put(sum + j, s, n);
-    put(square + j, q, n);
+    vf_put(sum + j, s, n);
+    vf_put(square + j, q, n);
 }
 
 /* Each run's sums are taken around what is known of the mean so far (the first row, then the rows before), and joined as
@@ -131,7 +122,7 @@ SIMD_FN vf activate(int act, vf p)
 SIMD_FN void affine_step(const struct columns *k, int64_t i, int rows, int64_t j, int64_t n, int act, bool more,
                          struct column_types t)
 {
-    vf m = get(k->mean + j, n), a = get(k->scale + j, n), b = get(k->bias + j, n);
+    vf m = vf_get(k->mean + j, n), a = vf_get(k->scale + j, n), b = vf_get(k->bias + j, n);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
         int64_t at = (i + r) * k->c + j;
@@ -194,8 +185,8 @@ SIMD_FN vf behind_act(const struct columns *k, int act, bool more, struct column
 SIMD_FN void products_step(const struct columns *k, int64_t i, int rows, int64_t j, int64_t n, int act, bool more,
                            struct column_types t, float *sum_x, float *sum)
 {
-    vf m = get(k->mean + j, n), a = get(k->scale + j, n), b = get(k->bias + j, n);
-    vf sx = get(sum_x + j, n), s = get(sum + j, n);
+    vf m = vf_get(k->mean + j, n), a = vf_get(k->scale + j, n), b = vf_get(k->bias + j, n);
+    vf sx = vf_get(sum_x + j, n), s = vf_get(sum + j, n);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
         int64_t at = (i + r) * k->c + j;
@@ -203,8 +194,8 @@ SIMD_FN void products_step(const struct columns *k, int64_t i, int rows, int64_t
         sx = madd(d, e, sx);
         s += d;
     }
-    put(sum_x + j, sx, n);
-    put(sum + j, s, n);
+    vf_put(sum_x + j, sx, n);
+    vf_put(sum + j, s, n);
 }
 
 void columns_products(const struct columns *k, float *sum_x, float *sum, float *room)
@@ -228,8 +219,8 @@ void columns_products(const struct columns *k, float *sum_x, float *sum, float *
 SIMD_FN void dx_step(const struct columns *k, int64_t i, int rows, int64_t j, int64_t n, int act, bool more,
                      struct column_types t)
 {
-    vf m = get(k->mean + j, n), a = get(k->scale + j, n), b = get(k->bias + j, n);
-    vf shift = get(k->shift + j, n), slope = get(k->slope + j, n);
+    vf m = vf_get(k->mean + j, n), a = vf_get(k->scale + j, n), b = vf_get(k->bias + j, n);
+    vf shift = vf_get(k->shift + j, n), slope = vf_get(k->slope + j, n);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
         int64_t at = (i + r) * k->c + j;

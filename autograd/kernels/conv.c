@@ -56,23 +56,11 @@ static int64_t piece_rows(const struct product *p, int64_t groups)
     return p->by_column || g->k <= STEP || g->n > STEP || g->m < 16 * rows ? g->m : rows;
 }
 
-struct part {
-    const struct gemm_source *of;
-    int64_t i0;
-};
-static void fill_part(const void *ctx, int64_t i0, int64_t ni, int64_t k0, int64_t nk, float *to, int64_t i_step,
-                      int64_t k_step)
-{
-    const struct part *p = ctx;
-    p->of->fill(p->of->ctx, p->i0 + i0, ni, k0, nk, to, i_step, k_step);
-}
-
 /* Rows i0 .. i0+rows-1; by all threads where `together`. */
 static void run_part(const struct product *p, int64_t i0, int64_t rows, bool together, void *scratch)
 {
     struct gemm_source whole = p->by_column ? patches_by_column(&p->patches) : patches_by_row(&p->patches);
-    struct part part = {&whole, i0};
-    struct gemm_source source = {fill_part, &part, p->by_column};
+    struct gemm_source source = gemm_source_at(&whole, i0, 0);
     struct gemm_args g = p->g;
     g.stream = gemm_streams(&p->g);
     g.source = p->plain ? NULL : &source;

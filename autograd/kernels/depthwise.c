@@ -40,19 +40,6 @@ static const float *wide_weights(const struct ad_tensor *w, float *room)
     return room;
 }
 
-/* n is VL, or less for the last channels. */
-SIMD_FN vf get(const float *p, int64_t n)
-{
-    return n == VL ? vf_load(p) : vf_load_part(p, n, 0);
-}
-SIMD_FN void put(float *p, vf x, int64_t n)
-{
-    if (n == VL)
-        vf_store(p, x);
-    else
-        vf_store_part(p, x, n);
-}
-
 /* ---- tiles ---------------------------------------------------------------------------------------------------------- */
 
 /* What a tile reads and writes. Column q of it in row a of `rows` is src + rows->row[a] row_size + column[q], or zeros
@@ -108,11 +95,11 @@ SIMD_FN void tile_channels(const struct tile *k, enum form f, int kw, int s, boo
         const float *x = k->src + k->rows->row[a] * k->row_size + ch, *w = k->w + k->rows->tap[a] * kw * k->c + ch;
         vf tap[5];
 #pragma GCC unroll 5
-        for (int v = 0; v < kw; v++) tap[v] = get(w + v * k->c, n);
+        for (int v = 0; v < kw; v++) tap[v] = vf_get(w + v * k->c, n);
 #pragma GCC unroll 16
         for (int q = 0; q < columns; q++) {
             const float *p = inside ? x + k->column[0] + q * k->c : k->zero[q] ? k->zeros + ch : x + k->column[q];
-            vf y = get(p, n);
+            vf y = vf_get(p, n);
 #pragma GCC unroll 8
             for (int t = 0; t < results; t++)
                 if (tap_of(f, kw, s, t, q) >= 0) sum[t] += y * tap[tap_of(f, kw, s, t, q)];
@@ -124,7 +111,7 @@ SIMD_FN void tile_channels(const struct tile *k, enum form f, int kw, int s, boo
             if (k->stream)
                 vf_stream(k->to + t * k->c + ch, sum[t]);
             else
-                put(k->to + t * k->c + ch, sum[t], n);
+                vf_put(k->to + t * k->c + ch, sum[t], n);
         }
 }
 
@@ -218,9 +205,9 @@ static void pixel(const struct reach *h, const struct reach *v, const float *src
         vf sum = {0};
         for (int64_t a = 0; a < h->n; a++)
             for (int64_t b = 0; b < v->n; b++)
-                sum += get(src + (h->row[a] * src_w + v->row[b]) * c + ch, n) *
-                       get(w + (h->tap[a] * kw + v->tap[b]) * c + ch, n);
-        put(to + ch, sum, n);
+                sum += vf_get(src + (h->row[a] * src_w + v->row[b]) * c + ch, n) *
+                       vf_get(w + (h->tap[a] * kw + v->tap[b]) * c + ch, n);
+        vf_put(to + ch, sum, n);
     }
 }
 
@@ -330,23 +317,23 @@ SIMD_FN void dw_channels(const struct dw_tile *k, int kw, int s, bool inside, in
     if (s == 2) ask(k->ahead + k->row_size, 8, ch);
     ask(k->ahead_y, results, ch);
 #pragma GCC unroll 8
-    for (int t = 0; t < results; t++) y[t] = get(inside ? k->y[0] + t * k->c + ch : k->y[t] + ch, n);
+    for (int t = 0; t < results; t++) y[t] = vf_get(inside ? k->y[0] + t * k->c + ch : k->y[t] + ch, n);
     for (int64_t a = 0; a < k->rows->n; a++) {
         const float *x = k->src + k->rows->row[a] * k->row_size + ch;
         float *w = k->w + k->rows->tap[a] * kw * k->c + ch;
         vf sum[5];
 #pragma GCC unroll 5
-        for (int v = 0; v < kw; v++) sum[v] = get(w + v * k->c, n);
+        for (int v = 0; v < kw; v++) sum[v] = vf_get(w + v * k->c, n);
 #pragma GCC unroll 16
         for (int q = 0; q < columns; q++) {
             const float *p = inside ? x + k->column[0] + q * k->c : k->zero[q] ? k->zeros + ch : x + k->column[q];
-            vf e = get(p, n);
+            vf e = vf_get(p, n);
 #pragma GCC unroll 8
             for (int t = 0; t < results; t++)
                 if (tap_of(FORWARD, kw, s, t, q) >= 0) sum[tap_of(FORWARD, kw, s, t, q)] += e * y[t];
         }
 #pragma GCC unroll 5
-        for (int v = 0; v < kw; v++) put(w + v * k->c, sum[v], n);
+        for (int v = 0; v < kw; v++) vf_put(w + v * k->c, sum[v], n);
     }
 }
 

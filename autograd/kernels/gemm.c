@@ -105,21 +105,9 @@ size_t gemm_scratch(int64_t m, int64_t n, int64_t k)
     return r > 1 ? (size_t)(r * m * n) * sizeof(float) : 0;
 }
 
-/* A source that begins at column k0 of another. */
-struct shifted {
-    const struct gemm_source *of;
-    int64_t i0, k0;
-};
-static void fill_shifted(const void *ctx, int64_t i0, int64_t ni, int64_t k0, int64_t nk, float *to, int64_t i_step,
-                         int64_t k_step)
-{
-    const struct shifted *s = ctx;
-    s->of->fill(s->of->ctx, s->i0 + i0, ni, s->k0 + k0, nk, to, i_step, k_step);
-}
-
-/* Block (i0 .., j0 .., k0 ..) of g. `room` and `shift` hold what its source needs. */
+/* Block (i0 .., j0 .., k0 ..) of g. `room` holds its source. */
 static struct gemm_args part_of(const struct gemm_args *g, int64_t i0, int64_t mb, int64_t j0, int64_t nb, int64_t k0,
-                                int64_t kb, struct shifted *shift, struct gemm_source *room)
+                                int64_t kb, struct gemm_source *room)
 {
     struct gemm_args s = *g;
     s.stream = gemm_streams(g);
@@ -127,8 +115,7 @@ static struct gemm_args part_of(const struct gemm_args *g, int64_t i0, int64_t m
     s.n = nb;
     s.k = kb;
     if (g->source) {
-        *shift = (struct shifted){g->source, i0, k0};
-        *room = (struct gemm_source){fill_shifted, shift, g->source->by_column};
+        *room = gemm_source_at(g->source, i0, k0);
         s.source = room;
     } else {
         s.a = at_as(g->a_type, g->a, i0 * g->a_row + k0 * g->a_col);
@@ -154,10 +141,9 @@ static void split_k(const struct gemm_args *g, int64_t n_ranges, float *sums)
         gemm_enter_thread();
 #pragma omp for schedule(dynamic)
         for (int64_t p = 0; p < n_ranges; p++) {
-            struct shifted shift;
             struct gemm_source room;
             int64_t k0 = min_of(p * length, g->k);
-            struct gemm_args s = part_of(&whole, 0, g->m, 0, g->n, k0, min_of(length, g->k - k0), &shift, &room);
+            struct gemm_args s = part_of(&whole, 0, g->m, 0, g->n, k0, min_of(length, g->k - k0), &room);
             s.c = sums + p * size;
             s.c_row = g->n;
             gemm_block(&s);
@@ -236,10 +222,9 @@ void gemm(const struct gemm_args *g, void *scratch)
         gemm_enter_thread();
 #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < c.nm * c.nn; t++) {
-            struct shifted shift;
             struct gemm_source room;
             int64_t i = t / c.nn * c.m, j = t % c.nn * c.n;
-            struct gemm_args s = part_of(g, i, min_of(c.m, g->m - i), j, min_of(c.n, g->n - j), 0, g->k, &shift, &room);
+            struct gemm_args s = part_of(g, i, min_of(c.m, g->m - i), j, min_of(c.n, g->n - j), 0, g->k, &room);
             gemm_block(&s);
         }
     }

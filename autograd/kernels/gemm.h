@@ -17,7 +17,17 @@ struct gemm_source {
                  int64_t k_step);
     const void *ctx;
     bool by_column; /* numbers that are neighbours along i come cheaper than along k: k_step is then not 1 */
+    int64_t i0, k0; /* where A begins in what `fill` writes: of a part of an operand the rest stays the same */
 };
+static inline struct gemm_source gemm_source_at(const struct gemm_source *s, int64_t i0, int64_t k0)
+{
+    return (struct gemm_source){s->fill, s->ctx, s->by_column, s->i0 + i0, s->k0 + k0};
+}
+static inline void gemm_fill(const struct gemm_source *s, int64_t i, int64_t ni, int64_t k, int64_t nk, float *to,
+                             int64_t i_step, int64_t k_step)
+{
+    s->fill(s->ctx, s->i0 + i, ni, s->k0 + k, nk, to, i_step, k_step);
+}
 
 /* C (M, N) = act(A (M, K) B (K, N) + bias + residual). Of each operand's two strides one is 1 (or its axis has one
  * element) and the other is at least the length of the axis with stride 1. C must not overlap an operand; it may be the

@@ -40,7 +40,7 @@ static void multiply_source(const struct gemm_args *g)
             s.a = room;
             s.a_row = g->source->by_column ? 1 : s.k;
             s.a_col = g->source->by_column ? s.m : 1;
-            g->source->fill(g->source->ctx, i, s.m, k, s.k, room, s.a_row, s.a_col);
+            gemm_fill(g->source, i, s.m, k, s.k, room, s.a_row, s.a_col);
             s.b = (const float *)g->b + k * g->b_row;
             s.c = (float *)g->c + i * g->c_row;
             s.add = g->add || k > 0;

@@ -206,7 +206,7 @@ static void pack_a(const struct gemm_args *g, bool by_row, const struct heights 
 {
     for (int64_t x = 0, i = p.i; x < p.panels && g->source; x++, to += HEAP) {
         int mr = height(h, p.first + x);
-        g->source->fill(g->source->ctx, i, mr, k, kc, to, by_row ? ROW : 1, by_row ? 1 : MR);
+        gemm_fill(g->source, i, mr, k, kc, to, by_row ? ROW : 1, by_row ? 1 : MR);
         i += mr;
     }
     if (g->source) return;
@@ -333,18 +333,6 @@ static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int6
     }
 }
 
-/* The rows of a source from i0 on. */
-struct lower {
-    const struct gemm_source *of;
-    int64_t i0;
-};
-static void fill_lower(const void *ctx, int64_t i0, int64_t ni, int64_t k0, int64_t nk, float *to, int64_t i_step,
-                       int64_t k_step)
-{
-    const struct lower *s = ctx;
-    s->of->fill(s->of->ctx, s->i0 + i0, ni, k0, nk, to, i_step, k_step);
-}
-
 /* A C of 16 bits is summed in memory of this thread, by pieces that the second-level cache holds; B is packed again for
  * each lot of rows, which are so many that this costs little. */
 static void multiply_half(const struct gemm_args *g)
@@ -354,12 +342,11 @@ static void multiply_half(const struct gemm_args *g)
     float sum[ROWS * COLUMNS] __attribute__((aligned(64)));
     for (int64_t j = 0; j < g->n; j += COLUMNS)
         for (int64_t i = 0; i < g->m; i += ROWS) {
-            struct lower lower = {g->source, i};
-            struct gemm_source source = {fill_lower, &lower, g->source && g->source->by_column};
+            struct gemm_source source;
             struct gemm_args s = *g;
             s.m = min_of(ROWS, g->m - i);
             if (g->source)
-                s.source = &source;
+                source = gemm_source_at(g->source, i, 0), s.source = &source;
             else
                 s.a = at_as(g->a_type, g->a, i * g->a_row);
             s.c = at_as(g->c_type, g->c, i * g->c_row);

@@ -25,19 +25,6 @@ static int64_t ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* n is VL, or less for the last channels. */
-SIMD_FN vf get(const float *p, int64_t n)
-{
-    return n == VL ? vf_load(p) : vf_load_part(p, n, 0);
-}
-SIMD_FN void put(float *p, vf x, int64_t n)
-{
-    if (n == VL)
-        vf_store(p, x);
-    else
-        vf_store_part(p, x, n);
-}
-
 /* ---- transforms of one line of vectors; m is 2 or 4 --------------------------------------------------------- */
 
 /* m = 2 evaluates at 0, 1, -1 and infinity; m = 4 at 0, +-a, +-b and infinity: a and b, their squares, and one over the
@@ -198,10 +185,10 @@ SIMD_FN void read_pixels_of(const int m, const float *in, const int64_t *from, i
         vf x[SIDE * SIDE];
 #pragma GCC unroll 36
         for (int i = 0; i < side * side; i++)
-            x[i / side * SIDE + i % side] = from[i] >= 0 ? get(in + from[i] + c, n) : (vf){0};
+            x[i / side * SIDE + i % side] = from[i] >= 0 ? vf_get(in + from[i] + c, n) : (vf){0};
         square(input_line, m, side, side, x);
 #pragma GCC unroll 36
-        for (int i = 0; i < side * side; i++) put(to + i * step + c, x[i / side * SIDE + i % side], n);
+        for (int i = 0; i < side * side; i++) vf_put(to + i * step + c, x[i / side * SIDE + i % side], n);
     }
 }
 
@@ -213,11 +200,11 @@ SIMD_FN void write_pixels_of(const int m, float *result, const int64_t *to, int6
         int64_t n = min_of(VL, channels - f);
         vf x[SIDE * SIDE];
 #pragma GCC unroll 36
-        for (int i = 0; i < side * side; i++) x[i / side * SIDE + i % side] = get(from + i * step + f, n);
+        for (int i = 0; i < side * side; i++) x[i / side * SIDE + i % side] = vf_get(from + i * step + f, n);
         square(output_line, m, side, m, x);
 #pragma GCC unroll 16
         for (int i = 0; i < m * m; i++)
-            if (to[i] >= 0) put(result + to[i] + f, x[i / m * SIDE + i % m], n);
+            if (to[i] >= 0) vf_put(result + to[i] + f, x[i / m * SIDE + i % m], n);
     }
 }
 
@@ -230,10 +217,11 @@ SIMD_FN void grad_pixels_of(const int m, const float *grad, const int64_t *from,
         int64_t n = min_of(VL, channels - f);
         vf x[SIDE * SIDE];
 #pragma GCC unroll 16
-        for (int i = 0; i < m * m; i++) x[i / m * SIDE + i % m] = from[i] >= 0 ? get(grad + from[i] + f, n) : (vf){0};
+        for (int i = 0; i < m * m; i++)
+            x[i / m * SIDE + i % m] = from[i] >= 0 ? vf_get(grad + from[i] + f, n) : (vf){0};
         square(output_line_back, m, m, side, x);
 #pragma GCC unroll 36
-        for (int i = 0; i < side * side; i++) put(to + i * step + f, x[i / side * SIDE + i % side], n);
+        for (int i = 0; i < side * side; i++) vf_put(to + i * step + f, x[i / side * SIDE + i % side], n);
     }
 }
 
@@ -321,20 +309,20 @@ SIMD_FN void kernel_of(const int m, const float *w, int64_t w_step, int64_t n, b
     const int side = m + 2;
     vf x[SIDE * SIDE];
 #pragma GCC unroll 9
-    for (int i = 0; i < 9; i++) x[i / 3 * SIDE + i % 3] = get(w + (turned ? 8 - i : i) * w_step, n);
+    for (int i = 0; i < 9; i++) x[i / 3 * SIDE + i % 3] = vf_get(w + (turned ? 8 - i : i) * w_step, n);
     square(kernel_line, m, 3, side, x);
 #pragma GCC unroll 36
-    for (int i = 0; i < side * side; i++) put(u + i * size, x[i / side * SIDE + i % side], n);
+    for (int i = 0; i < side * side; i++) vf_put(u + i * size, x[i / side * SIDE + i % side], n);
 }
 SIMD_FN void kernel_back_of(const int m, const float *u, int64_t size, int64_t n, float *w, int64_t w_step)
 {
     const int side = m + 2;
     vf x[SIDE * SIDE];
 #pragma GCC unroll 36
-    for (int i = 0; i < side * side; i++) x[i / side * SIDE + i % side] = get(u + i * size, n);
+    for (int i = 0; i < side * side; i++) x[i / side * SIDE + i % side] = vf_get(u + i * size, n);
     square(kernel_line_back, m, side, 3, x);
 #pragma GCC unroll 9
-    for (int i = 0; i < 9; i++) put(w + i * w_step, x[i / 3 * SIDE + i % 3], n);
+    for (int i = 0; i < 9; i++) vf_put(w + i * w_step, x[i / 3 * SIDE + i % 3], n);
 }
 
 static void transform_kernel(const struct tiles *s, const struct ad_tensor *w, bool turned, float *u)

@@ -10,10 +10,10 @@
 SIMD_FN void adamw_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
 {
     float *m = (float *)p->m + i, *v = (float *)p->v + i;
-    struct adam a = adam_of(get(p->w + i, n), get(p->g + i, n), get(m, n), get(v, n), f);
-    put(m, a.m, n);
-    put(v, a.v, n);
-    put(p->w + i, a.w, n);
+    struct adam a = adam_of(vf_get(p->w + i, n), vf_get(p->g + i, n), vf_get(m, n), vf_get(v, n), f);
+    vf_put(m, a.m, n);
+    vf_put(v, a.v, n);
+    vf_put(p->w + i, a.w, n);
     follow(p->ema ? p->ema + i : NULL, a.w, n, f);
 }
 
@@ -127,12 +127,12 @@ static __attribute__((noinline)) void adamw16_part(const struct opt_piece *q, in
         uint16_t m[VL] = {0}, v[VL] = {0}, *to_m = (uint16_t *)q->m + i, *to_v = (uint16_t *)q->v + i;
         memcpy(m, to_m, (size_t)k * sizeof *m);
         memcpy(v, to_v, (size_t)k * sizeof *v);
-        struct adam a = adam_of(get(q->w + i, k), get(q->g + i, k), from_bf16(m), from_bf16(v), f);
+        struct adam a = adam_of(vf_get(q->w + i, k), vf_get(q->g + i, k), from_bf16(m), from_bf16(v), f);
         to_bf16(m, a.m, bits_at(word, at));
         to_bf16(v, a.v, bits_at(word, at));
         memcpy(to_m, m, (size_t)k * sizeof *m);
         memcpy(to_v, v, (size_t)k * sizeof *v);
-        put(q->w + i, a.w, k);
+        vf_put(q->w + i, a.w, k);
         follow(q->ema ? q->ema + i : NULL, a.w, k, f);
     }
 }
@@ -220,7 +220,7 @@ void ISA_FN(opt_to16)(const float *from, int64_t n, int64_t place, const struct 
             vu mine[HALF / VL];
             uint16_t h[VL];
             spread(word, (uint32_t)(at % BLOCK) / GROUP, mine);
-            to_bf16(h, get(from + k, left), bits_at(mine, at % GROUP));
+            to_bf16(h, vf_get(from + k, left), bits_at(mine, at % GROUP));
             memcpy(to + k, h, (size_t)left * sizeof *h);
         }
     }
@@ -241,14 +241,14 @@ void ISA_FN(opt_to16)(const float *from, int64_t n, int64_t place, const struct 
 
 SIMD_FN void sgd_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
 {
-    vf w = get(p->w + i, n), x = (get(p->g + i, n) * f->grad_scale + f->decay * w) * f->trust;
+    vf w = vf_get(p->w + i, n), x = (vf_get(p->g + i, n) * f->grad_scale + f->decay * w) * f->trust;
     if (p->m) {
-        vf m = f->momentum * get((float *)p->m + i, n) + x;
-        put((float *)p->m + i, m, n);
+        vf m = f->momentum * vf_get((float *)p->m + i, n) + x;
+        vf_put((float *)p->m + i, m, n);
         x = f->nesterov ? x + f->momentum * m : m;
     }
     w -= f->lr * x;
-    put(p->w + i, w, n);
+    vf_put(p->w + i, w, n);
     follow(p->ema ? p->ema + i : NULL, w, n, f);
 }
 PIECES(sgd)
@@ -256,11 +256,11 @@ PIECES(sgd)
 SIMD_FN void lion_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
 {
     const vf zero = {0};
-    vf x = get(p->g + i, n) * f->grad_scale, m = get((float *)p->m + i, n), w = get(p->w + i, n);
+    vf x = vf_get(p->g + i, n) * f->grad_scale, m = vf_get((float *)p->m + i, n), w = vf_get(p->w + i, n);
     vf c = f->b1 * m + (1 - f->b1) * x, sign = vf_mask01(vf_lt(zero, c)) - vf_mask01(vf_lt(c, zero));
     w = w * (1 - f->lr * f->decay) - f->lr * sign;
-    put((float *)p->m + i, f->b2 * m + (1 - f->b2) * x, n);
-    put(p->w + i, w, n);
+    vf_put((float *)p->m + i, f->b2 * m + (1 - f->b2) * x, n);
+    vf_put(p->w + i, w, n);
     follow(p->ema ? p->ema + i : NULL, w, n, f);
 }
 PIECES(lion)
@@ -268,23 +268,23 @@ PIECES(lion)
 SIMD_FN void lamb_moments_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
 {
     float *m = (float *)p->m + i, *v = (float *)p->v + i;
-    struct adam a = moments_of(get(p->g + i, n), get(m, n), get(v, n), f);
-    put(m, a.m, n);
-    put(v, a.v, n);
+    struct adam a = moments_of(vf_get(p->g + i, n), vf_get(m, n), vf_get(v, n), f);
+    vf_put(m, a.m, n);
+    vf_put(v, a.v, n);
 }
 PIECES(lamb_moments)
 
 SIMD_FN vf lamb_update(const struct opt_piece *p, int64_t i, int64_t n, vf w, const struct opt_factors *f)
 {
-    vf m = get((float *)p->m + i, n), v = get((float *)p->v + i, n);
+    vf m = vf_get((float *)p->m + i, n), v = vf_get((float *)p->v + i, n);
     return f->fix1 * m / (vf_sqrt(v * f->fix2) + f->eps) + f->decay * w;
 }
 
 SIMD_FN void lamb_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
 {
-    vf w = get(p->w + i, n);
+    vf w = vf_get(p->w + i, n);
     w -= f->lr * f->trust * lamb_update(p, i, n, w, f);
-    put(p->w + i, w, n);
+    vf_put(p->w + i, w, n);
     follow(p->ema ? p->ema + i : NULL, w, n, f);
 }
 PIECES(lamb)
@@ -303,7 +303,7 @@ void ISA_FN(opt_lamb_norms)(const struct opt_piece *p, const struct opt_factors 
     vd ww = {0}, uu = {0};
     for (int64_t i = 0; i < p->n; i += VL) {
         int64_t n = p->n - i < VL ? p->n - i : VL;
-        vf w = get(p->w + i, n);
+        vf w = vf_get(p->w + i, n);
         vd u = __builtin_convertvector(lamb_update(p, i, n, w, f), vd), x = __builtin_convertvector(w, vd);
         ww += x * x;
         uu += u * u;
@@ -314,8 +314,8 @@ void ISA_FN(opt_lamb_norms)(const struct opt_piece *p, const struct opt_factors 
 
 SIMD_FN vf adafactor_update(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
 {
-    vf v = f->row * get((const float *)p->v + i, n) / f->row_mean;
-    return get(p->g + i, n) * f->grad_scale / vf_sqrt(vf_max(v, vf_set(f->eps * f->eps)));
+    vf v = f->row * vf_get((const float *)p->v + i, n) / f->row_mean;
+    return vf_get(p->g + i, n) * f->grad_scale / vf_sqrt(vf_max(v, vf_set(f->eps * f->eps)));
 }
 
 double ISA_FN(opt_adafactor_norm)(const struct opt_piece *p, const struct opt_factors *f)
@@ -330,25 +330,25 @@ double ISA_FN(opt_adafactor_norm)(const struct opt_piece *p, const struct opt_fa
 
 SIMD_FN void adafactor_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
 {
-    vf w = get(p->w + i, n) * (1 - f->lr * f->decay) - f->trust * adafactor_update(p, i, n, f);
-    put(p->w + i, w, n);
+    vf w = vf_get(p->w + i, n) * (1 - f->lr * f->decay) - f->trust * adafactor_update(p, i, n, f);
+    vf_put(p->w + i, w, n);
     follow(p->ema ? p->ema + i : NULL, w, n, f);
 }
 PIECES(adafactor)
 
 SIMD_FN void muon_mix_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
 {
-    vf x = get(p->g + i, n) * f->grad_scale, m = get((float *)p->m + i, n);
+    vf x = vf_get(p->g + i, n) * f->grad_scale, m = vf_get((float *)p->m + i, n);
     m = f->momentum * m + (1 - f->momentum) * x;
-    put((float *)p->m + i, m, n);
-    put(p->u + i, f->nesterov ? (1 - f->momentum) * x + f->momentum * m : m, n);
+    vf_put((float *)p->m + i, m, n);
+    vf_put(p->u + i, f->nesterov ? (1 - f->momentum) * x + f->momentum * m : m, n);
 }
 PIECES(muon_mix)
 
 SIMD_FN void muon_vector(const struct opt_piece *p, int64_t i, int64_t n, const struct opt_factors *f)
 {
-    vf w = get(p->w + i, n) * (1 - f->lr * f->decay) - f->trust * get(p->u + i, n);
-    put(p->w + i, w, n);
+    vf w = vf_get(p->w + i, n) * (1 - f->lr * f->decay) - f->trust * vf_get(p->u + i, n);
+    vf_put(p->w + i, w, n);
     follow(p->ema ? p->ema + i : NULL, w, n, f);
 }
 PIECES(muon)
@@ -364,7 +364,7 @@ void ISA_FN(opt_follow)(const struct opt_piece *p, const struct opt_factors *f)
 {
     for (int64_t i = 0; i < p->n; i += VL) {
         int64_t n = p->n - i < VL ? p->n - i : VL;
-        follow(p->ema + i, get(p->w + i, n), n, f);
+        follow(p->ema + i, vf_get(p->w + i, n), n, f);
     }
 }
 
