@@ -13,31 +13,30 @@ const char *isa_name(enum isa i)
 
 #ifdef TRIAD_ONE_ISA
 enum { only_plain = ISA_PLAIN, only_avx2 = ISA_AVX2, only_avx512 = ISA_AVX512 };
-#endif
 
-static enum isa best(void)
+static enum isa usable(enum isa want)
 {
-#ifdef TRIAD_ONE_ISA
+    (void)want;
     return (enum isa)ISA_PASTE(only, TRIAD_ONE_ISA);
+}
 #else
+/* `want`, or the best that there is. */
+static enum isa usable(enum isa want)
+{
     __builtin_cpu_init();
 #define HAS __builtin_cpu_supports
     if (!HAS("avx2") || !HAS("fma") || !HAS("bmi2"))
         return ISA_PLAIN; /* F16C, which clang cannot ask for, came before AVX2 */
     if (!HAS("avx512f") || !HAS("avx512bw") || !HAS("avx512cd") || !HAS("avx512dq") || !HAS("avx512vl"))
-        return ISA_AVX2;
+        return want < ISA_AVX2 ? want : ISA_AVX2;
 #undef HAS
-    return ISA_AVX512;
-#endif
+    return want;
 }
+#endif
 
 enum isa isa_use(enum isa i)
 {
-    enum isa most = best();
-    now = (int)(i < most ? i : most);
-#ifdef TRIAD_ONE_ISA
-    now = (int)most;
-#endif
+    now = (int)usable(i);
     return (enum isa)now;
 }
 

@@ -22,8 +22,8 @@ struct progress;
 struct progress *progress_new(const char *what, int64_t total, const char *unit, double quiet_s);
 /* `done` of `total`; `note` follows the bar (loss, rate...), may be NULL. Rate and time left are computed here. */
 void progress_update(struct progress *p, int64_t done, const char *note);
-/* A better guess of `total`, for work that ends by the clock. */
-void progress_set_total(struct progress *p, int64_t total);
+/* For work that ends by the clock: the seconds it has left, and how many it will have done then, a guess. */
+void progress_set_end(struct progress *p, double seconds_left, int64_t total);
 void progress_end(struct progress *p, const char *note); /* draws the last state, ends the line, frees */
 
 #endif

@@ -23,6 +23,7 @@ struct progress {
     double quiet_s;
     int64_t total, done, first_done;
     double started, last_update, last_draw;
+    double ends;                  /* by the clock, or 0: when all is done */
     double recent_done, recent_s; /* both decay, so their ratio is the recent rate without a bias at the start */
     bool seen, terminal, drawn;
 };
@@ -97,8 +98,10 @@ static void add_rate(struct buf *b, const struct progress *p, bool end)
     buf_printf(b, "  %s%s%s/s", text, *p->unit ? " " : "", p->unit);
     if (end)
         buf_printf(b, "  %s", text_clock(text, sizeof text, p->last_update - p->started));
-    else if (p->total > p->done)
-        buf_printf(b, "  %s left", text_clock(text, sizeof text, (double)(p->total - p->done) / r));
+    else if (p->ends > p->last_update || p->total > p->done) {
+        double left = p->ends > 0 ? p->ends - p->last_update : (double)(p->total - p->done) / r;
+        buf_printf(b, "  %s left", text_clock(text, sizeof text, fmax(left, 0)));
+    }
 }
 
 static void add_bar(struct buf *b, double share, int width)
@@ -227,8 +230,9 @@ void progress_update(struct progress *p, int64_t done, const char *note)
     log_unlock();
 }
 
-void progress_set_total(struct progress *p, int64_t total)
+void progress_set_end(struct progress *p, double seconds_left, int64_t total)
 {
+    p->ends = time_now() + seconds_left;
     p->total = total > 0 ? total : 0;
 }
 

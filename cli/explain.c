@@ -101,7 +101,10 @@ static struct train_key replay_key(const struct run_model *m, const struct train
     return key;
 }
 
-static void keep_larger(struct ad_plan **best, struct ad_plan *p, const char *text, const char **what)
+/* What a plan is of: one of the modalities, or these. */
+enum { PART_WHOLE = -2, PART_LOSS = -1 };
+
+static void keep_larger(struct ad_plan **best, struct ad_plan *p, int part, int *part_of_best)
 {
     if (*best && ad_plan_stats(p).arena_bytes <= ad_plan_stats(*best).arena_bytes) {
         ad_plan_free(p);
@@ -109,32 +112,32 @@ static void keep_larger(struct ad_plan **best, struct ad_plan *p, const char *te
     }
     ad_plan_free(*best);
     *best = p;
-    *what = text;
+    *part_of_best = part;
 }
 
-/* Of the plans of a batch in parts, which take turns in one arena, the one that asks the most; its name to `what`. */
-static struct ad_plan *plan_parts(const struct train_plans *plans, const struct train_key *whole, const char **what,
+/* Of the plans of a batch in parts, which take turns in one arena, the one that asks the most; *part says which. */
+static struct ad_plan *plan_parts(const struct train_plans *plans, const struct train_key *whole, int *part,
                                   struct err *e)
 {
     const struct run_model *m = plans->m;
     struct train_key key = {.part = TRAIN_LOSS, .batch = whole->batch, .flags = whole->flags};
     for (int i = 0; i < m->n; i++) key.shape[i].items = whole->shape[i].items;
     struct ad_plan *best = NULL;
-    for (int i = -1; i < m->n; i++) {
+    for (int i = PART_LOSS; i < m->n; i++) {
         struct ad_plan *p = train_plan_new(plans, &key, true, e);
         if (!p) {
             ad_plan_free(best);
             return NULL;
         }
-        keep_larger(&best, p, i < 0 ? "the loss" : m->tower[i].name, what);
+        keep_larger(&best, p, i, part);
         if (i + 1 < m->n) key = replay_key(m, whole, i + 1);
     }
     return best;
 }
 
-/* The plan of a whole batch, as the run makes it, or of a batch in parts, then *part says of which. */
+/* The plan of a whole batch, as the run makes it, or of a batch in parts; *part says of which. */
 static struct ad_plan *plan_run(struct train_plans *plans, const struct opt *opt, const struct model_shape *shape,
-                                bool dry, const char **part, struct err *e)
+                                bool dry, int *part, struct err *e)
 {
     const struct run_model *m = plans->m;
     const struct run_train *c = &m->config.train;
@@ -144,6 +147,7 @@ static struct ad_plan *plan_run(struct train_plans *plans, const struct opt *opt
     int rc = train_plan_flags(c, &key.flags, e);
     if (!rc) rc = run_memory(c->memory, &plans->budget, e);
     if (rc) return NULL;
+    *part = PART_WHOLE;
     return in_parts(m) ? plan_parts(plans, &key, part, e) : train_plan_new(plans, &key, dry, e);
 }
 
@@ -161,13 +165,14 @@ static int time_run(struct ad_plan *p, const struct run_model *m, const struct d
     return rc;
 }
 
-static void about_part(struct bench_explained *x, const struct run_model *m, const char *part)
+static void about_part(struct bench_explained *x, const struct run_model *m, int part)
 {
     size_t n = strlen(x->about);
-    bool loss = !strcmp(part, "the loss");
+    bool loss = part == PART_LOSS;
     snprintf(x->about + n, sizeof x->about - n,
              "; in micro-batches of %lld, whose plans take turns: below is %s%s, which takes the most memory",
-             (long long)m->config.train.micro_batch, loss ? part : "one micro-batch of ", loss ? "" : part);
+             (long long)m->config.train.micro_batch, loss ? "the loss" : "one micro-batch of ",
+             loss ? "" : m->tower[part].name);
 }
 
 static void about_run(struct bench_explained *x, const struct run_model *m, const struct model_shape *shape, bool data)
@@ -194,7 +199,7 @@ static int explain_model(struct run_model *m, const struct opt *opt, const struc
     struct train_plans plans = {.m = m, .loss_scale = &scale};
     train_loss_scale_begin(&scale, &m->config.train);
     batch_shapes(m, b, shape);
-    const char *part = NULL;
+    int part;
     if (o->profile && in_parts(m))
         return err_set(e, ERR_USAGE,
                        "--profile runs a batch at once: set train.micro_batch=0, and train.batch to that");
@@ -212,7 +217,7 @@ static int explain_model(struct run_model *m, const struct opt *opt, const struc
         hold(&x, "embeddings", h.embeddings);
         hold(&x, "program", h.program);
         about_run(&x, m, shape, b != NULL);
-        if (part) about_part(&x, m, part);
+        if (part != PART_WHOLE) about_part(&x, m, part);
         bench_explain_plan(&x, p);
     }
     if (!rc) rc = write_out(&x, o, e);

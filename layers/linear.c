@@ -17,14 +17,24 @@ val nn_param(struct nn *m, const char *name, struct ad_shape s, struct ad_init i
     return v;
 }
 
+struct weights {
+    val w, b; /* (in, out), and (out) or 0 */
+};
+
+static struct weights declare(struct nn *m, val x, int64_t out, bool bias, double std, unsigned flags)
+{
+    int64_t in = ad_rank(m->g, x) ? ad_dim(m->g, x, -1) : 1;
+    struct ad_init init = {AD_INIT_NORMAL, std > 0 ? std : sqrt(1.0 / (double)in)};
+    struct weights p = {.w = nn_param(m, "weight", SHAPE(in, out), init, flags)};
+    if (bias) p.b = nn_param(m, "bias", SHAPE(out), (struct ad_init){AD_INIT_ZERO, 0}, AD_NO_DECAY);
+    return p;
+}
+
 static val linear(struct nn *m, const char *name, val x, int64_t out, bool bias, double std, unsigned flags)
 {
     ad_push(m->g, "%s", name);
-    int64_t in = ad_rank(m->g, x) ? ad_dim(m->g, x, -1) : 1;
-    struct ad_init init = {AD_INIT_NORMAL, std > 0 ? std : sqrt(1.0 / (double)in)};
-    val w = nn_param(m, "weight", SHAPE(in, out), init, flags);
-    val b = bias ? nn_param(m, "bias", SHAPE(out), (struct ad_init){AD_INIT_ZERO, 0}, AD_NO_DECAY) : 0;
-    val y = ad_linear(m->g, x, w, b);
+    struct weights p = declare(m, x, out, bias, std, flags);
+    val y = ad_linear(m->g, x, p.w, p.b);
     ad_pop(m->g);
     return y;
 }
@@ -32,6 +42,20 @@ static val linear(struct nn *m, const char *name, val x, int64_t out, bool bias,
 val nn_linear(struct nn *m, const char *name, val x, int64_t out, bool bias, double std)
 {
     return linear(m, name, x, out, bias, std, 0);
+}
+
+void nn_linear_columns(struct nn *m, const char *name, int n, const val *x, const int64_t *out, bool bias, val *y)
+{
+    struct ad_graph *g = m->g;
+    int64_t all = 0, from = 0;
+    for (int i = 0; i < n; i++) all += out[i];
+    ad_push(g, "%s", name);
+    struct weights p = declare(m, x[0], all, bias, 0, 0);
+    for (int i = 0; i < n; from += out[i++]) {
+        val w = ad_slice(g, p.w, 1, from, from + out[i], 1);
+        y[i] = ad_linear(g, x[i], w, bias ? ad_slice(g, p.b, 0, from, from + out[i], 1) : 0);
+    }
+    ad_pop(g);
 }
 
 val nn_edge(struct nn *m, const char *name, val x, int64_t out, bool bias)

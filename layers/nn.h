@@ -38,6 +38,8 @@ val nn_position(struct nn *m, const struct nn_seq *s); /* int32 (rows), -1 in th
 /* ---- linear.c ---------------------------------------------------------------------------------------------------- */
 /* x (..., K) -> (..., out). Weight: normal, std sqrt(1/K) unless `std` > 0; bias zero. */
 val nn_linear(struct nn *m, const char *name, val x, int64_t out, bool bias, double std);
+/* y[i] = x[i] by the next out[i] columns of one weight (in, out[0] + out[1] + ..), which nn_linear of equal x has too. */
+void nn_linear_columns(struct nn *m, const char *name, int n, const val *x, const int64_t *out, bool bias, val *y);
 /* The same at the model's edge (AD_EDGE): a head, the projection into the shared space, the first layer of features. */
 val nn_edge(struct nn *m, const char *name, val x, int64_t out, bool bias);
 val nn_embedding(struct nn *m, const char *name, val index, int64_t rows, int64_t width, double std);
@@ -76,6 +78,8 @@ val nn_rotary(struct nn *m, const struct nn_seq *s, val x, int64_t heads, double
 val nn_relative_bias(struct nn *m, const char *name, int64_t longest, int64_t heads, bool causal);
 
 /* ---- transformer.c ----------------------------------------------------------------------------------------------- */
+enum nn_pool { NN_POOL_MEAN, NN_POOL_FIRST, NN_POOL_LAST, NN_POOL_ATTENTION };
+extern const char *const nn_pool_names[];
 struct nn_block {
     int64_t heads;
     double mlp_ratio; /* hidden width / width */
@@ -95,14 +99,21 @@ val nn_cross_attention(struct nn *m, const char *name, const struct nn_seq *q, c
                        bool bias);
 val nn_mlp(struct nn *m, const char *name, const struct nn_seq *s, const struct nn_block *c);
 val nn_transformer_block(struct nn *m, const char *name, const struct nn_seq *s, const struct nn_block *c);
+/* nn_pool of what the block gives, of the kinds FIRST and LAST: keys and values are made of all rows, all else of the one
+ * row that is asked for. The same parameters and, but for rounding and the masks of dropout, the same numbers, but not of
+ * an item without rows (nn_clear_empty). */
+val nn_transformer_block_edge(struct nn *m, const char *name, const struct nn_seq *s, const struct nn_block *c,
+                              enum nn_pool kind);
+/* x (items, D), 0 for items of s without rows. */
+val nn_clear_empty(struct nn *m, const struct nn_seq *s, val x);
+/* Whether it can: the row must see the whole item, and be at position 0 where queries depend on their position. */
+bool nn_block_has_edge(const struct nn_block *c, enum nn_pool kind);
 /* While training, ad_dropout of x whose row 0 is row `first` of the whole batch; first 0: x is the whole. */
 val nn_dropout(struct nn *m, val x, val first, double p, bool per_item);
 /* Drops whole items of a residual branch (Huang et al. 2016) while training. */
 val nn_drop_path(struct nn *m, const struct nn_seq *s, val branch, double p);
 val nn_layer_scale(struct nn *m, const char *name, val x, double start);
 
-enum nn_pool { NN_POOL_MEAN, NN_POOL_FIRST, NN_POOL_LAST, NN_POOL_ATTENTION };
-extern const char *const nn_pool_names[];
 /* (rows, D) -> (items, D). ATTENTION: one learned query attends to the item (Lee et al. 2019, PMA). */
 val nn_pool(struct nn *m, const char *name, enum nn_pool kind, const struct nn_seq *s, int64_t heads);
 

@@ -1,6 +1,8 @@
 /* Attention, MLP and the block made of them, over packed sequences; pooling heads. */
 #include <math.h>
+#include <stdlib.h>
 
+#include "base/mem.h"
 #include "layers/nn.h"
 
 const char *const nn_pool_names[] = {"mean", "first", "last", "attention", NULL};
@@ -17,7 +19,9 @@ static double out_std(const struct nn_block *c, int64_t in)
     return deep * sqrt(1.0 / (double)in);
 }
 
-val nn_attention(struct nn *m, const char *name, const struct nn_seq *s, const struct nn_block *c)
+/* Of all rows of s, or only of the rows `edge`, one of each item, which see it all. */
+static val attention(struct nn *m, const char *name, const struct nn_seq *edge, const struct nn_seq *s,
+                     const struct nn_block *c)
 {
     struct ad_graph *g = m->g;
     ad_push(g, "%s", name);
@@ -25,14 +29,26 @@ val nn_attention(struct nn *m, const char *name, const struct nn_seq *s, const s
     if (c->heads < 1 || d % c->heads)
         ad_fail(g, "width %lld is not a multiple of %lld heads", (long long)d, (long long)c->heads);
     val part[3] = {0};
-    ad_split(g, nn_linear(m, "qkv", s->x, 3 * d, c->bias, 0), -1, 3, part);
-    if (c->position == NN_POS_ROTARY)
-        for (int i = 0; i < 2; i++) part[i] = nn_rotary(m, s, part[i], c->heads, 10000);
-    val y = ad_attention(g, part[0], part[1], part[2], s->offsets, s->offsets, c->relative, (int)c->heads,
-                         c->causal ? AD_CAUSAL : 0);
+    if (edge) {
+        val both[2];
+        nn_linear_columns(m, "qkv", 2, (val[]){edge->x, s->x}, (int64_t[]){d, 2 * d}, c->bias, both);
+        part[0] = both[0];
+        ad_split(g, both[1], -1, 2, part + 1);
+    } else {
+        ad_split(g, nn_linear(m, "qkv", s->x, 3 * d, c->bias, 0), -1, 3, part);
+    }
+    for (int i = edge ? 1 : 0; i < 2 && c->position == NN_POS_ROTARY; i++) /* position 0 turns nothing */
+        part[i] = nn_rotary(m, s, part[i], c->heads, 10000);
+    val y = ad_attention(g, part[0], part[1], part[2], edge ? edge->offsets : s->offsets, s->offsets, c->relative,
+                         (int)c->heads, c->causal && !edge ? AD_CAUSAL : 0);
     y = nn_linear(m, "out", y, d, c->bias, out_std(c, d));
     ad_pop(g);
     return y;
+}
+
+val nn_attention(struct nn *m, const char *name, const struct nn_seq *s, const struct nn_block *c)
+{
+    return attention(m, name, NULL, s, c);
 }
 
 val nn_cross_attention(struct nn *m, const char *name, const struct nn_seq *q, const struct nn_seq *kv, int64_t heads,
@@ -97,26 +113,68 @@ static val finish_branch(struct nn *m, const struct nn_seq *s, const struct nn_b
     return nn_drop_path(m, s, y, c->drop_path);
 }
 
-val nn_transformer_block(struct nn *m, const char *name, const struct nn_seq *s, const struct nn_block *c)
+static val block(struct nn *m, const char *name, const struct nn_seq *edge, const struct nn_seq *s,
+                 const struct nn_block *c)
 {
     struct ad_graph *g = m->g;
     ad_push(g, "%s", name);
-    struct nn_seq t = *s;
-    val x = s->x;
-    if (c->post_norm) {
-        x = nn_norm(m, "norm1", c->norm,
-                    ad_add(g, x, finish_branch(m, s, c, nn_attention(m, "attention", &t, c), "scale1")), c->eps);
-        t.x = x;
-        x = nn_norm(m, "norm2", c->norm, ad_add(g, x, finish_branch(m, s, c, nn_mlp(m, "mlp", &t, c), "scale2")),
-                    c->eps);
-    } else {
-        t.x = nn_norm(m, "norm1", c->norm, x, c->eps);
-        x = ad_add(g, x, finish_branch(m, s, c, nn_attention(m, "attention", &t, c), "scale1"));
-        t.x = nn_norm(m, "norm2", c->norm, x, c->eps);
-        x = ad_add(g, x, finish_branch(m, s, c, nn_mlp(m, "mlp", &t, c), "scale2"));
+    struct nn_seq all = *s, own = edge ? *edge : *s; /* what is seen, and the rows that the block is for */
+    val x = own.x;
+    if (!c->post_norm) {
+        all.x = nn_norm(m, "norm1", c->norm, all.x, c->eps);
+        own.x = edge ? nn_norm(m, "norm1", c->norm, own.x, c->eps) : all.x;
     }
+    val y = attention(m, "attention", edge ? &own : NULL, &all, c);
+    x = ad_add(g, x, finish_branch(m, &own, c, y, "scale1"));
+    if (c->post_norm) x = nn_norm(m, "norm1", c->norm, x, c->eps);
+    own.x = c->post_norm ? x : nn_norm(m, "norm2", c->norm, x, c->eps);
+    x = ad_add(g, x, finish_branch(m, &own, c, nn_mlp(m, "mlp", &own, c), "scale2"));
+    if (c->post_norm) x = nn_norm(m, "norm2", c->norm, x, c->eps);
     ad_pop(g);
     return x;
+}
+
+val nn_transformer_block(struct nn *m, const char *name, const struct nn_seq *s, const struct nn_block *c)
+{
+    return block(m, name, NULL, s, c);
+}
+
+bool nn_block_has_edge(const struct nn_block *c, enum nn_pool kind)
+{
+    if (kind == NN_POOL_FIRST) return !c->causal;
+    return kind == NN_POOL_LAST && c->position != NN_POS_ROTARY && c->position != NN_POS_RELATIVE;
+}
+
+/* Offsets of one row an item. */
+static val one_each(struct nn *m, int64_t items)
+{
+    int32_t *at = mem_alloc((size_t)(items + 1) * sizeof *at);
+    for (int64_t i = 0; i <= items; i++) at[i] = (int32_t)i;
+    val v = ad_const_data(m->g, AD_I32, SHAPE(items + 1), at);
+    free(at);
+    return v;
+}
+
+val nn_transformer_block_edge(struct nn *m, const char *name, const struct nn_seq *s, const struct nn_block *c,
+                              enum nn_pool kind)
+{
+    if (!nn_block_has_edge(c, kind)) return ad_fail(m->g, "%s: the pooled row does not see its whole item", name);
+    struct nn_seq edge = {.x = nn_pool(m, NULL, kind, s, 0),
+                          .offsets = one_each(m, s->items),
+                          .rows = s->items,
+                          .items = s->items,
+                          .longest = 1,
+                          .first_item = s->first_item,
+                          .first_row = s->first_item};
+    return block(m, name, &edge, s, c);
+}
+
+val nn_clear_empty(struct nn *m, const struct nn_seq *s, val x)
+{
+    struct ad_graph *g = m->g;
+    val end = ad_slice(g, s->offsets, 0, 1, s->items + 1, 1), start = ad_slice(g, s->offsets, 0, 0, s->items, 1);
+    val there = ad_cast(g, ad_greater(g, end, start), AD_F32);
+    return ad_mul(g, x, ad_reshape(g, there, SHAPE(s->items, 1)));
 }
 
 static val attention_pool(struct nn *m, const char *name, const struct nn_seq *s, int64_t heads)

@@ -3,7 +3,7 @@
 
 #include "models/trunk.h"
 
-struct nn_seq model_audio_hidden(struct nn *m, const struct model_audio *t, struct model_shape s)
+struct nn_seq model_audio_entry(struct nn *m, const struct model_audio *t, struct model_shape s)
 {
     const struct model_trunk *c = &t->trunk;
     struct nn_seq x = {.rows = s.rows, .items = s.items, .longest = t->length};
@@ -19,5 +19,5 @@ struct nn_seq model_audio_hidden(struct nn *m, const struct model_audio *t, stru
         x.x = nn_activate(m, (enum nn_activation)c->activation, x.x); /* (T / stride, D) */
     }
     if (!t->n_stem) x.x = nn_edge(m, "stem", x.x, c->width, true);
-    return model_trunk_run(m, c, model_add_position(m, c, x));
+    return model_add_position(m, c, x);
 }

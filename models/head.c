@@ -46,7 +46,7 @@ struct model_lm model_lm(struct nn *m, const struct model_tower *t, struct model
     const struct model_text *c = &t->text;
     val tokens;
     ad_push(g, "%s", t->name);
-    lm.logits = model_text_hidden(m, c, s, &tokens);
+    lm.logits = model_trunk_run(m, &c->trunk, model_text_entry(m, c, s, &tokens));
     lm.next = successors(m, tokens, &lm.logits);
     ad_push(g, "token");
     val table = nn_param(m, "weight", SHAPE(c->vocab, c->trunk.width), MODEL_TOKEN_INIT, AD_EDGE);

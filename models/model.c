@@ -7,17 +7,15 @@ struct nn_seq model_hidden(struct nn *m, const struct model_tower *t, struct mod
 {
     ad_push(m->g, "%s", t->name);
     struct nn_seq x = {0};
-    if (t->kind == MODEL_VIT) x = model_vit_hidden(m, t, s);
-    if (t->kind == MODEL_TEXT) x = model_text_hidden(m, &t->text, s, NULL);
-    if (t->kind == MODEL_AUDIO) x = model_audio_hidden(m, &t->audio, s);
-    if (t->kind == MODEL_WAVE) x = model_wave_hidden(m, &t->wave, s);
+    if (t->kind == MODEL_VIT) {
+        const struct model_trunk trunk = model_vit_trunk(&t->vit);
+        x = model_trunk_run(m, &trunk, model_vit_entry(m, t, s));
+    }
+    if (t->kind == MODEL_TEXT) x = model_trunk_run(m, &t->text.trunk, model_text_entry(m, &t->text, s, NULL));
+    if (t->kind == MODEL_AUDIO) x = model_trunk_run(m, &t->audio.trunk, model_audio_entry(m, &t->audio, s));
+    if (t->kind == MODEL_WAVE) x = model_trunk_run(m, &t->wave.trunk, model_wave_entry(m, &t->wave, s));
     ad_pop(m->g);
     return x;
-}
-
-static val sequence_features(struct nn *m, const struct model_trunk *c, struct nn_seq x)
-{
-    return nn_pool(m, "pool", (enum nn_pool)c->pool, &x, c->heads);
 }
 
 static val features(struct nn *m, const struct model_tower *t, struct model_shape s)
@@ -26,9 +24,9 @@ static val features(struct nn *m, const struct model_tower *t, struct model_shap
     case MODEL_VIT: return model_vit(m, t, s);
     case MODEL_RESNET: return model_resnet(m, t, s);
     case MODEL_EFFICIENTNET: return model_efficientnet(m, t, s);
-    case MODEL_TEXT: return sequence_features(m, &t->text.trunk, model_text_hidden(m, &t->text, s, NULL));
-    case MODEL_AUDIO: return sequence_features(m, &t->audio.trunk, model_audio_hidden(m, &t->audio, s));
-    case MODEL_WAVE: return sequence_features(m, &t->wave.trunk, model_wave_hidden(m, &t->wave, s));
+    case MODEL_TEXT: return model_trunk_pooled(m, &t->text.trunk, model_text_entry(m, &t->text, s, NULL));
+    case MODEL_AUDIO: return model_trunk_pooled(m, &t->audio.trunk, model_audio_entry(m, &t->audio, s));
+    case MODEL_WAVE: return model_trunk_pooled(m, &t->wave.trunk, model_wave_entry(m, &t->wave, s));
     }
     return 0;
 }

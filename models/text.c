@@ -1,7 +1,7 @@
 /* Text tower over packed tokens: CLIP's (causal, end-token pooling), BERT's (bidirectional) and what lies between. */
 #include "models/trunk.h"
 
-struct nn_seq model_text_hidden(struct nn *m, const struct model_text *t, struct model_shape s, val *ids)
+struct nn_seq model_text_entry(struct nn *m, const struct model_text *t, struct model_shape s, val *ids)
 {
     const struct model_trunk *c = &t->trunk;
     struct nn_seq x = {.rows = s.rows, .items = s.items, .longest = t->length};
@@ -16,5 +16,5 @@ struct nn_seq model_text_hidden(struct nn *m, const struct model_text *t, struct
     }
     x = model_add_position(m, c, x);
     if (t->entry_norm) x.x = nn_norm(m, "entry_norm", (enum nn_norm)c->norm, x.x, c->eps);
-    return model_trunk_run(m, c, x);
+    return x;
 }

@@ -41,7 +41,8 @@ struct nn_seq model_add_position(struct nn *m, const struct model_trunk *t, stru
     return s;
 }
 
-struct nn_seq model_trunk_run(struct nn *m, const struct model_trunk *t, struct nn_seq s)
+/* What all blocks have in common; also draws the part's masks where s is one (nn.part). */
+static struct nn_block begin(struct nn *m, const struct model_trunk *t, struct nn_seq *s)
 {
     struct nn_block b = {.heads = t->heads,
                          .mlp_ratio = t->mlp_ratio,
@@ -56,17 +57,49 @@ struct nn_seq model_trunk_run(struct nn *m, const struct model_trunk *t, struct 
                          .layer_scale = t->layer_scale,
                          .position = (enum nn_position_kind)t->position,
                          .layers = t->layers};
-    s.first_item = model_first_input(m, &s.first_row);
-    if (t->position == NN_POS_RELATIVE) b.relative = nn_relative_bias(m, "relative", s.longest, t->heads, t->causal);
-    for (int64_t i = 0; i < t->layers; i++) {
-        /* Later blocks are dropped more often (Huang et al. 2016, sec. 3). */
-        b.drop_path = t->layers > 1 ? t->drop_path * (double)i / (double)(t->layers - 1) : t->drop_path;
-        ad_push(m->g, "block");
-        char name[16];
-        snprintf(name, sizeof name, "%d", (int)i);
-        s.x = nn_transformer_block(m, name, &s, &b);
-        ad_pop(m->g);
-    }
-    if (t->final_norm) s.x = nn_norm(m, "norm", (enum nn_norm)t->norm, s.x, t->eps);
+    s->first_item = model_first_input(m, &s->first_row);
+    if (t->position == NN_POS_RELATIVE) b.relative = nn_relative_bias(m, "relative", s->longest, t->heads, t->causal);
+    return b;
+}
+
+/* Block i's name; how often it is dropped to *b: later ones more often (Huang et al. 2016, sec. 3). */
+static const char *block_at(const struct model_trunk *t, int64_t i, struct nn_block *b, char name[32])
+{
+    b->drop_path = t->layers > 1 ? t->drop_path * (double)i / (double)(t->layers - 1) : t->drop_path;
+    snprintf(name, 32, "block.%d", (int)i);
+    return name;
+}
+
+static void run_blocks(struct nn *m, const struct model_trunk *t, struct nn_block *b, struct nn_seq *s, int64_t n)
+{
+    char name[32];
+    for (int64_t i = 0; i < n; i++) s->x = nn_transformer_block(m, block_at(t, i, b, name), s, b);
+}
+
+static val final_norm(struct nn *m, const struct model_trunk *t, val x)
+{
+    return t->final_norm ? nn_norm(m, "norm", (enum nn_norm)t->norm, x, t->eps) : x;
+}
+
+struct nn_seq model_trunk_run(struct nn *m, const struct model_trunk *t, struct nn_seq s)
+{
+    struct nn_block b = begin(m, t, &s);
+    run_blocks(m, t, &b, &s, t->layers);
+    s.x = final_norm(m, t, s.x);
     return s;
+}
+
+val model_trunk_pooled(struct nn *m, const struct model_trunk *t, struct nn_seq s)
+{
+    enum nn_pool pool = (enum nn_pool)t->pool;
+    struct nn_block b = begin(m, t, &s);
+    if (t->layers < 1 || !nn_block_has_edge(&b, pool)) {
+        run_blocks(m, t, &b, &s, t->layers);
+        s.x = final_norm(m, t, s.x);
+        return nn_pool(m, "pool", pool, &s, t->heads);
+    }
+    char name[32];
+    run_blocks(m, t, &b, &s, t->layers - 1);
+    val y = nn_transformer_block_edge(m, block_at(t, t->layers - 1, &b, name), &s, &b, pool);
+    return nn_clear_empty(m, &s, final_norm(m, t, y)); /* pooling gives 0 for them */
 }

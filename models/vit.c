@@ -1,4 +1,4 @@
-/* Vision transformer (Dosovitskiy et al. 2021, eq. 1-4).  image (B, H, W, 3) -> hidden (B N, D) -> features (B, D) */
+/* Vision transformer (Dosovitskiy et al. 2021, eq. 1-4).  image (B, H, W, 3) -> tokens (B N, D) -> features (B, D) */
 #include "models/trunk.h"
 
 static struct nn_seq patches(struct nn *m, const struct model_tower *t, struct model_shape s)
@@ -21,20 +21,24 @@ static bool norm_after_pool(const struct model_vit *c)
     return c->trunk.final_norm && !c->norm_first;
 }
 
-struct nn_seq model_vit_hidden(struct nn *m, const struct model_tower *t, struct model_shape s)
+struct model_trunk model_vit_trunk(const struct model_vit *c)
 {
-    const struct model_vit *c = &t->vit;
     struct model_trunk trunk = c->trunk;
     trunk.final_norm = trunk.final_norm && c->norm_first;
-    struct nn_seq x = model_add_position(m, &trunk, patches(m, t, s));
-    if (c->entry_norm) x.x = nn_norm(m, "entry_norm", (enum nn_norm)trunk.norm, x.x, trunk.eps);
-    return model_trunk_run(m, &trunk, x);
+    return trunk;
+}
+
+struct nn_seq model_vit_entry(struct nn *m, const struct model_tower *t, struct model_shape s)
+{
+    const struct model_vit *c = &t->vit;
+    struct nn_seq x = model_add_position(m, &c->trunk, patches(m, t, s));
+    if (c->entry_norm) x.x = nn_norm(m, "entry_norm", (enum nn_norm)c->trunk.norm, x.x, c->trunk.eps);
+    return x;
 }
 
 val model_vit(struct nn *m, const struct model_tower *t, struct model_shape s)
 {
-    const struct model_trunk *c = &t->vit.trunk;
-    struct nn_seq x = model_vit_hidden(m, t, s);
-    val y = nn_pool(m, "pool", (enum nn_pool)c->pool, &x, c->heads); /* (B, D) */
-    return norm_after_pool(&t->vit) ? nn_norm(m, "norm", (enum nn_norm)c->norm, y, c->eps) : y;
+    const struct model_trunk trunk = model_vit_trunk(&t->vit);
+    val y = model_trunk_pooled(m, &trunk, model_vit_entry(m, t, s)); /* (B, D) */
+    return norm_after_pool(&t->vit) ? nn_norm(m, "norm", (enum nn_norm)trunk.norm, y, trunk.eps) : y;
 }

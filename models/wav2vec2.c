@@ -50,7 +50,7 @@ static val add_positions(struct nn *m, const struct model_wave *t, val x)
     return y;
 }
 
-struct nn_seq model_wave_hidden(struct nn *m, const struct model_wave *t, struct model_shape s)
+struct nn_seq model_wave_entry(struct nn *m, const struct model_wave *t, struct model_shape s)
 {
     struct ad_graph *g = m->g;
     const struct model_trunk *c = &t->trunk;
@@ -65,5 +65,5 @@ struct nn_seq model_wave_hidden(struct nn *m, const struct model_wave *t, struct
     if (!x) return (struct nn_seq){.rows = s.rows, .items = s.items};
     x = add_positions(m, t, x);
     if (c->post_norm) x = nn_norm(m, "entry_norm", (enum nn_norm)c->norm, x, c->eps);
-    return model_trunk_run(m, c, nn_seq_fixed(m, x));
+    return nn_seq_fixed(m, x);
 }

@@ -223,7 +223,8 @@ static void show(struct loop *l, const struct train_result *r)
     snprintf(note, sizeof note, "loss %.3f  %.0f samples/s  data %.0f%% compute %.0f%% optimizer %.0f%%", l->shown_loss,
              rate, 100 * l->all_s[0] / now, 100 * l->all_s[1] / now, 100 * l->all_s[2] / now);
     if (!l->s.total)
-        progress_set_total(l->bar, (int64_t)((double)l->state.step / fmax(1e-9, fmin(1, progress_of(l))) + 0.5));
+        progress_set_end(l->bar, l->s.c->time - elapsed(l),
+                         (int64_t)((double)l->state.step / fmax(1e-9, fmin(1, progress_of(l))) + 0.5));
     progress_update(l->bar, l->state.step, note);
 }
 

@@ -12,24 +12,12 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* n is VL, or less at the end of a row. */
-SIMD_FN vf get_as(enum ad_dtype t, const void *p, int64_t i, int64_t n)
-{
-    return n == VL ? vf_load_as(t, p, i) : vf_load_part_as(t, p, i, n);
-}
-SIMD_FN void put_as(enum ad_dtype t, void *p, int64_t i, vf x, int64_t n)
-{
-    if (n == VL)
-        vf_store_as(t, p, i, x);
-    else
-        vf_store_part_as(t, p, i, x, n);
-}
 SIMD_FN void put_result(enum ad_dtype t, void *p, int64_t i, vf x, int64_t n, bool stream)
 {
     if (t == AD_F32 && stream)
         vf_stream((float *)p + i, x);
     else
-        put_as(t, p, i, x, n);
+        vf_put_as(t, p, i, x, n);
 }
 
 /* a b + c, rounded once where the machine can: left to the compiler, that would hang on the loop around it, and a tensor in
@@ -78,7 +66,7 @@ SIMD_FN void moments_step(const struct columns *k, int64_t i, int rows, int64_t 
     vf m = vf_get(around + j, n), s = vf_get(sum + j, n), q = vf_get(square + j, n);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
-        vf e = get_as(t, k->x, (i + r) * k->c + j, n) - m;
+        vf e = vf_get_as(t, k->x, (i + r) * k->c + j, n) - m;
         s += e;
         q = madd(e, e, q);
     }
@@ -126,8 +114,8 @@ SIMD_FN void affine_step(const struct columns *k, int64_t i, int rows, int64_t j
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
         int64_t at = (i + r) * k->c + j;
-        vf p = madd(get_as(t.x, k->x, at, n) - m, a, b);
-        if (more) p += get_as(t.more, k->more, at, n);
+        vf p = madd(vf_get_as(t.x, k->x, at, n) - m, a, b);
+        if (more) p += vf_get_as(t.more, k->more, at, n);
         put_result(t.y, k->y, at, activate(act, p), n, k->stream);
     }
 }
@@ -173,12 +161,12 @@ void columns_affine(const struct columns *k)
 SIMD_FN vf behind_act(const struct columns *k, int act, bool more, struct column_types t, int64_t at, int64_t n, vf e,
                       vf a, vf b)
 {
-    vf d = get_as(t.dy, k->dy, at, n);
+    vf d = vf_get_as(t.dy, k->dy, at, n);
     if (act == AD_ACT_NONE) return d;
-    if (act == AD_ACT_RELU && more) return vf_pick(vf_lt(vf_set(0), get_as(t.more, k->more, at, n)), d, vf_set(0));
+    if (act == AD_ACT_RELU && more) return vf_pick(vf_lt(vf_set(0), vf_get_as(t.more, k->more, at, n)), d, vf_set(0));
     vf p = madd(e, a, b);
     if (act == AD_ACT_RELU) return vf_pick(vf_lt(vf_set(0), p), d, vf_set(0));
-    if (more) p += get_as(t.more, k->more, at, n);
+    if (more) p += vf_get_as(t.more, k->more, at, n);
     return d * vf_swish_slope(p, 1);
 }
 
@@ -190,7 +178,7 @@ SIMD_FN void products_step(const struct columns *k, int64_t i, int rows, int64_t
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
         int64_t at = (i + r) * k->c + j;
-        vf e = get_as(t.x, k->x, at, n) - m, d = behind_act(k, act, more, t, at, n, e, a, b);
+        vf e = vf_get_as(t.x, k->x, at, n) - m, d = behind_act(k, act, more, t, at, n, e, a, b);
         sx = madd(d, e, sx);
         s += d;
     }
@@ -224,7 +212,7 @@ SIMD_FN void dx_step(const struct columns *k, int64_t i, int rows, int64_t j, in
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
         int64_t at = (i + r) * k->c + j;
-        vf e = get_as(t.x, k->x, at, n) - m, d = behind_act(k, act, more, t, at, n, e, a, b);
+        vf e = vf_get_as(t.x, k->x, at, n) - m, d = behind_act(k, act, more, t, at, n, e, a, b);
         put_result(t.y, k->y, at, madd(e, -slope, madd(d, a, -shift)), n, k->stream);
         if (more) put_result(t.d, k->d, at, d, n, k->stream);
     }

@@ -27,8 +27,6 @@ static int64_t ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-#define ROUND(numbers) (((numbers) + 31) / 32 * 32) /* so that what lies behind begins with a line */
-
 static bool is_pointwise(const struct conv_dims *d)
 {
     return d->groups == 1 && d->k[0] * d->k[1] == 1 && d->stride[0] * d->stride[1] == 1 && d->pad[0] + d->pad[1] == 0;
@@ -283,13 +281,13 @@ struct transpose_room {
 static struct transpose_room transpose_room_of(const struct conv_call *k)
 {
     const struct conv_dims *d = &k->d;
-    struct transpose_room r = {ROUND(ad_count(k->w->shape)), 0, 0};
+    struct transpose_room r = {whole_lines(ad_count(k->w->shape)), 0, 0};
     bool unit = d->stride[0] * d->stride[1] == 1;
     for (int64_t a = 0; a < d->stride[0]; a++)
         for (int64_t b = 0; b < d->stride[1]; b++) {
             struct residue h = residue_of(d, 0, a), w = residue_of(d, 1, b);
             int64_t n = d->n * h.axis.grid * w.axis.grid, taps = h.axis.taps * w.axis.taps;
-            if (!unit && !writes_in_place(d)) r.result = max_of(r.result, size_as(k->x->dtype) * ROUND(n * d->c));
+            if (!unit && !writes_in_place(d)) r.result = max_of(r.result, size_as(k->x->dtype) * whole_lines(n * d->c));
             if (d->groups > 1) continue;
             int64_t bytes = (int64_t)gemm_scratch(n, d->cg, taps * d->fg), one = 0;
             if (writes_in_place(d)) one = (int64_t)gemm_scratch(n / max_of(1, d->n), d->cg, taps * d->fg);
@@ -392,7 +390,7 @@ static struct product across_product(const struct conv_call *k)
 /* Floats: w across; and where w has 16 bits, turned but not yet rounded. */
 static int64_t across_room(const struct conv_call *k)
 {
-    return ROUND(k->d.c * k->d.f) * (ad_is_half(k->w->dtype) ? 2 : 1);
+    return whole_lines(k->d.c * k->d.f) * (ad_is_half(k->w->dtype) ? 2 : 1);
 }
 
 static void run_dw(const struct ad_call *c)
@@ -404,7 +402,7 @@ static void run_dw(const struct ad_call *c)
         return;
     }
     int64_t size = d->c * d->f;
-    float *across = c->scratch, *turned = ad_is_half(k.w->dtype) ? across + ROUND(size) : k.w->data;
+    float *across = c->scratch, *turned = ad_is_half(k.w->dtype) ? across + whole_lines(size) : k.w->data;
     struct product p = across_product(&k);
     p.g.c = across;
     run_part(&p, 0, d->f, true, across + across_room(&k));

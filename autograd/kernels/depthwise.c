@@ -286,10 +286,10 @@ static void run(const struct ad_call *c)
     struct job j = job_of(c);
     const struct conv_dims *d = &j.d;
     int64_t rows = d->n * j.size[0], count = rows * j.size[1] * d->c, taps = d->k[0] * d->k[1];
-    float *zeros = c->scratch, *w = zeros + ROUND(d->c), *room = w + rows_room(j.weights->dtype, taps, 1, d->c);
+    float *zeros = c->scratch, *w = zeros + whole_lines(d->c), *room = w + rows_room(j.weights->dtype, taps, 1, d->c);
     j.zeros = zeros;
     j.w = wide_weights(j.weights, w);
-    j.stream = VL == LINE && j.tiles && j.to->dtype == AD_F32 && stream_pays(j.to->data, d->c, count);
+    j.stream = VL * sizeof(float) == 64 && j.tiles && j.to->dtype == AD_F32 && stream_pays(j.to->data, d->c, count);
     if (j.tiles) memset(zeros, 0, (size_t)d->c * sizeof *zeros);
 #pragma omp parallel for schedule(static) if (count * taps > PAR_MIN)
     for (int64_t t = 0; t < (rows + j.rows - 1) / j.rows; t++) run_task(&j, t, room + t * task_room(&j));
@@ -418,7 +418,7 @@ static struct dw_cut dw_cut_of(const struct conv_dims *d)
 static int64_t sums_room(const struct conv_call *k, const struct dw_cut *cut)
 {
     int64_t size = k->d.k[0] * k->d.k[1] * k->d.c;
-    return cut->parts > 1 || ad_is_half(k->w->dtype) ? ROUND(cut->parts * size) : 0;
+    return cut->parts > 1 || ad_is_half(k->w->dtype) ? whole_lines(cut->parts * size) : 0;
 }
 static int64_t part_room(const struct conv_call *k)
 {
@@ -470,7 +470,7 @@ static void run_dw(const struct ad_call *c)
     const struct conv_dims *d = &k.d;
     struct dw_cut cut = dw_cut_of(d);
     int64_t rows = d->n * d->out[0], size = d->k[0] * d->k[1] * d->c;
-    float *zeros = c->scratch, *sums = zeros + ROUND(d->c), *room = sums + sums_room(&k, &cut);
+    float *zeros = c->scratch, *sums = zeros + whole_lines(d->c), *room = sums + sums_room(&k, &cut);
     bool apart = sums_room(&k, &cut) > 0;
     memset(zeros, 0, (size_t)d->c * sizeof *zeros);
 #pragma omp parallel if (rows * d->out[1] * size > PAR_MIN)
@@ -496,13 +496,13 @@ static size_t scratch(const struct ad_call *c)
     const struct conv_dims *d = &j.d;
     int64_t tasks = (d->n * j.size[0] + j.rows - 1) / j.rows;
     int64_t weights = rows_room(j.weights->dtype, d->k[0] * d->k[1], 1, d->c);
-    return (size_t)(ROUND(d->c) + weights + tasks * task_room(&j)) * sizeof(float);
+    return (size_t)(whole_lines(d->c) + weights + tasks * task_room(&j)) * sizeof(float);
 }
 static size_t scratch_dw(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
     struct dw_cut cut = dw_cut_of(&k.d);
-    return (size_t)(ROUND(k.d.c) + sums_room(&k, &cut) + cut.parts * part_room(&k)) * sizeof(float);
+    return (size_t)(whole_lines(k.d.c) + sums_room(&k, &cut) + cut.parts * part_room(&k)) * sizeof(float);
 }
 
 static bool accepts(const struct ad_call *c)

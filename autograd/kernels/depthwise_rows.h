@@ -5,8 +5,7 @@
 #include "autograd/kernels/simd.h"
 #include "autograd/ops/conv.h"
 
-enum { MAX_TAPS = 32, LINE = 16 };
-#define ROUND(floats) (((floats) + LINE - 1) / LINE * LINE) /* so that what lies behind begins with a line */
+enum { MAX_TAPS = 32 };
 
 /* The taps of one axis that reach inside the source, and which row of it they read. */
 struct reach {
@@ -50,7 +49,7 @@ struct rows {
 
 static inline int64_t rows_room(enum ad_dtype type, int64_t slots, int64_t width, int64_t c)
 {
-    return ad_is_half(type) ? ROUND(slots * width * c) : 0;
+    return ad_is_half(type) ? whole_lines(slots * width * c) : 0;
 }
 
 static inline void rows_begin(struct rows *s, const void *image)

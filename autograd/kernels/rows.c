@@ -1,4 +1,4 @@
-/* f32 reductions: softmax, log_softmax, logsumexp over the last axis; sum, max, min over any axes of any strides.
+/* Reductions: softmax, log_softmax, logsumexp over the last axis; sum, max, min over any axes of any strides.
  *
  * Sums run in single precision over short blocks, whose bounds follow from the sizes alone, and in double over the
  * blocks in order: close to a double sum, and the same for every number of threads. */
@@ -20,33 +20,65 @@ static int64_t min64(int64_t a, int64_t b)
 
 /* ---- softmax and its like: row by row --------------------------------------------------------------------------- */
 
-static void softmax_row(const float *x, float *y, int64_t n)
+/* row_max of n numbers from element `at` on. */
+static float max_from(const struct ad_tensor *x, int64_t at, int64_t n, float sign)
 {
-    float r = (float)(1 / row_exp(x, y, n, row_max(x, n, 1)));
+    if (x->dtype == AD_F32) return row_max((const float *)x->data + at, n, sign);
+    float top = -INFINITY, wide[ROW_BLOCK];
+    for (int64_t i = 0; i < n; i += ROW_BLOCK) {
+        int64_t m = min64(ROW_BLOCK, n - i);
+        vf_widen(x->dtype, at_as(x->dtype, x->data, at + i), wide, m);
+        float v = row_max(wide, m, sign);
+        if (v > top || isnan(v)) top = v;
+    }
+    return top;
+}
+
+/* row_exp of them. */
+static double exp_from(const struct ad_tensor *x, int64_t at, float *y, int64_t n, float m)
+{
+    if (x->dtype == AD_F32) return row_exp((const float *)x->data + at, y, n, m);
+    double sum = 0;
+    for (int64_t i = 0; i < n; i += ROW_BLOCK) {
+        float wide[ROW_BLOCK];
+        int64_t k = min64(ROW_BLOCK, n - i);
+        vf_widen(x->dtype, at_as(x->dtype, x->data, at + i), wide, k);
+        sum += row_exp(wide, y ? y + i : NULL, k, m);
+    }
+    return sum;
+}
+
+/* Each takes the n numbers of a row from element `at` of x on. */
+typedef void row_fn(const struct ad_tensor *x, int64_t at, float *y, int64_t n);
+
+static void softmax_row(const struct ad_tensor *x, int64_t at, float *y, int64_t n)
+{
+    float r = (float)(1 / exp_from(x, at, y, n, max_from(x, at, n, 1)));
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) y[i] *= r;
 }
 
-static void log_softmax_row(const float *x, float *y, int64_t n)
+static void log_softmax_row(const struct ad_tensor *x, int64_t at, float *y, int64_t n)
 {
-    float m = row_max(x, n, 1), l = (float)log(row_exp(x, NULL, n, m));
+    float m = max_from(x, at, n, 1), l = (float)log(exp_from(x, at, NULL, n, m));
+    const float *from = x->dtype == AD_F32 ? (const float *)x->data + at : y;
+    if (from == y) vf_widen(x->dtype, at_as(x->dtype, x->data, at), y, n);
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) y[i] = x[i] - m - l;
+    for (int64_t i = 0; i < n; i++) y[i] = from[i] - m - l;
 }
 
-static void logsumexp_row(const float *x, float *y, int64_t n)
+static void logsumexp_row(const struct ad_tensor *x, int64_t at, float *y, int64_t n)
 {
-    float m = row_max(x, n, 1), base = isinf(m) ? 0 : m;
-    *y = (float)(base + log(row_exp(x, NULL, n, base)));
+    float m = max_from(x, at, n, 1), base = isinf(m) ? 0 : m;
+    *y = (float)(base + log(exp_from(x, at, NULL, n, base)));
 }
 
-static void each_row(const struct ad_call *c, void (*row)(const float *, float *, int64_t), int64_t out_width)
+static void each_row(const struct ad_call *c, row_fn *row, int64_t out_width)
 {
     int64_t width = c->in[0].shape.dim[c->in[0].shape.rank - 1], n = ad_count(c->in[0].shape) / width;
-    const float *x = c->in[0].data;
     float *y = c->out[0].data;
 #pragma omp parallel for schedule(static) if (n * width * 8 > PAR_MIN)
-    for (int64_t i = 0; i < n; i++) row(x + i * width, y + i * out_width, width);
+    for (int64_t i = 0; i < n; i++) row(&c->in[0], i * width, y + i * out_width, width);
 }
 
 static void run_softmax(const struct ad_call *c)
@@ -295,7 +327,7 @@ static void run_extreme(const struct ad_call *c)
 {
     struct loops l = make_loops(c, false);
     float sign = c->op == &ad_op_max ? 1 : -1;
-    const float *x = c->in[0].data;
+    const struct ad_tensor *x = &c->in[0];
     float *y = c->out[0].data;
     bool rows = l.n_summed && l.summed[l.n_summed - 1].stride == 1;
     int64_t inner = rows ? l.summed[l.n_summed - 1].n : 1, outer = inner ? l.n_in / inner : 0;
@@ -304,8 +336,8 @@ static void run_extreme(const struct ad_call *c)
         int64_t to, base = offset_of(l.kept, l.n_kept, i, &to);
         float top = -INFINITY;
         for (int64_t k = 0; k < outer; k++) {
-            const float *at = x + base + offset_of(l.summed, l.n_summed - rows, k, NULL);
-            float v = rows ? row_max(at, inner, sign) : sign * *at;
+            int64_t at = base + offset_of(l.summed, l.n_summed - rows, k, NULL);
+            float v = rows ? max_from(x, at, inner, sign) : sign * float_as(x->dtype, x->data, at);
             if (v > top || isnan(v)) top = v;
         }
         y[to] = sign * top;
@@ -313,11 +345,11 @@ static void run_extreme(const struct ad_call *c)
 }
 
 const struct ad_kernel ISA_FN(ad_kernels_rows)[] = {
-    {.op = &ad_op_softmax, .dtype = AD_F32, .run = run_softmax, .name = "rows"},
-    {.op = &ad_op_log_softmax, .dtype = AD_F32, .run = run_log_softmax, .name = "rows"},
-    {.op = &ad_op_logsumexp, .dtype = AD_F32, .accepts = is_last, .run = run_logsumexp, .name = "rows"},
+    {.op = &ad_op_softmax, .dtype = AD_F32, .run = run_softmax, .name = "rows", .half_in = 1},
+    {.op = &ad_op_log_softmax, .dtype = AD_F32, .run = run_log_softmax, .name = "rows", .half_in = 1},
+    {.op = &ad_op_logsumexp, .dtype = AD_F32, .accepts = is_last, .run = run_logsumexp, .name = "rows", .half_in = 1},
     {.op = &ad_op_sum, .dtype = AD_F32, .run = run_sum, .scratch = sum_scratch, .name = "rows", .half_in = 1},
-    {.op = &ad_op_max, .dtype = AD_F32, .run = run_extreme, .name = "rows"},
-    {.op = &ad_op_min, .dtype = AD_F32, .run = run_extreme, .name = "rows"},
+    {.op = &ad_op_max, .dtype = AD_F32, .run = run_extreme, .name = "rows", .half_in = 1},
+    {.op = &ad_op_min, .dtype = AD_F32, .run = run_extreme, .name = "rows", .half_in = 1},
     {0},
 };

@@ -65,6 +65,18 @@ SIMD_FN void vf_store_part_as(enum ad_dtype t, void *p, int64_t i, vf x, int64_t
     vf_store_as(t, room, 0, x);
     for (int64_t k = 0; k < n; k++) ((uint16_t *)p)[i + k] = room[k];
 }
+/* Of VL numbers, or less at the end of a row. */
+SIMD_FN vf vf_get_as(enum ad_dtype t, const void *p, int64_t i, int64_t n)
+{
+    return n == VL ? vf_load_as(t, p, i) : vf_load_part_as(t, p, i, n);
+}
+SIMD_FN void vf_put_as(enum ad_dtype t, void *p, int64_t i, vf x, int64_t n)
+{
+    if (n == VL)
+        vf_store_as(t, p, i, x);
+    else
+        vf_store_part_as(t, p, i, x, n);
+}
 SIMD_FN void vf_widen_as(enum ad_dtype t, const void *from, float *to, int64_t n)
 {
     int64_t i = 0;
@@ -99,6 +111,12 @@ SIMD_FN int64_t size_as(enum ad_dtype t)
 SIMD_FN void *at_as(enum ad_dtype t, const void *p, int64_t i)
 {
     return (char *)(uintptr_t)p + i * size_as(t);
+}
+
+/* Numbers rounded up so that what lies behind them begins with a line, whether they are of four bytes or of two. */
+SIMD_FN int64_t whole_lines(int64_t numbers)
+{
+    return (numbers + 31) / 32 * 32;
 }
 
 #endif

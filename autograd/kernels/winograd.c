@@ -10,7 +10,7 @@
 #include "autograd/kernels/simd.h"
 #include "base/threads.h"
 
-enum { SIDE = 6, PLACES = SIDE * SIDE, LINE = 16 };
+enum { SIDE = 6, PLACES = SIDE * SIDE };
 
 static int64_t min_of(int64_t a, int64_t b)
 {
@@ -520,7 +520,7 @@ bool winograd_pays(const struct conv_dims *d)
 
 static int64_t kernel_floats(const struct tiles *s)
 {
-    return (s->places * s->c * s->f + LINE - 1) / LINE * LINE;
+    return whole_lines(s->places * s->c * s->f);
 }
 
 size_t winograd_scratch(const struct ad_call *c)

@@ -172,6 +172,25 @@ static void a_bar_fits_its_terminal(void **state)
     }
 }
 
+static void timed_progress(void)
+{
+    struct progress *p = progress_new("timed", 0, "steps", 0);
+    for (int i = 1; i <= 3; i++) {
+        usleep(100000); /* at ten steps a second 30 would take 2.7 s more; the clock says an hour */
+        progress_set_end(p, 3600, 30);
+        progress_update(p, i, NULL);
+    }
+    progress_end(p, NULL);
+}
+
+static void work_by_the_clock_shows_its_time(void **state)
+{
+    char out[4000];
+    run(timed_progress, 0, out, sizeof out);
+    assert_non_null(strstr(out, "timed  3/30   10%  "));
+    assert_non_null(strstr(out, " steps/s  1:00:00 left"));
+}
+
 static void odd_progress(void)
 {
     struct progress *p = progress_new("odd", 0, NULL, 0);
@@ -203,7 +222,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(piped_messages_are_plain), cmocka_unit_test(a_terminal_gets_colour),
         cmocka_unit_test(the_file_gets_everything), cmocka_unit_test(piped_progress_is_plain),
-        cmocka_unit_test(a_bar_fits_its_terminal),  cmocka_unit_test(odd_progress_is_shown),
+        cmocka_unit_test(a_bar_fits_its_terminal),  cmocka_unit_test(work_by_the_clock_shows_its_time),
+        cmocka_unit_test(odd_progress_is_shown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

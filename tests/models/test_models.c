@@ -91,7 +91,7 @@ static struct model_tower audio(int n_stem)
 
 /* What the towers read: three items of 4, 9 and 2 rows, and two rows of padding filled with `junk`. */
 static const int32_t lengths[] = {4, 9, 2}, offsets[] = {0, 4, 13, 15};
-enum { ITEMS = 3, ROWS = 17, SAMPLES = 40 };
+enum { ITEMS = 3, ROWS = 17, SAMPLES = 40, MOST = 8192 };
 
 /* Embeds item `only`, or all of them (-1), into out (n, EMBED). */
 static void embed(const struct model_tower *t, int only, int junk, float *out)
@@ -159,6 +159,104 @@ static void towers_embed_each_item_for_itself(void **state)
         }
         assert_memory_not_equal(all, all + EMBED, sizeof one);
     }
+}
+
+/* Features of three items, the second without rows where a tower's can be, and the gradients of all parameters: into out.
+ * Returns how many numbers; *flops: what a run computes. */
+static int64_t features_and_gradients(const struct model_tower *t, bool of_hidden, float *out, double *flops)
+{
+    struct net n = net_begin(false);
+    struct ad_graph *g = n.m.g;
+    struct model_shape s = {ITEMS, t->kind == MODEL_WAVE ? ITEMS * SAMPLES : ROWS};
+    const struct model_trunk *c = t->kind == MODEL_VIT    ? &t->vit.trunk
+                                  : t->kind == MODEL_TEXT ? &t->text.trunk
+                                                          : &t->wave.trunk;
+    val y;
+    if (of_hidden) {
+        struct nn_seq x = model_hidden(&n.m, t, s);
+        ad_push(g, "%s", t->name);
+        y = nn_pool(&n.m, "pool", (enum nn_pool)c->pool, &x, c->heads);
+        if (t->kind == MODEL_VIT && !t->vit.norm_first) y = nn_norm(&n.m, "norm", NN_LAYER_NORM, y, c->eps);
+        ad_pop(g);
+    } else {
+        y = model_features(&n.m, t, s);
+    }
+    val loss = ad_sum_all(g, ad_mul(g, y, ad_input(g, "w", AD_F32, SHAPE(ITEMS, c->width)))), p[64], d[64];
+    int count = ad_store_count(n.m.store);
+    assert_in_range(count, 1, 64);
+    for (int i = 0; i < count; i++) {
+        const struct ad_entry *x = ad_store_at(n.m.store, i);
+        p[i] = ad_param(g, x->name, x->dtype, x->shape);
+    }
+    ad_grad(g, &loss, NULL, 1, p, count, d);
+    for (int i = 0; i < count; i++) ad_output(g, ad_store_at(n.m.store, i)->name, d[i]);
+    ad_output(g, "y", y);
+    net_plan(&n, 0);
+    net_fill(&n, 0.4);
+    float *image = numbers(ITEMS * SIZE * SIZE * 3, "image"), *sound = numbers(ITEMS * SAMPLES, "sound"),
+          *w = numbers(ITEMS * c->width, "w");
+    int32_t tokens[ROWS];
+    for (int i = 0; i < ROWS; i++) tokens[i] = i * 7 % VOCAB;
+    ad_bind(n.p, "w", w);
+    ad_bind(n.p, "pic.image", image);
+    ad_bind(n.p, "sound.wave", sound);
+    ad_bind(n.p, "words.tokens", tokens);
+    ad_bind(n.p, "words.offsets", (int32_t[]){0, 6, 6, 15});
+    net_run(&n, 0, 0);
+    int64_t done = ITEMS * c->width;
+    memcpy(out, net_out(&n, "y"), sizeof(float) * (size_t)done);
+    for (int i = 0; i < count; i++) {
+        const struct ad_entry *x = ad_store_at(n.m.store, i);
+        assert_true(done + x->count < MOST);
+        memcpy(out + done, net_out(&n, x->name), sizeof(float) * (size_t)x->count);
+        done += x->count;
+    }
+    *flops = ad_plan_stats(n.p).flops;
+    free(image);
+    free(sound);
+    free(w);
+    net_end(&n);
+    return done;
+}
+
+/* Where pooling asks for one row of an item, the last block is made for it alone: the same features and gradients as by
+ * all hidden states, with less to compute. */
+static void a_pooled_row_is_that_of_the_hidden_states(void **state)
+{
+    struct model_tower towers[] = {vit(NN_POOL_FIRST),
+                                   vit(NN_POOL_FIRST),
+                                   wave(true),
+                                   text(NN_POOL_FIRST, NN_POS_LEARNED, false),
+                                   text(NN_POOL_FIRST, NN_POS_ROTARY, false),
+                                   text(NN_POOL_FIRST, NN_POS_RELATIVE, false),
+                                   text(NN_POOL_LAST, NN_POS_LEARNED, true),
+                                   text(NN_POOL_LAST, NN_POS_SINUSOIDAL, true),
+                                   text(NN_POOL_LAST, NN_POS_NONE, false),
+                                   text(NN_POOL_LAST, NN_POS_LEARNED, true),
+                                   text(NN_POOL_FIRST, NN_POS_LEARNED, true), /* and these see less than all of it */
+                                   text(NN_POOL_LAST, NN_POS_ROTARY, true),
+                                   text(NN_POOL_LAST, NN_POS_RELATIVE, false),
+                                   text(NN_POOL_MEAN, NN_POS_LEARNED, false)};
+    const size_t n = sizeof towers / sizeof *towers, by_rows = 4;
+    towers[1].vit.norm_first = false;
+    towers[2].wave.trunk.pool = NN_POOL_LAST;
+    towers[3].text.trunk.post_norm = true;
+    towers[9].text.trunk.gated = true;
+    towers[9].text.trunk.layer_scale = 0.5;
+    towers[9].text.trunk.layers = 1;
+    float *want = mem_alloc(MOST * sizeof *want), *got = mem_alloc(MOST * sizeof *got);
+    for (size_t i = 0; i < n; i++) {
+        double all, less;
+        int64_t count = features_and_gradients(&towers[i], true, want, &all);
+        assert_int_equal(features_and_gradients(&towers[i], false, got, &less), count);
+        assert_close(got, want, count, 2e-5); /* f32 sums in another order, through two blocks and back */
+        if (i + by_rows < n)
+            assert_true(less < all);
+        else
+            assert_true(less == all);
+    }
+    free(want);
+    free(got);
 }
 
 /* Hidden states of a causal tower do not know what comes later; those of a bidirectional one do. */
@@ -343,6 +441,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(towers_embed_each_item_for_itself),
+        cmocka_unit_test(a_pooled_row_is_that_of_the_hidden_states),
         cmocka_unit_test(causal_towers_do_not_look_ahead),
         cmocka_unit_test(parameters_are_named_by_place),
         cmocka_unit_test(parameters_do_not_depend_on_the_batch),
