@@ -158,17 +158,17 @@ def roofline_part(alone, sentences):
         machine_line(alone) + "\n",
         "Arithmetic and bytes are what a step needs: each op's operations, its inputs and outputs once. The limit is, "
         "summed over the calls, the longer of operations at the peak and bytes at the memory's speed; values that stay in "
-        "a cache can be faster than that. `x of 1` is one thread's time over that of all.\n",
+        "a cache can be faster than that. A row is the best of several runs that took turns with runs on one thread; "
+        "`x of 1` is one thread's fastest step over that of all threads, the median over the turns.\n",
     ]
     if draw_roofline(alone):
         out.append("![shares of the peak](bench-roofline.svg)\n")
     lines = []
     for name, r in alone["rows"].items():
-        one = r.get("one_thread")
         planned = r["state_mb"] + r["plan_mb"] + r["input_mb"]
         lines.append([name, f"{r['gflop']:.4g}", f"{r['gbytes']:.3g}", seconds(r["limit_s"]), seconds(r["median"]),
                       f"{r['gflops']:.0f}", f"{100 * r['share']:.0f}", f"{100 * r['of_limit']:.0f}",
-                      f"{one['median'] / r['median']:.2f}" if one else "", f"{planned:.0f}", f"{r['peak_mb']:.0f}"])  # fmt: skip
+                      f"{r['gain']:.2f}" if r["gain"] else "", f"{planned:.0f}", f"{r['peak_mb']:.0f}"])  # fmt: skip
     head = ["row", "GFLOP", "GB", "limit s", "step s", "GF/s", "% of peak", "% of limit", "x of 1", "planned MB", "peak MB"]
     return out + [table(head, lines), why(sentences, "roofline")]
 
