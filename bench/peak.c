@@ -83,6 +83,8 @@ static double best_rate(const struct unit *u, int threads, double seconds)
     return threads * u->work * (double)n / best;
 }
 
+enum { TRIES = 8 };
+
 struct bench_peak bench_peak_flops(void)
 {
     struct bench_peak p = {.threads = threads_count()};
@@ -95,7 +97,10 @@ struct bench_peak bench_peak_flops(void)
         if (rate > p.flops_1) p.flops_1 = rate;
     }
     p.isa = u[top].isa;
-    p.flops = p.threads == 1 ? p.flops_1 : best_rate(&u[top], p.threads, 0.15);
+    if (p.threads == 1) p.flops = p.flops_1;
+    /* Where all threads are far from what one reaches so often, other work had some of their cores: a few tries more. */
+    for (int i = 0; i < TRIES && p.flops < 0.9 * p.threads * p.flops_1; i++)
+        p.flops = fmax(p.flops, best_rate(&u[top], p.threads, 0.15));
     return p;
 }
 
