@@ -110,6 +110,7 @@ static int forecast(struct train_setup *s, const struct train_options *o, struct
     if (!rc) rc = data_loader_next(s->loader, &b, e);
     if (rc) return rc;
     struct ad_plan_stats p = train_stepper_plan(s->stepper, b, e);
+    if (e->code) return e->code;
     struct train_result r = {0};
     double best = INFINITY;
     for (int i = 0; i < 3 && !rc; i++) {

@@ -36,6 +36,12 @@ static void too_little_says_what_would_do(void **state)
     char *unit = at + strcspn(at, " ");
     least = mem_printf("%.*s%.2s", (int)(unit - at), at, unit + 1);
     assert_string_equal(unit + 1, "MB would do, and a smaller batch needs less");
+    char *text = tiny_run(&tiny, "none", "--dry-run train.memory=1MB", err_exit_status(ERR_MEMORY));
+    char *first = strstr(text, "train.memory: no plan fits into 1.00 MB");
+    assert_non_null(first);
+    assert_ptr_equal(strstr(text, "train.memory:"), first); /* said once */
+    assert_null(strstr(first + 1, "train.memory:"));
+    free(text);
 }
 
 static void the_least_does_and_changes_no_bit(void **state)
