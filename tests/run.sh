@@ -46,6 +46,7 @@ n=0
 for t in "$build"/tests/*/test_*; do
     [ -x "$t" ] && [ -f "$t" ] || continue
     case "$t" in *.o | *.d) continue ;; esac
+    [ -f "tests/${t#"$build"/tests/}.c" ] || continue # what is left of a test that was renamed
     if [ $# -gt 0 ]; then
         hit=0
         for want in "$@"; do case "$t" in *"$want"*) hit=1 ;; esac; done
