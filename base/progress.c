@@ -98,7 +98,7 @@ static void add_rate(struct buf *b, const struct progress *p, bool end)
     buf_printf(b, "  %s%s%s/s", text, *p->unit ? " " : "", p->unit);
     if (end)
         buf_printf(b, "  %s", text_clock(text, sizeof text, p->last_update - p->started));
-    else if (p->ends > p->last_update || p->total > p->done) {
+    else if (p->ends > 0 || p->total > p->done) {
         double left = p->ends > 0 ? p->ends - p->last_update : (double)(p->total - p->done) / r;
         buf_printf(b, "  %s left", text_clock(text, sizeof text, fmax(left, 0)));
     }

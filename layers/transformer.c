@@ -1,8 +1,6 @@
 /* Attention, MLP and the block made of them, over packed sequences; pooling heads. */
 #include <math.h>
-#include <stdlib.h>
 
-#include "base/mem.h"
 #include "layers/nn.h"
 
 const char *const nn_pool_names[] = {"mean", "first", "last", "attention", NULL};
@@ -145,27 +143,13 @@ bool nn_block_has_edge(const struct nn_block *c, enum nn_pool kind)
     return kind == NN_POOL_LAST && c->position != NN_POS_ROTARY && c->position != NN_POS_RELATIVE;
 }
 
-/* Offsets of one row an item. */
-static val one_each(struct nn *m, int64_t items)
-{
-    int32_t *at = mem_alloc((size_t)(items + 1) * sizeof *at);
-    for (int64_t i = 0; i <= items; i++) at[i] = (int32_t)i;
-    val v = ad_const_data(m->g, AD_I32, SHAPE(items + 1), at);
-    free(at);
-    return v;
-}
-
 val nn_transformer_block_edge(struct nn *m, const char *name, const struct nn_seq *s, const struct nn_block *c,
                               enum nn_pool kind)
 {
     if (!nn_block_has_edge(c, kind)) return ad_fail(m->g, "%s: the pooled row does not see its whole item", name);
-    struct nn_seq edge = {.x = nn_pool(m, NULL, kind, s, 0),
-                          .offsets = one_each(m, s->items),
-                          .rows = s->items,
-                          .items = s->items,
-                          .longest = 1,
-                          .first_item = s->first_item,
-                          .first_row = s->first_item};
+    val rows = nn_pool(m, NULL, kind, s, 0);
+    struct nn_seq edge = nn_seq_fixed(m, ad_reshape(m->g, rows, SHAPE(s->items, 1, width_of(m, rows))));
+    edge.first_item = edge.first_row = s->first_item;
     return block(m, name, &edge, s, c);
 }
 

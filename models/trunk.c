@@ -41,25 +41,22 @@ struct nn_seq model_add_position(struct nn *m, const struct model_trunk *t, stru
     return s;
 }
 
-/* What all blocks have in common; also draws the part's masks where s is one (nn.part). */
-static struct nn_block begin(struct nn *m, const struct model_trunk *t, struct nn_seq *s)
+/* What all blocks have in common, but for the bias that they share. */
+static struct nn_block block_of(const struct model_trunk *t)
 {
-    struct nn_block b = {.heads = t->heads,
-                         .mlp_ratio = t->mlp_ratio,
-                         .activation = (enum nn_activation)t->activation,
-                         .gated = t->gated,
-                         .causal = t->causal,
-                         .post_norm = t->post_norm,
-                         .bias = t->bias,
-                         .norm = (enum nn_norm)t->norm,
-                         .eps = t->eps,
-                         .dropout = t->dropout,
-                         .layer_scale = t->layer_scale,
-                         .position = (enum nn_position_kind)t->position,
-                         .layers = t->layers};
-    s->first_item = model_first_input(m, &s->first_row);
-    if (t->position == NN_POS_RELATIVE) b.relative = nn_relative_bias(m, "relative", s->longest, t->heads, t->causal);
-    return b;
+    return (struct nn_block){.heads = t->heads,
+                             .mlp_ratio = t->mlp_ratio,
+                             .activation = (enum nn_activation)t->activation,
+                             .gated = t->gated,
+                             .causal = t->causal,
+                             .post_norm = t->post_norm,
+                             .bias = t->bias,
+                             .norm = (enum nn_norm)t->norm,
+                             .eps = t->eps,
+                             .dropout = t->dropout,
+                             .layer_scale = t->layer_scale,
+                             .position = (enum nn_position_kind)t->position,
+                             .layers = t->layers};
 }
 
 /* Block i's name; how often it is dropped to *b: later ones more often (Huang et al. 2016, sec. 3). */
@@ -70,9 +67,12 @@ static const char *block_at(const struct model_trunk *t, int64_t i, struct nn_bl
     return name;
 }
 
+/* The first n; where s is a part of a batch (nn.part) its place in it is asked for. */
 static void run_blocks(struct nn *m, const struct model_trunk *t, struct nn_block *b, struct nn_seq *s, int64_t n)
 {
     char name[32];
+    s->first_item = model_first_input(m, &s->first_row);
+    if (t->position == NN_POS_RELATIVE) b->relative = nn_relative_bias(m, "relative", s->longest, t->heads, t->causal);
     for (int64_t i = 0; i < n; i++) s->x = nn_transformer_block(m, block_at(t, i, b, name), s, b);
 }
 
@@ -83,7 +83,7 @@ static val final_norm(struct nn *m, const struct model_trunk *t, val x)
 
 struct nn_seq model_trunk_run(struct nn *m, const struct model_trunk *t, struct nn_seq s)
 {
-    struct nn_block b = begin(m, t, &s);
+    struct nn_block b = block_of(t);
     run_blocks(m, t, &b, &s, t->layers);
     s.x = final_norm(m, t, s.x);
     return s;
@@ -92,10 +92,9 @@ struct nn_seq model_trunk_run(struct nn *m, const struct model_trunk *t, struct 
 val model_trunk_pooled(struct nn *m, const struct model_trunk *t, struct nn_seq s)
 {
     enum nn_pool pool = (enum nn_pool)t->pool;
-    struct nn_block b = begin(m, t, &s);
+    struct nn_block b = block_of(t);
     if (t->layers < 1 || !nn_block_has_edge(&b, pool)) {
-        run_blocks(m, t, &b, &s, t->layers);
-        s.x = final_norm(m, t, s.x);
+        s = model_trunk_run(m, t, s);
         return nn_pool(m, "pool", pool, &s, t->heads);
     }
     char name[32];

@@ -11,8 +11,7 @@ export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0"
 isas=${TEST_ISAS:-$(tools/isas.sh | xargs)}
 # Most programs compute on one thread for most of their time, some on several.
 cores=$(nproc)
-jobs=${TEST_JOBS:-$((cores / 2 + (cores > 1)))}
-[ "$jobs" -gt 0 ] || jobs=1
+jobs=${TEST_JOBS:-$((cores / 2 + 1))}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 

@@ -93,11 +93,35 @@ static struct model_tower audio(int n_stem)
 static const int32_t lengths[] = {4, 9, 2}, offsets[] = {0, 4, 13, 15};
 enum { ITEMS = 3, ROWS = 17, SAMPLES = 40, MOST = 8192 };
 
+/* Runs on item `only`, or on all of them (-1), which lie at `at`. */
+static void run_on_inputs(struct net *n, int only, int junk, const int32_t at[ITEMS + 1])
+{
+    int first = only < 0 ? 0 : only, from = at[first];
+    int32_t one[] = {0, at[first + 1] - from}, tokens[ROWS];
+    float *image = numbers(ITEMS * SIZE * SIZE * 3, "image"), *frames = numbers(ROWS * BINS, "frames");
+    float *sound = numbers(ITEMS * SAMPLES, "sound");
+    for (int i = 0; i < ROWS; i++) tokens[i] = i * 7 % VOCAB;
+    for (int i = at[ITEMS]; i < ROWS; i++) {
+        tokens[i] = junk;
+        for (int k = 0; k < BINS; k++) frames[i * BINS + k] = (float)junk;
+    }
+    ad_bind(n->p, "pic.image", image + first * SIZE * SIZE * 3);
+    ad_bind(n->p, "sound.wave", sound + first * SAMPLES);
+    ad_bind(n->p, "words.tokens", tokens + from);
+    ad_bind(n->p, "voice.frames", frames + from * BINS);
+    ad_bind(n->p, "words.offsets", only < 0 ? at : one);
+    ad_bind(n->p, "voice.offsets", only < 0 ? at : one);
+    net_run(n, 0, 0);
+    free(image);
+    free(frames);
+    free(sound);
+}
+
 /* Embeds item `only`, or all of them (-1), into out (n, EMBED). */
 static void embed(const struct model_tower *t, int only, int junk, float *out)
 {
     struct net n = net_begin(false);
-    int items = only < 0 ? ITEMS : 1, from = only < 0 ? 0 : offsets[only], rows = only < 0 ? ROWS : lengths[only];
+    int items = only < 0 ? ITEMS : 1, rows = only < 0 ? ROWS : lengths[only];
     if (t->kind == MODEL_WAVE) rows = items * SAMPLES;
     val y = model_embed(&n.m, t, (struct model_shape){items, rows}, EMBED);
     struct err e = {0};
@@ -106,25 +130,8 @@ static void embed(const struct model_tower *t, int only, int junk, float *out)
     ad_output(n.m.g, "y", y);
     net_plan(&n, 0);
     net_fill(&n, 0.3);
-    float *image = numbers(ITEMS * SIZE * SIZE * 3, "image"), *frames = numbers(ROWS * BINS, "frames");
-    float *sound = numbers(ITEMS * SAMPLES, "sound");
-    int32_t tokens[ROWS];
-    for (int i = 0; i < ROWS; i++) tokens[i] = i * 7 % VOCAB;
-    for (int i = offsets[ITEMS]; i < ROWS; i++) {
-        tokens[i] = junk;
-        for (int k = 0; k < BINS; k++) frames[i * BINS + k] = (float)junk;
-    }
-    ad_bind(n.p, "pic.image", image + (only < 0 ? 0 : only) * SIZE * SIZE * 3);
-    ad_bind(n.p, "sound.wave", sound + (only < 0 ? 0 : only) * SAMPLES);
-    ad_bind(n.p, "words.tokens", tokens + from);
-    ad_bind(n.p, "voice.frames", frames + from * BINS);
-    ad_bind(n.p, "words.offsets", only < 0 ? offsets : (int32_t[]){0, rows});
-    ad_bind(n.p, "voice.offsets", only < 0 ? offsets : (int32_t[]){0, rows});
-    net_run(&n, 0, 0);
+    run_on_inputs(&n, only, junk, offsets);
     memcpy(out, net_out(&n, "y"), sizeof(float) * (size_t)(items * EMBED));
-    free(image);
-    free(frames);
-    free(sound);
     net_end(&n);
 }
 
@@ -193,16 +200,9 @@ static int64_t features_and_gradients(const struct model_tower *t, bool of_hidde
     ad_output(g, "y", y);
     net_plan(&n, 0);
     net_fill(&n, 0.4);
-    float *image = numbers(ITEMS * SIZE * SIZE * 3, "image"), *sound = numbers(ITEMS * SAMPLES, "sound"),
-          *w = numbers(ITEMS * c->width, "w");
-    int32_t tokens[ROWS];
-    for (int i = 0; i < ROWS; i++) tokens[i] = i * 7 % VOCAB;
+    float *w = numbers(ITEMS * c->width, "w");
     ad_bind(n.p, "w", w);
-    ad_bind(n.p, "pic.image", image);
-    ad_bind(n.p, "sound.wave", sound);
-    ad_bind(n.p, "words.tokens", tokens);
-    ad_bind(n.p, "words.offsets", (int32_t[]){0, 6, 6, 15});
-    net_run(&n, 0, 0);
+    run_on_inputs(&n, -1, 0, (int32_t[]){0, 6, 6, 15});
     int64_t done = ITEMS * c->width;
     memcpy(out, net_out(&n, "y"), sizeof(float) * (size_t)done);
     for (int i = 0; i < count; i++) {
@@ -212,8 +212,6 @@ static int64_t features_and_gradients(const struct model_tower *t, bool of_hidde
         done += x->count;
     }
     *flops = ad_plan_stats(n.p).flops;
-    free(image);
-    free(sound);
     free(w);
     net_end(&n);
     return done;
