@@ -9,9 +9,18 @@
 #include "autograd/op.h"
 #include "base/isa.h"
 
+/* Each number of C is summed in so many numbers of K at a time, at most, and then the next: in about equal blocks, since each
+ * costs a pass over C. A panel of B takes most of the first-level cache at this length (AVX2). */
+enum { GEMM_MOST_K = 384 };
+static inline int64_t gemm_k_block(int64_t k)
+{
+    int64_t blocks = (k + GEMM_MOST_K - 1) / GEMM_MOST_K;
+    return blocks ? ((k + blocks - 1) / blocks + 7) / 8 * 8 : 8;
+}
+
 /* An operand A that lies nowhere as a matrix (a convolution's patches): `fill` writes rows i0 .. i0+ni-1, columns k0 ..
- * k0+nk-1 of it, element (i, k) to to[(i - i0) * i_step + (k - k0) * k_step]; one of the steps is 1. Called by several
- * threads at once. */
+ * k0+nk-1 of it, element (i, k) to to[(i - i0) * i_step + (k - k0) * k_step]; one of the steps is 1, nk at most
+ * GEMM_MOST_K. Called by several threads at once. */
 struct gemm_source {
     void (*fill)(const void *ctx, int64_t i0, int64_t ni, int64_t k0, int64_t nk, float *to, int64_t i_step,
                  int64_t k_step);

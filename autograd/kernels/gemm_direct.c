@@ -7,7 +7,7 @@
 #if defined(__AVX2__)
 #include "autograd/kernels/register_block.h"
 
-enum { MR = 6, NR = 2 * VL, MOST = 192, KC = 256 /* as in gemm_packed.c */, NUMBERS = 73728 };
+enum { MR = 6, NR = 2 * VL, MOST = 192, NUMBERS = 73728 };
 enum { THIN = 4, STRIP = 256, AT_ONCE = 8 };
 
 /* Lines that lie so far apart meet in a few sets of the first cache. */
@@ -141,17 +141,19 @@ static void thin_strip(const struct gemm_args *g, int64_t j, int64_t n, int64_t 
 
 static void thin(const struct gemm_args *g)
 {
+    int64_t block = gemm_k_block(g->k);
     for (int64_t j = 0; j < g->n; j += STRIP)
-        for (int64_t k = 0; k < g->k; k += KC)
-            thin_strip(g, j, g->n - j < STRIP ? g->n - j : STRIP, k, g->k - k < KC ? g->k - k : KC);
+        for (int64_t k = 0; k < g->k; k += block)
+            thin_strip(g, j, g->n - j < STRIP ? g->n - j : STRIP, k, g->k - k < block ? g->k - k : block);
 }
 
 static void small(const struct gemm_args *g)
 {
-    float panel[KC * NR] __attribute__((aligned(64)));
+    float panel[GEMM_MOST_K * NR] __attribute__((aligned(64)));
     float *c = g->c;
+    int64_t block = gemm_k_block(g->k);
     for (int64_t k = 0, kc; k < g->k; k += kc) {
-        kc = g->k - k < KC ? g->k - k : KC;
+        kc = g->k - k < block ? g->k - k : block;
         const float *a = (const float *)g->a + k * g->a_col, *b = (const float *)g->b + k * g->b_row;
         for (int64_t j = 0, width; j < g->n; j += width) {
             width = g->n - j > VL ? NR : VL;

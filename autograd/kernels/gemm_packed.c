@@ -3,7 +3,7 @@
  * A is copied into panels of MR rows: [row][ROW] where its rows are contiguous, [k][MR] where its columns are; the
  * strides are constants, so that the kernel needs one pointer. B is copied into panels [k][NR]. GROUP panels of A stand in
  * the second-level cache while panel after panel of B passes through the first; with one panel of A it is B that stands.
- * What is packed next, of A and of B, is asked for ahead. Each number of C is summed over k in order, in blocks of KC: how
+ * What is packed next, of A and of B, is asked for ahead. Each number of C is summed over k in order, in the blocks of gemm_k_block: how
  * the rest is cut does not change a bit. */
 #pragma GCC optimize("O3")
 #include "autograd/kernels/gemm.h"
@@ -19,11 +19,23 @@ enum { MR = BLOCK_ROWS, GROUP = 1 }; /* a panel of B fills the first-level cache
 enum { MR = BLOCK_ROWS, GROUP = 12 };
 #endif
 /* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
-enum { NR = 2 * VL, KC = 256, NC = 1024, ROW = KC + 16, PANEL = KC * NR + 2 * 16, HEAP = MR * ROW + 16 };
+enum { NR = 2 * VL, ROW = GEMM_MOST_K + 16, HEAP = MR * ROW + 16, GAP = 2 * 16, PANELS_OF_B = 768 / NR };
 
 struct room {
-    float a[GROUP * HEAP + VL], b[NC / NR * PANEL], tile[MR * NR];
+    float a[GROUP * HEAP + VL], b[PANELS_OF_B * (GEMM_MOST_K * NR + GAP)], tile[MR * NR];
 } __attribute__((aligned(64)));
+
+/* From one packed panel of B to the next. */
+static int64_t panel_size(int64_t kc)
+{
+    return kc * NR + GAP;
+}
+
+/* Columns of B that there is room for. */
+static int64_t most_columns(int64_t kc)
+{
+    return PANELS_OF_B * panel_size(GEMM_MOST_K) / panel_size(kc) * NR;
+}
 
 void gemm_enter_thread(void) {}
 
@@ -75,16 +87,16 @@ static int64_t width_of(int64_t n, int64_t j)
 /* n columns of kc rows of B from `b` on, a row at a time: memory is read in the order in which it lies. */
 SIMD_FN void pack_rows(enum ad_dtype type, const void *b, int64_t b_row, int64_t n, int64_t kc, float *to)
 {
-    int64_t whole = n / NR * NR;
+    int64_t whole = n / NR * NR, size = panel_size(kc);
     for (int64_t t = 0; t < kc; t++) {
         const void *row = at_as(type, b, t * b_row);
         int64_t j = 0;
         for (; j < whole; j += NR) {
-            vf_store(to + j / NR * PANEL + t * NR, vf_load_as(type, row, j));
-            vf_store(to + j / NR * PANEL + t * NR + VL, vf_load_as(type, row, j + VL));
+            vf_store(to + j / NR * size + t * NR, vf_load_as(type, row, j));
+            vf_store(to + j / NR * size + t * NR + VL, vf_load_as(type, row, j + VL));
         }
         if (j == n) continue;
-        float *end = to + j / NR * PANEL + t * width_of(n, j);
+        float *end = to + j / NR * size + t * width_of(n, j);
         vf_widen(type, at_as(type, row, j), end, n - j);
         for (int64_t x = n - j; x < width_of(n, j); x++) end[x] = 0;
     }
@@ -112,7 +124,7 @@ static void pack_b(const struct gemm_args *g, int64_t j0, int64_t n, int64_t k, 
     }
     for (int64_t j = 0; j < n; j += NR) {
         int64_t width = width_of(n, j), here = min_of(n - j, width);
-        float *panel = to + j / NR * PANEL;
+        float *panel = to + j / NR * panel_size(kc);
         const void *line = at_as(g->b_type, b, j * g->b_col);
         if (g->b_type == AD_F32)
             transpose_lines(line, g->b_col, here, kc, panel, width);
@@ -269,7 +281,7 @@ static bool reads_in_place(const struct gemm_args *g)
  * sum[i * ld + j - j0]. */
 struct strip {
     int64_t j0, n, first; /* first: the columns before it are read from B in place */
-    int64_t k, kc;
+    int64_t k, kc, block; /* block: of K, but for the last */
     bool by_row;
     float *sum;
     int64_t ld;
@@ -278,7 +290,8 @@ struct strip {
 /* Asks for a part (of `parts`) of the next block of B. */
 static void prefetch_b(const struct gemm_args *g, const struct strip *s, int64_t part, int64_t parts)
 {
-    int64_t k = s->k + s->kc, rows = min_of(KC, g->k - k), size = size_as(g->b_type), lines = (s->n * size + 63) / 64;
+    int64_t k = s->k + s->kc, rows = min_of(s->block, g->k - k), size = size_as(g->b_type),
+            lines = (s->n * size + 63) / 64;
     if (rows <= 0 || g->b_col != 1) return;
     const char *b = at_as(g->b_type, g->b, k * g->b_row + s->j0);
     for (int64_t x = part * rows * lines / parts; x < (part + 1) * rows * lines / parts; x++)
@@ -289,18 +302,18 @@ static void prefetch_b(const struct gemm_args *g, const struct strip *s, int64_t
 static void group_times_strip(const struct gemm_args *g, struct room *room, const struct strip *s,
                               const struct heights *h, struct group p)
 {
-    int64_t panels = (s->n + NR - 1) / NR, groups = (h->panels + GROUP - 1) / GROUP;
+    int64_t size = panel_size(s->kc), panels = (s->n + NR - 1) / NR, groups = (h->panels + GROUP - 1) / GROUP;
     struct group next = p;
     pack_a(g, s->by_row, h, p, s->k, s->kc, room->a);
     int64_t next_k = s->k, next_kc = s->kc;
     if (p.first + p.panels < h->panels)
         next = group_of(h, p.first + p.panels);
     else
-        next = group_of(h, 0), next_k += s->kc, next_kc = min_of(KC, g->k - next_k);
+        next = group_of(h, 0), next_k += s->kc, next_kc = min_of(s->block, g->k - next_k);
     bool ahead = !g->source && next_kc > 0;
     for (int64_t j = 0; j < s->n;) {
         int64_t width = j < s->first ? min_of(NR, s->first - j) : width_of(s->n, j);
-        struct panel b = {room->b + j / NR * PANEL, width, min_of(width, s->n - j), width};
+        struct panel b = {room->b + j / NR * size, width, min_of(width, s->n - j), width};
         if (j < s->first) b.b = (const float *)g->b + s->k * g->b_row + s->j0 + j, b.ldb = g->b_row;
         if (ahead) prefetch_a(g, s->by_row, next, next_k, next_kc, j / NR, panels);
         prefetch_b(g, s, p.first / GROUP * panels + j / NR, groups * panels);
@@ -314,16 +327,21 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
     }
 }
 
-/* All rows, columns j0 .. j0+n-1 (at most NC), all of K, summed at `sum` with rows ld apart. */
+/* All rows, columns j0 .. j0+n-1 (at most most_columns()), all of K, summed at `sum` with rows ld apart. */
 static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int64_t n, float *sum, int64_t ld)
 {
     struct heights h = heights_of(g->m);
-    struct strip s = {.j0 = j0, .n = n, .first = reads_in_place(g) ? n / VL * VL : 0, .sum = sum, .ld = ld};
+    struct strip s = {.j0 = j0,
+                      .n = n,
+                      .first = reads_in_place(g) ? n / VL * VL : 0,
+                      .block = gemm_k_block(g->k),
+                      .sum = sum,
+                      .ld = ld};
     s.by_row = g->source ? !g->source->by_column : g->a_col == 1 || g->k == 1;
     bool ends = g->bias || g->residual || g->act || g->c_type != AD_F32;
-    for (s.k = 0; s.k < g->k; s.k += KC) {
-        s.kc = min_of(KC, g->k - s.k);
-        if (s.first < n) pack_b(g, j0 + s.first, n - s.first, s.k, s.kc, room->b + s.first / NR * PANEL);
+    for (s.k = 0; s.k < g->k; s.k += s.block) {
+        s.kc = min_of(s.block, g->k - s.k);
+        if (s.first < n) pack_b(g, j0 + s.first, n - s.first, s.k, s.kc, room->b + s.first / NR * panel_size(s.kc));
         for (int64_t first = 0; first < h.panels; first += GROUP) {
             struct group p = group_of(&h, first);
             group_times_strip(g, room, &s, &h, p);
@@ -337,7 +355,7 @@ static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int6
  * each lot of rows, which are so many that this costs little. */
 static void multiply_half(const struct gemm_args *g)
 {
-    enum { ROWS = 256, COLUMNS = 384 }; /* with the room 1.5 MB: a thread's stack may have 2 */
+    enum { ROWS = 256, COLUMNS = 384 }; /* with the room 1.7 MB: a thread's stack may have 2 */
     struct room room;
     float sum[ROWS * COLUMNS] __attribute__((aligned(64)));
     for (int64_t j = 0; j < g->n; j += COLUMNS)
@@ -362,7 +380,8 @@ void gemm_multiply(const struct gemm_args *g)
         return;
     }
     struct room room;
-    for (int64_t j = 0; j < g->n; j += NC) strip(g, &room, j, min_of(NC, g->n - j), (float *)g->c + j, g->c_row);
+    int64_t n = most_columns(gemm_k_block(g->k));
+    for (int64_t j = 0; j < g->n; j += n) strip(g, &room, j, min_of(n, g->n - j), (float *)g->c + j, g->c_row);
     if (g->stream) stream_end();
 }
 #endif

@@ -8,7 +8,7 @@
 
 #include "autograd/kernels/simd.h"
 
-enum { PIECES = 258 }; /* a range has at most 256 columns (gemm_packed.c, gemm_blas.c) */
+enum { PIECES = GEMM_MOST_K + 2 };
 
 struct piece {
     int64_t u, v0, v1; /* taps v0 .. v1 of row u */

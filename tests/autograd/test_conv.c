@@ -242,6 +242,9 @@ static void test_cuts(void **state)
     point.pad[0] = point.pad[1] = 0;
     check((struct geometry){3, {17, 19}, {3, 3}, 1, 16, 24, plain});
     check((struct geometry){2, {18, 17}, {3, 3}, 1, 20, 9, two});
+    /* one channel, so that each of the many taps is copied alone */
+    check((struct geometry){1, {1, 1000}, {1, 450}, 1, 1, 5, {{1, 1}, {0, 3}, {1, 2}, 1, {0, 0}, {0, 0}}});
+    check((struct geometry){1, {24, 26}, {21, 20}, 1, 1, 3, point});
     check((struct geometry){1, {6, 5}, {3, 3}, 1, 600, 3, plain});
     check((struct geometry){1, {6, 5}, {3, 3}, 1, 3, 600, two});
     check((struct geometry){2, {33, 35}, {1, 1}, 1, 17, 33, point});

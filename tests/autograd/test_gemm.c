@@ -85,8 +85,8 @@ static void test_batches(void **state)
 
 static void test_cuts(void **state) /* sizes that are cut into blocks: rows, columns, and the sum */
 {
-    const int64_t large[][3] = {{2100, 33, 20},  {70, 900, 40},   {17, 1100, 30}, {33, 65, 4200},
-                                {130, 64, 2049}, {300, 300, 300}, {1, 600, 2500}};
+    const int64_t large[][3] = {{2100, 33, 20},  {70, 900, 40},  {17, 1100, 30}, {33, 65, 4200}, {130, 64, 2049},
+                                {300, 300, 300}, {1, 600, 2500}, {49, 800, 384}, {15, 1500, 390}};
     for (size_t i = 0; i < sizeof large / sizeof *large; i++)
         for (int32_t t = 0; t < 4; t++) {
             struct matmul_attr a = {.ta = t & 1, .tb = t >> 1, .bias = 1, .residual = t & 1};
@@ -103,9 +103,9 @@ static void test_cuts(void **state) /* sizes that are cut into blocks: rows, col
 static void test_small_and_thin(void **state)
 {
     static const int64_t at[][3] = {{192, 192, 192}, {193, 192, 100}, {192, 193, 100}, {192, 192, 193},
-                                    {64, 32, 288},   {32, 100, 513},  {100, 128, 65},  {100, 128, 64},
-                                    {128, 128, 300}, {5, 24, 256},    {5, 24, 257}},
-                         thin[][2] = {{255, 8}, {256, 7}, {256, 8}, {257, 9}, {600, 31}, {1031, 264}};
+                                    {64, 32, 288},   {32, 100, 769},  {100, 128, 65},  {100, 128, 64},
+                                    {128, 128, 300}, {5, 24, 384},    {5, 24, 385}},
+                         thin[][2] = {{255, 8}, {256, 7}, {256, 8}, {257, 9}, {600, 31}, {1031, 393}};
     for (size_t i = 0; i < sizeof at / sizeof *at; i++)
         for (int32_t t = 0; t < 4; t++) {
             struct matmul_attr a = {.ta = t & 1, .tb = t >> 1, .bias = i & 1, .residual = t == 1};
