@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -119,6 +120,7 @@ static void start_with_short_spin(int argc, char **argv)
 int main(int argc, char **argv)
 {
     start_with_short_spin(argc, argv);
+    prctl(PR_SET_NAME, "triad"); /* started from /proc/self/exe, it would be "exe" to top and pkill */
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow any more (ulimit -f) is an error of its write, not a death */
     int status = run(argc, argv);
     if (fflush(stdout) == 0 || status) return status;

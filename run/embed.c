@@ -9,8 +9,6 @@
 #include "base/mem.h"
 #include "run/model.h"
 
-enum { EMBED_BATCH = 64 };
-
 struct cached {
     int modality;
     struct model_shape shape;
@@ -110,14 +108,14 @@ int run_embed_items(struct run_model *m, int modality, const struct manifest *da
                                    .split = split,
                                    .modality = &input,
                                    .n_modalities = 1,
-                                   .batch = EMBED_BATCH,
+                                   .batch = RUN_EMBED_BATCH,
                                    .eval = true,
                                    .skip = m->config.data.on_bad == 1,
                                    .threads = (int)m->config.data.workers};
     struct data_loader *l;
     int rc = data_loader_new(&c, &l, e);
     if (rc) return rc;
-    float *unit = mem_alloc((size_t)(EMBED_BATCH + 8) * (size_t)width * sizeof *unit);
+    float *unit = mem_alloc((size_t)(RUN_EMBED_BATCH + 8) * (size_t)width * sizeof *unit);
     struct progress *bar = show ? progress_new(m->tower[modality].name, n, "items", 10) : NULL;
     for (struct data_batch *b; !rc && !(rc = data_loader_next(l, &b, e)) && b;) {
         rc = embed_batch(m, modality, b, items + done, unit, out + done * width, has + done, e);

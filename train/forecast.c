@@ -8,25 +8,8 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "base/threads.h"
+#include "train/look.h"
 #include "train/setup.h"
-
-/* Entries of a modality that measuring decodes: one of each item of the splits of data.valid, and in "a/b" one more clip,
- * where pictures and texts are the same as in "a". */
-static double measured(const struct train_setup *s, const struct data_modality *d)
-{
-    const struct run_data *c = &s->m->config.data;
-    double entries = 0;
-    for (int64_t v = 0; v < c->valid.n; v++) {
-        size_t n = strcspn(c->valid.v[v], "/");
-        if (c->valid.v[v][n] && d->kind != DATA_AUDIO) continue;
-        for (int64_t k = 0; k < s->data.n; k++) {
-            const struct manifest_item *item = &s->data.item[k];
-            entries +=
-                strlen(item->split) == n && !memcmp(item->split, c->valid.v[v], n) && manifest_field(item, d->field);
-        }
-    }
-    return entries;
-}
 
 /* Bytes that the cache will come to hold in `epochs`: the decoded data of every entry that was drawn, up to the budget.
  * Of the k entries that an item has (its clips, its captions) an epoch draws one. */
@@ -44,7 +27,6 @@ static double forecast_cache(const struct train_setup *s, const struct data_batc
             double n = f->n <= 256 ? manifest_use(&s->data, f, s->m->config.data.train, used) : f->n;
             if (n > 0) entries += epochs < 1 ? epochs : n * (1 - pow(1 - 1 / n, epochs));
         }
-        entries += measured(s, d);
         if (d->kind == DATA_IMAGE) bytes += entries * (double)(d->h * d->w * 3);
         if (d->kind == DATA_TEXT) bytes += entries * (double)p->offsets[p->n] / items * 4;
         if (d->kind == DATA_AUDIO) bytes += entries * (double)p->offsets[p->n] / items * (double)data_row_width(d) * 2;
@@ -52,16 +34,51 @@ static double forecast_cache(const struct train_setup *s, const struct data_batc
     return fmin(bytes, (double)s->m->config.data.cache);
 }
 
-/* Waits until the loader's ring is full, so that its memory is counted. */
-static int fill_ring(struct train_setup *s, struct err *e)
+/* Plans the batches that come next, of which some may be larger than the first, and holds as many at once as the loader's
+ * ring has: their memory is then counted. */
+static int look_ahead(struct train_setup *s, struct err *e)
 {
-    int64_t n = s->m->config.data.workers + 1; /* one is held already */
+    int64_t n = s->m->config.data.workers + 2;
     struct data_batch **b = mem_zero((size_t)n, sizeof *b);
     int rc = 0;
-    for (int64_t i = 0; i < n && !rc; i++) rc = data_loader_next(s->loader, &b[i], e);
+    for (int64_t i = 0; i < n && !rc; i++) {
+        rc = data_loader_next(s->loader, &b[i], e);
+        if (rc) break;
+        train_stepper_plan(s->stepper, b[i], e);
+        rc = e->code;
+    }
     for (int64_t i = 0; i < n; i++)
         if (b[i]) data_loader_release(s->loader, b[i]);
     free(b);
+    return rc;
+}
+
+/* Embeds the first items of a split as measuring it would: the second ring of batches has its memory too. */
+static int embed_some(struct train_setup *s, const char *split, int64_t most, struct err *e)
+{
+    struct run_model *m = s->m;
+    const char *slash = strchr(split, '/');
+    char *name = mem_strndup(split, slash ? (size_t)(slash - split) : strlen(split));
+    int64_t *items, n;
+    int rc = manifest_select(&s->data, name, &items, &n, e);
+    free(name);
+    if (rc) return rc;
+    if (n > most) n = most;
+    float *unit = mem_alloc((size_t)(n * m->config.embed + 1) * sizeof *unit);
+    bool *has = mem_alloc((size_t)n + 1);
+    for (int i = 0; i < m->n && !rc; i++)
+        rc = run_embed_items(m, i, &s->data, items, n, slash ? slash + 1 : split, 0, unit, has, false, e);
+    free(has);
+    free(unit);
+    free(items);
+    return rc;
+}
+
+static int embed_valid(struct train_setup *s, struct err *e)
+{
+    const struct run_data *d = &s->m->config.data;
+    int rc = 0;
+    for (int64_t v = 0; v < d->valid.n && !rc; v++) rc = embed_some(s, d->valid.v[v], 8 * RUN_EMBED_BATCH, e);
     return rc;
 }
 
@@ -103,29 +120,43 @@ static void print_forecast(const struct train_setup *s, const struct ad_plan_sta
                text_clock(a, sizeof a, (double)s->total * step_s));
 }
 
-static int forecast(struct train_setup *s, const struct train_options *o, struct err *e)
+/* What three steps of a batch show. */
+struct tried {
+    struct ad_plan_stats plan;
+    int64_t samples;
+    double step_s, cache; /* seconds of the fastest; bytes of the cache at the end of the run */
+};
+
+static int try_batch(struct train_setup *s, struct data_batch *b, struct tried *t, struct err *e)
 {
-    int rc = train_setup_open(s, o, e);
-    struct data_batch *b = NULL;
-    if (!rc) rc = data_loader_next(s->loader, &b, e);
-    if (rc) return rc;
-    struct ad_plan_stats p = train_stepper_plan(s->stepper, b, e);
-    if (e->code) return e->code;
     struct train_result r = {0};
-    double best = INFINITY;
+    int rc = 0;
+    *t = (struct tried){.plan = train_stepper_plan(s->stepper, b, e), .samples = b->size, .step_s = INFINITY};
+    if (e->code) return e->code;
     for (int i = 0; i < 3 && !rc; i++) {
         rc = train_stepper_run(s->stepper, b, i, 0, &r, e);
-        best = fmin(best, r.compute_s + r.optimizer_s);
+        t->step_s = fmin(t->step_s, r.compute_s + r.optimizer_s);
     }
+    double steps = s->total ? (double)s->total : s->c->time / t->step_s;
+    t->cache = forecast_cache(s, b, steps / (double)data_loader_batches(s->loader));
+    const struct data_batch *seen = b;
+    return rc ? rc : train_look(s->m, &s->data, &seen, 1, NULL, e);
+}
+
+static int forecast(struct train_setup *s, const struct train_options *o, struct err *e)
+{
+    struct data_batch *b = NULL;
+    struct tried t;
+    int rc = train_setup_open(s, o, e);
+    if (!rc) rc = data_loader_next(s->loader, &b, e);
+    if (!rc) rc = try_batch(s, b, &t, e);
+    if (b) data_loader_release(s->loader, b);
+    if (!rc) rc = look_ahead(s, e);
+    if (!rc) rc = embed_valid(s, e);
     if (rc) return rc;
-    if ((rc = fill_ring(s, e)) != 0) return rc;
-    /* What is in memory now, and what the cache will add. */
-    double steps = s->total ? (double)s->total : s->c->time / best;
-    double epochs = steps / (double)data_loader_batches(s->loader);
-    double peak =
-        (double)process_peak_rss() + forecast_cache(s, b, epochs) - (double)(s->cache ? data_cache_bytes(s->cache) : 0);
-    print_forecast(s, &p, b->size, peak, best);
-    data_loader_release(s->loader, b);
+    double peak = (double)process_peak_rss() + t.cache; /* of the cache, what is not there yet */
+    if (s->cache) peak -= (double)data_cache_bytes(s->cache);
+    print_forecast(s, &t.plan, t.samples, peak, t.step_s);
     return 0;
 }
 

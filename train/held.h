@@ -8,7 +8,7 @@
  * them: it has a limit of its own, data.cache. */
 struct train_held {
     double parameters, gradients, optimizer; /* running statistics and averaged weights counted in */
-    double batches;                          /* all of the loader's ring */
+    double batches;    /* all of the loader's ring, and of the one that the splits of data.valid come through */
     double embeddings; /* of a batch in parts: all unit vectors and their gradients; otherwise 0 */
     double program;    /* code, libraries, threads, tables */
 };

@@ -210,9 +210,11 @@ int train_look(const struct run_model *m, const struct manifest *data, const str
         rc = show_batch(&l, SAMPLES / n > 0 ? SAMPLES / n : 1, e);
     }
     html_end(&l.page);
-    char *path = file_join(dir, "first-batches.html");
-    if (!rc) rc = file_write(path, l.page.data, l.page.len, e);
-    free(path);
+    if (!rc && dir) {
+        char *path = file_join(dir, "first-batches.html");
+        rc = file_write(path, l.page.data, l.page.len, e);
+        free(path);
+    }
     free(title);
     buf_free(&l.page);
     return rc;

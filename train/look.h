@@ -6,7 +6,8 @@
 #include "run/model.h"
 
 /* Writes `dir`/first-batches.html from the first batches of a run's loader: pictures after augmentation, captions as
- * the tokenizer gives them back, spectrograms, and the clip's own sound. `b` is a batch as the model gets it. */
+ * the tokenizer gives them back, spectrograms, and the clip's own sound. `b` is a batch as the model gets it. `dir`
+ * NULL: the page is made and not written, for what it takes. */
 int train_look(const struct run_model *m, const struct manifest *data, const struct data_batch *const *b, int n,
                const char *dir, struct err *e) MUST_CHECK;
 
