@@ -1,5 +1,5 @@
-/* What a run will take, found by doing two steps of it: parameters, FLOPs, memory, time. See train_dry_run in train.h.
- */
+/* What a run will take, found by doing some of it, steps and measuring: parameters, FLOPs, memory, time. See
+ * train_dry_run in train.h. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
