@@ -49,7 +49,7 @@ int eval_index_make(struct run_model *m, const struct manifest *data, const char
 {
     struct eval_set s;
     *x = (struct eval_index){0};
-    int rc = eval_set_make(m, data, split, &s, show, e);
+    int rc = eval_set_make(m, data, split, 0, &s, show, e);
     if (rc) return rc;
     *x = (struct eval_index){.n = s.n, .width = s.width, .n_modalities = s.n_modalities, .weights = eval_weights(m)};
     x->manifest = arena_strdup(&x->mem, data->path);

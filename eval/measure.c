@@ -31,8 +31,8 @@ static void number_groups(const struct manifest *data, struct eval_set *s)
     free(first);
 }
 
-int eval_set_make(struct run_model *m, const struct manifest *data, const char *split, struct eval_set *s, bool show,
-                  struct err *e)
+int eval_set_make(struct run_model *m, const struct manifest *data, const char *split, int64_t most, struct eval_set *s,
+                  bool show, struct err *e)
 {
     *s = (struct eval_set){.split = mem_strdup(split), .n_modalities = m->n, .width = m->config.embed};
     const char *slash = strchr(split, '/');
@@ -41,6 +41,7 @@ int eval_set_make(struct run_model *m, const struct manifest *data, const char *
     int rc = manifest_select(data, items, &s->item, &s->n, e);
     free(items);
     if (!rc) {
+        if (most > 0 && s->n > most) s->n = most;
         s->group = mem_alloc((size_t)(s->n + 1) * sizeof *s->group);
         number_groups(data, s);
     }

@@ -22,9 +22,9 @@ struct eval_set {
 /* Embeds a split. `split` is a name of the manifest ("compositions"), or "items/entries": the items of one with the
  * entries (clips, pictures) of another: "compositions/voices" is compositions spoken by the voices held out. Items with
  * the same manifest "group" are hits for each other; otherwise each is its own. `show`: with progress lines. ERR_CONFIG
- * for an unknown split. */
-int eval_set_make(struct run_model *m, const struct manifest *data, const char *split, struct eval_set *s, bool show,
-                  struct err *e) MUST_CHECK;
+ * for an unknown split. `most`: so many of the split's first items; 0: all. */
+int eval_set_make(struct run_model *m, const struct manifest *data, const char *split, int64_t most, struct eval_set *s,
+                  bool show, struct err *e) MUST_CHECK;
 void eval_set_free(struct eval_set *s);
 
 /* One direction of one pair. Only items that have the modality are queries or candidates. */

@@ -58,7 +58,7 @@ int eval_report_make(struct run_model *m, const struct manifest *data, const str
     int rc = 0;
     for (int i = 0; i < o->n_splits && !rc; i++) {
         struct eval_split *s = &r->split[i];
-        rc = eval_set_make(m, data, o->splits[i], &s->set, o->show, e);
+        rc = eval_set_make(m, data, o->splits[i], 0, &s->set, o->show, e);
         if (!rc) measure_directions(m, s);
         if (!rc && o->classes) rc = measure_zeroshot(m, data, o, s, e);
     }

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "base/threads.h"
+#include "eval/measure.h"
 #include "train/look.h"
 #include "train/setup.h"
 
@@ -53,32 +54,16 @@ static int look_ahead(struct train_setup *s, struct err *e)
     return rc;
 }
 
-/* Embeds the first items of a split as measuring it would: the second ring of batches has its memory too. */
-static int embed_some(struct train_setup *s, const char *split, int64_t most, struct err *e)
-{
-    struct run_model *m = s->m;
-    const char *slash = strchr(split, '/');
-    char *name = mem_strndup(split, slash ? (size_t)(slash - split) : strlen(split));
-    int64_t *items, n;
-    int rc = manifest_select(&s->data, name, &items, &n, e);
-    free(name);
-    if (rc) return rc;
-    if (n > most) n = most;
-    float *unit = mem_alloc((size_t)(n * m->config.embed + 1) * sizeof *unit);
-    bool *has = mem_alloc((size_t)n + 1);
-    for (int i = 0; i < m->n && !rc; i++)
-        rc = run_embed_items(m, i, &s->data, items, n, slash ? slash + 1 : split, 0, unit, has, false, e);
-    free(has);
-    free(unit);
-    free(items);
-    return rc;
-}
-
+/* Embeds the first items of the splits that training measures: the second ring of batches has its memory too. */
 static int embed_valid(struct train_setup *s, struct err *e)
 {
     const struct run_data *d = &s->m->config.data;
     int rc = 0;
-    for (int64_t v = 0; v < d->valid.n && !rc; v++) rc = embed_some(s, d->valid.v[v], 8 * RUN_EMBED_BATCH, e);
+    for (int64_t v = 0; v < d->valid.n && !rc; v++) {
+        struct eval_set set;
+        rc = eval_set_make(s->m, &s->data, d->valid.v[v], 8 * RUN_EMBED_BATCH, &set, false, e);
+        if (!rc) eval_set_free(&set);
+    }
     return rc;
 }
 

@@ -131,7 +131,7 @@ static void record_directions(struct loop *l, const char *split, const struct ev
 static int measure_split(struct loop *l, const char *split, struct err *e)
 {
     struct eval_set set;
-    int rc = eval_set_make(l->s.m, &l->s.data, split, &set, false, e);
+    int rc = eval_set_make(l->s.m, &l->s.data, split, 0, &set, false, e);
     if (rc) return err_prefix(e, "measuring the split '%s'", split);
     struct buf line = {0};
     for (int p = 0; p < run_pairs(&l->s.m->config); p++) {

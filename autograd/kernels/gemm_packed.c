@@ -3,8 +3,8 @@
  * A is copied into panels of MR rows: [row][ROW] where its rows are contiguous, [k][MR] where its columns are; the
  * strides are constants, so that the kernel needs one pointer. B is copied into panels [k][NR]. GROUP panels of A stand in
  * the second-level cache while panel after panel of B passes through the first; with one panel of A it is B that stands.
- * What is packed next, of A and of B, is asked for ahead. Each number of C is summed over k in order, in the blocks of gemm_k_block: how
- * the rest is cut does not change a bit. */
+ * What is packed next, of A and of B, is asked for ahead. Each number of C is summed over k in order, in the blocks of
+ * gemm_k_block: how the rest is cut does not change a bit. */
 #pragma GCC optimize("O3")
 #include "autograd/kernels/gemm.h"
 

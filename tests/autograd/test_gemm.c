@@ -102,10 +102,10 @@ static void test_cuts(void **state) /* sizes that are cut into blocks: rows, col
 /* What is read where it lies (gemm_direct.c) and its borders; B's rows a power of two apart; few rows. */
 static void test_small_and_thin(void **state)
 {
-    static const int64_t at[][3] = {{192, 192, 192}, {193, 192, 100}, {192, 193, 100}, {192, 192, 193},
-                                    {64, 32, 288},   {32, 100, 769},  {100, 128, 65},  {100, 128, 64},
-                                    {128, 128, 300}, {5, 24, 384},    {5, 24, 385}},
-                         thin[][2] = {{255, 8}, {256, 7}, {256, 8}, {257, 9}, {600, 31}, {1031, 393}};
+    static const int64_t at[][3] = {{192, 192, 192}, {193, 192, 100}, {192, 193, 100}, {192, 192, 193}, {64, 32, 288},
+                                    {32, 100, 769},  {100, 128, 65},  {100, 128, 64},  {128, 128, 300}, {5, 24, 256},
+                                    {5, 24, 257},    {32, 100, 513},  {5, 24, 384},    {5, 24, 385}},
+                         thin[][2] = {{255, 8}, {256, 7}, {256, 8}, {257, 9}, {600, 31}, {1031, 264}, {1031, 393}};
     for (size_t i = 0; i < sizeof at / sizeof *at; i++)
         for (int32_t t = 0; t < 4; t++) {
             struct matmul_attr a = {.ta = t & 1, .tb = t >> 1, .bias = i & 1, .residual = t == 1};

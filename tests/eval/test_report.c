@@ -178,7 +178,7 @@ static void zero_shot_by_names_is_retrieval(void **state)
     struct eval_classes c;
     struct eval_zeroshot z;
     struct eval_direction d;
-    OK(eval_set_make(model, &data, "test", &s, false, &e));
+    OK(eval_set_make(model, &data, "test", 0, &s, false, &e));
     OK(eval_classes_of(model, &data, &s, NULL, 0, &c, &e));
     assert_int_equal(c.n, TOY_TEST);
     OK(eval_zeroshot_make(model, &data, &s, 0, 1, &c, 0, &z, &e));
