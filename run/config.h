@@ -200,6 +200,8 @@ struct opt_config run_opt_config(const struct run_config *c);
 struct data_modality run_data_modality(const struct run_modality *m, const struct tokenizer *t);
 /* One modality's tower; `vocab` for text. */
 struct model_tower run_tower(const struct run_modality *m, int64_t vocab);
+/* Samples of every clip for a tower over raw sound, 0 for the others. */
+int64_t run_raw_samples(const struct run_modality *m);
 /* The modality that data.budget counts; -1 where batches are of a number of samples. */
 int run_budget_modality(const struct run_config *c);
 /* Bytes of a limit of memory: a size ("2GB"), a share of what this machine or control group has ("60%"), or "0", no limit.
