@@ -15,213 +15,26 @@
 #include "base/file.h"
 #include "base/half.h"
 #include "base/log.h"
-#include "base/mem.h"
 #include "data/audio.h"
 #include "data/loader.h"
-
-/* A folder with N items made up here: every item has a picture and captions, some have no sound, item 4 no captions. */
-enum { N = 23, SIDE = 8, BINS = 16 };
-
-struct world {
-    char dir[64];
-    struct manifest m;
-    struct tokenizer *tok;
-    int64_t *items, n;
-};
-
-static void save(const struct world *w, const char *name, const void *data, size_t len)
-{
-    char *path = file_join(w->dir, name); /* file_write would wait for the disk each time */
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, len, f), len);
-    assert_int_equal(fclose(f), 0);
-    free(path);
-}
-
-static void save_picture(const struct world *w, int i)
-{
-    struct data_image im = {.h = 10 + i % 4, .w = 12 + i % 3};
-    im.px = malloc((size_t)(im.h * im.w * 3));
-    for (int64_t k = 0; k < im.h * im.w * 3; k++) im.px[k] = (uint8_t)(k * (i + 3) + i * 7);
-    struct buf b = {0};
-    struct err e = {0};
-    char name[32];
-    snprintf(name, sizeof name, "%d.png", i);
-    assert_int_equal(data_image_png(&im, &b, &e), 0);
-    save(w, name, b.data, b.len);
-    buf_free(&b);
-    data_image_free(&im);
-}
-
-static void save_sound(const struct world *w, int i, int voice)
-{
-    int64_t n = 800 + 531 * i + 97 * voice;
-    float *x = malloc((size_t)n * sizeof *x);
-    for (int64_t k = 0; k < n; k++) x[k] = 0.5f * sinf((float)k * (0.05f + 0.01f * (float)i) + (float)voice);
-    struct buf b = {0};
-    struct err e = {0};
-    char name[32];
-    snprintf(name, sizeof name, "%d.%d.wav", i, voice);
-    assert_int_equal(data_audio_wav(x, n, i % 2 ? 8000 : 11025, &b, &e), 0);
-    save(w, name, b.data, b.len);
-    buf_free(&b);
-    free(x);
-}
-
-static void world_make(struct world *w)
-{
-    struct buf b = {0};
-    struct err e = {0};
-    *w = (struct world){.dir = "/tmp/triad-loader-XXXXXX"};
-    assert_non_null(mkdtemp(w->dir));
-    for (int i = 0; i < N; i++) {
-        buf_printf(&b, "{\"id\": \"item-%d\", \"image\": \"%d.png\"", i, i);
-        if (i == 5 || i == 9) buf_printf(&b, ", \"group\": \"pair\"");
-        if (i != 4)
-            buf_printf(&b, ", \"text\": [\"the thing %d\", \"a %s\", \"number %d of many\"]", i,
-                       i % 7 == 3 ? "twin"
-                       : i % 2    ? "odd one"
-                                  : "even one",
-                       i);
-        if (i % 3)
-            buf_printf(&b,
-                       ", \"audio\": [\"%d.0.wav\", {\"file\": \"%d.1.wav\", \"split\": \"train\"}, {\"file\": "
-                       "\"%d.2.wav\", \"split\": \"voices\"}]",
-                       i, i, i);
-        buf_printf(&b, "}\n");
-        save_picture(w, i);
-        for (int v = 0; v < 3 && i % 3; v++) save_sound(w, i, v);
-    }
-    save(w, "manifest.jsonl", b.data, b.len);
-    char *path = file_join(w->dir, "manifest.jsonl");
-    assert_int_equal(manifest_load(path, &w->m, &e), 0);
-    assert_int_equal(manifest_select(&w->m, "train", &w->items, &w->n, &e), 0);
-    const char *texts[] = {"the thing", "a odd even one twin", "number of many"};
-    const struct tok_train_options o = {.vocab_size = 290, .min_frequency = 1};
-    assert_int_equal(tok_train_bpe(texts, 3, &o, &w->tok, &e), 0);
-    free(path);
-    buf_free(&b);
-}
-
-static void world_free(struct world *w)
-{
-    struct err e = {0};
-    manifest_free(&w->m);
-    tok_free(w->tok);
-    free(w->items);
-    assert_int_equal(file_remove_tree(w->dir, &e), 0);
-}
-
-static struct data_logmel_config small_logmel(void)
-{
-    struct data_logmel_config c = data_logmel_default();
-    c.rate = 8000;
-    c.fft = 256;
-    c.bins = BINS;
-    c.high = 4000;
-    return c;
-}
-
-struct setup {
-    struct data_modality m[3];
-    struct data_loader_config c;
-};
-
-static void setup(struct setup *s, const struct world *w, bool waves)
-{
-    *s = (struct setup){0};
-    s->m[0] = (struct data_modality){.name = "picture",
-                                     .field = "image",
-                                     .kind = DATA_IMAGE,
-                                     .h = SIDE,
-                                     .w = SIDE,
-                                     .mean = {0.5f, 0.4f, 0.3f},
-                                     .std = {0.25f, 0.5f, 0.2f},
-                                     .image = {.shift = 2, .flip = 0.5, .brightness = 0.2, .hue = 0.1, .noise = 0.01}};
-    s->m[1] = (struct data_modality){
-        .name = "text", .kind = DATA_TEXT, .tokenizer = w->tok, .max_tokens = 12, .first = 0.5, .round_rows = 16};
-    s->m[2] = (struct data_modality){.name = "speech",
-                                     .field = "audio",
-                                     .kind = DATA_AUDIO,
-                                     .logmel = small_logmel(),
-                                     .max_seconds = 1,
-                                     .audio = {.time_masks = 1, .time_mask_s = 0.1, .bin_masks = 1, .bin_mask = 3},
-                                     .round_rows = 32};
-    if (waves) {
-        s->m[0].image.crop_min = 0.3;
-        s->m[0].image.crop_max = 1;
-        s->m[2].audio.speed = 0.2;
-        s->m[2].audio.gain_db = 3;
-        s->m[2].audio.noise = 0.7;
-        s->m[2].audio.snr_min_db = 10;
-        s->m[2].audio.snr_max_db = 20;
-        s->m[2].audio.shift_s = 0.05;
-    }
-    s->c = (struct data_loader_config){.manifest = &w->m,
-                                       .items = w->items,
-                                       .n_items = w->n,
-                                       .modality = s->m,
-                                       .n_modalities = 3,
-                                       .batch = 6,
-                                       .seed = 42};
-}
-
-static struct data_loader *open_loader(const struct setup *s)
-{
-    struct data_loader *l;
-    struct err e = {0};
-    if (data_loader_new(&s->c, &l, &e)) fail_msg("%s", e.msg);
-    return l;
-}
-
-/* Everything a batch says, in bytes. */
-static void append(struct buf *b, const struct data_batch *d)
-{
-    int64_t head[] = {d->epoch, d->index, d->size, d->n_parts};
-    buf_add(b, head, sizeof head);
-    buf_add(b, d->sample, (size_t)d->size * sizeof *d->sample);
-    buf_add(b, d->group, (size_t)d->size * sizeof *d->group);
-    for (int i = 0; i < d->n_parts; i++) {
-        const struct data_part *p = &d->part[i];
-        int64_t sizes[] = {p->n, p->cap, p->rows};
-        buf_add(b, sizes, sizeof sizes);
-        if (p->image) buf_add(b, p->image, (size_t)(p->cap * SIDE * SIDE * 3) * sizeof(float));
-        if (p->tokens) buf_add(b, p->tokens, (size_t)p->rows * sizeof(int32_t));
-        if (p->frames) buf_add(b, p->frames, (size_t)(p->rows * BINS) * sizeof(float));
-        if (!p->image) buf_add(b, p->offsets, (size_t)(p->cap + 1) * sizeof(int32_t));
-        buf_add(b, p->row, (size_t)d->size * sizeof(int32_t));
-        buf_add(b, p->choice, (size_t)d->size * sizeof(int32_t));
-    }
-}
-
-static void take(struct data_loader *l, int batches, struct buf *b)
-{
-    for (int i = 0; i < batches; i++) {
-        struct data_batch *d;
-        struct err e = {0};
-        if (data_loader_next(l, &d, &e)) fail_msg("%s", e.msg);
-        append(b, d);
-        data_loader_release(l, d);
-    }
-}
+#include "tests/support/world.h"
 
 static void same_for_threads_and_caches(void **state)
 {
     struct world w;
     world_make(&w);
     for (int waves = 0; waves < 2; waves++) {
-        struct setup s;
+        struct world_setup s;
         struct buf first = {0};
-        setup(&s, &w, waves);
+        world_setup(&s, &w, waves);
         for (int threads = 0; threads <= 3; threads += 1 + (threads == 1))
             for (int cache = 0; cache < 3; cache++) { /* none, one that fills up, one that holds all */
                 struct buf b = {0};
                 s.c.threads = threads;
                 s.c.cache = cache ? data_cache_new(cache == 1 ? 90000 : 1 << 24) : NULL;
-                struct data_loader *l = open_loader(&s);
+                struct data_loader *l = world_loader(&s);
                 assert_int_equal(data_loader_batches(l), 3);
-                take(l, 8, &b);
+                world_take(l, 8, &b);
                 if (!first.data) {
                     first = b;
                     b = (struct buf){0};
@@ -245,15 +58,15 @@ static void seek_is_running(void **state)
 {
     struct world w;
     world_make(&w);
-    struct setup s;
-    setup(&s, &w, false);
+    struct world_setup s;
+    world_setup(&s, &w, false);
     for (int threads = 0; threads < 3; threads += 2) {
         s.c.threads = threads;
-        struct data_loader *l = open_loader(&s);
+        struct data_loader *l = world_loader(&s);
         struct buf all = {0};
         size_t end[10];
         for (int i = 0; i < 10; i++) {
-            take(l, 1, &all);
+            world_take(l, 1, &all);
             end[i] = all.len;
         }
         static const int64_t to[][2] = {{2, 1}, {0, 0}, {1, 2}, {0, 7}, {0, 3}};
@@ -261,7 +74,7 @@ static void seek_is_running(void **state)
             struct buf b = {0};
             int64_t at = to[t][0] * 3 + to[t][1];
             data_loader_seek(l, to[t][0], to[t][1]);
-            take(l, 2, &b);
+            world_take(l, 2, &b);
             size_t from = at ? end[at - 1] : 0;
             assert_int_equal(b.len, end[at + 1] - from);
             assert_memory_equal(b.data, all.data + from, b.len);
@@ -277,13 +90,13 @@ static void epochs_are_permutations(void **state)
 {
     struct world w;
     world_make(&w);
-    struct setup s;
-    setup(&s, &w, false);
-    struct data_loader *l = open_loader(&s);
+    struct world_setup s;
+    world_setup(&s, &w, false);
+    struct data_loader *l = world_loader(&s);
     int64_t order[6][18];
-    int seen_ever[N] = {0}, choices[3] = {0}, voices[3] = {0};
+    int seen_ever[WORLD_ITEMS] = {0}, choices[3] = {0}, voices[3] = {0};
     for (int epoch = 0; epoch < 6; epoch++) {
-        int seen[N] = {0};
+        int seen[WORLD_ITEMS] = {0};
         for (int i = 0; i < 3; i++) {
             struct data_batch *b;
             struct err e = {0};
@@ -302,11 +115,11 @@ static void epochs_are_permutations(void **state)
         }
         for (int p = 0; p < epoch; p++) assert_memory_not_equal(order[p], order[epoch], sizeof order[p]);
     }
-    for (int i = 0; i < N; i++) assert_int_equal(seen_ever[i], 1);
+    for (int i = 0; i < WORLD_ITEMS; i++) assert_int_equal(seen_ever[i], 1);
     assert_true(choices[0] > choices[1] && choices[1] > 0 && choices[2] > 0);
     assert_true(voices[0] > 10 && voices[1] > 10 && voices[2] == 0); /* the held-out voice is never trained on */
     s.c.seed++;
-    struct data_loader *other = open_loader(&s);
+    struct data_loader *other = world_loader(&s);
     struct data_batch *b;
     struct err e = {0};
     assert_int_equal(data_loader_next(other, &b, &e), 0);
@@ -318,19 +131,20 @@ static void epochs_are_permutations(void **state)
 }
 
 /* What item i's parts should be, made here by the plain functions. */
-static void check_sample(const struct world *w, const struct setup *s, const struct data_batch *b, int64_t k, int voice)
+static void check_sample(const struct world *w, const struct world_setup *s, const struct data_batch *b, int64_t k,
+                         int voice)
 {
     struct err e = {0};
     const struct manifest_item *it = &w->m.item[b->sample[k]];
     char *data;
     size_t len;
-    struct data_image im, fit = {.h = SIDE, .w = SIDE, .px = malloc(SIDE * SIDE * 3)};
+    struct data_image im, fit = {.h = WORLD_SIDE, .w = WORLD_SIDE, .px = malloc(WORLD_SIDE * WORLD_SIDE * 3)};
     struct data_scratch scratch = {0};
     assert_int_equal(manifest_bytes(&w->m, &manifest_field(it, "image")->entry[0], &data, &len, &e), 0);
     assert_int_equal(data_image_decode("", data, len, &im, &e), 0);
     assert_int_equal(data_image_fit(&im, DATA_FIT_CROP, DATA_BICUBIC, &fit, &scratch, &e), 0);
-    const float *px = b->part[0].image + b->part[0].row[k] * SIDE * SIDE * 3;
-    for (int i = 0; i < SIDE * SIDE * 3; i++) /* two roundings of values up to 5 */
+    const float *px = b->part[0].image + b->part[0].row[k] * WORLD_SIDE * WORLD_SIDE * 3;
+    for (int i = 0; i < WORLD_SIDE * WORLD_SIDE * 3; i++) /* two roundings of values up to 5 */
         assert_true(fabsf(px[i] - ((float)fit.px[i] / 255 - s->m[0].mean[i % 3]) / s->m[0].std[i % 3]) < 2e-6f);
     free(data);
     data_image_free(&im);
@@ -355,17 +169,17 @@ static void check_sample(const struct world *w, const struct setup *s, const str
     }
     struct data_audio clip;
     struct data_logmel *lm;
-    struct data_logmel_config c = small_logmel();
+    struct data_logmel_config c = world_logmel();
     assert_int_equal(manifest_bytes(&w->m, &audio->entry[voice], &data, &len, &e), 0);
     assert_int_equal(data_audio_decode("", data, len, 8000, 1, &clip, &e), 0);
     assert_true(clip.n <= 8000);
     assert_int_equal(data_logmel_new(&c, &lm, &e), 0);
     int64_t frames = data_logmel_frames(&c, clip.n), r = a->row[k];
-    float *x = malloc((size_t)(frames * BINS) * sizeof *x);
+    float *x = malloc((size_t)(frames * WORLD_BINS) * sizeof *x);
     data_logmel_run(lm, clip.x, clip.n, x);
     assert_int_equal(a->offsets[r + 1] - a->offsets[r], frames);
-    for (int64_t i = 0; i < frames * BINS; i++)
-        assert_true(a->frames[a->offsets[r] * BINS + i] == half_to_float(half_from_float(x[i])));
+    for (int64_t i = 0; i < frames * WORLD_BINS; i++)
+        assert_true(a->frames[a->offsets[r] * WORLD_BINS + i] == half_to_float(half_from_float(x[i])));
     free(x);
     free(data);
     data_logmel_free(lm);
@@ -376,15 +190,15 @@ static void evaluation_in_order(void **state)
 {
     struct world w;
     world_make(&w);
-    struct setup s;
-    setup(&s, &w, true); /* whose augmentation evaluation leaves out */
+    struct world_setup s;
+    world_setup(&s, &w, true); /* whose augmentation evaluation leaves out */
     s.c.eval = true;
     s.c.batch = 10;
     s.c.cache = data_cache_new(1 << 24);
     for (int run = 0; run < 2; run++) { /* the second from the cache, and for the held-out voice */
         s.c.split = run ? "voices" : NULL;
         s.c.threads = run * 2;
-        struct data_loader *l = open_loader(&s);
+        struct data_loader *l = world_loader(&s);
         struct data_batch *b;
         struct err e = {0};
         assert_int_equal(data_loader_batches(l), 3);
@@ -398,7 +212,7 @@ static void evaluation_in_order(void **state)
                 assert_int_equal(b->part[0].n, b->size);
                 for (int i = 1; i < 3; i++) {
                     const struct data_part *p = &b->part[i];
-                    int64_t used = p->offsets[p->n], row = i == 1 ? 1 : BINS;
+                    int64_t used = p->offsets[p->n], row = i == 1 ? 1 : WORLD_BINS;
                     assert_true(p->n < b->size || next == 10 || next == 20);
                     assert_int_equal(p->cap, p->n <= 8 ? 8 : 16);
                     assert_int_equal(p->rows, data_round_rows(used, s.m[i].round_rows));
@@ -412,7 +226,7 @@ static void evaluation_in_order(void **state)
                 }
                 data_loader_release(l, b);
             }
-            assert_int_equal(next, N);
+            assert_int_equal(next, WORLD_ITEMS);
             assert_int_equal(data_loader_next(l, &b, &e), 0);
             assert_null(b);
             data_loader_seek(l, 0, 0);
@@ -427,12 +241,12 @@ static void picked_entries(void **state)
 {
     struct world w;
     world_make(&w);
-    struct setup s;
-    setup(&s, &w, false);
+    struct world_setup s;
+    world_setup(&s, &w, false);
     s.c.eval = true;
     for (int pick = 0; pick < 5; pick++) {
         s.m[1].pick = s.m[2].pick = pick;
-        struct data_loader *l = open_loader(&s);
+        struct data_loader *l = world_loader(&s);
         struct data_batch *b;
         struct err e = {0};
         assert_int_equal(data_loader_next(l, &b, &e), 0);
@@ -470,15 +284,15 @@ static void groups(void **state)
         items[i] = i;
     }
     assert_int_equal(manifest_parse("m", ".", b.data, b.len, &m, &e), 0);
-    struct setup s;
-    setup(&s, &w, false);
+    struct world_setup s;
+    world_setup(&s, &w, false);
     s.c.manifest = &m;
     s.c.items = items;
     s.c.n_items = s.c.batch = n;
     s.c.modality = &s.m[1];
     s.c.n_modalities = 1;
     s.c.eval = true;
-    struct data_loader *l = open_loader(&s);
+    struct data_loader *l = world_loader(&s);
     struct data_batch *d;
     assert_int_equal(data_loader_next(l, &d, &e), 0);
     for (int i = 0; i < n; i++) assert_int_equal(d->group[i], rows[i].group);
@@ -500,19 +314,19 @@ static void bad_items(void **state)
 {
     struct world w;
     world_make(&w);
-    struct setup s;
+    struct world_setup s;
     struct err e = {0};
     struct buf first = {0};
-    setup(&s, &w, false);
-    save(&w, "7.png", "\x89PNG\r\n\x1a\nbroken", 14);
-    save(&w, "11.1.wav", "RIFF", 4); /* is met when the second clip is drawn */
+    world_setup(&s, &w, false);
+    world_save(&w, "7.png", "\x89PNG\r\n\x1a\nbroken", 14);
+    world_save(&w, "11.1.wav", "RIFF", 4); /* is met when the second clip is drawn */
     char *gone = file_join(w.dir, "2.png"), *log = file_join(w.dir, "log");
     assert_int_equal(unlink(gone), 0);
     for (int threads = 0; threads < 3;
          threads++) { /* stop: in the batch that holds it, said again, and seek goes past */
         struct data_batch *b;
         s.c.threads = threads;
-        struct data_loader *l = open_loader(&s);
+        struct data_loader *l = world_loader(&s);
         int good = 0, rc = 0;
         while (!(rc = data_loader_next(l, &b, &e))) {
             data_loader_release(l, b);
@@ -542,8 +356,8 @@ static void bad_items(void **state)
     for (int threads = 0; threads < 3; threads++) {
         struct buf b = {0};
         s.c.threads = threads;
-        struct data_loader *l = open_loader(&s);
-        take(l, 18, &b);
+        struct data_loader *l = world_loader(&s);
+        world_take(l, 18, &b);
         assert_true(data_loader_stats(l).skipped > 6);
         data_loader_free(l);
         if (first.data) {
@@ -563,12 +377,12 @@ static void bad_items(void **state)
     assert_int_equal(count_lines(text, "'item-11'"), 3);
     free(text);
 
-    for (int i = 0; i < N; i++) { /* nothing left to read: an error, not an endless search */
+    for (int i = 0; i < WORLD_ITEMS; i++) { /* nothing left to read: an error, not an endless search */
         char name[32];
         snprintf(name, sizeof name, "%d.png", i);
-        save(&w, name, "x", 1);
+        world_save(&w, name, "x", 1);
     }
-    struct data_loader *l = open_loader(&s);
+    struct data_loader *l = world_loader(&s);
     struct data_batch *b;
     assert_int_equal(data_loader_next(l, &b, &e), ERR_FORMAT);
     assert_non_null(strstr(e.msg, "100 other items"));
@@ -583,13 +397,13 @@ static void steady_state(void **state)
 {
     struct world w;
     world_make(&w);
-    struct setup s;
-    setup(&s, &w, false);
+    struct world_setup s;
+    world_setup(&s, &w, false);
     s.c.threads = 2;
     s.c.cache = data_cache_new(1 << 24);
-    struct data_loader *l = open_loader(&s);
+    struct data_loader *l = world_loader(&s);
     struct buf b = {0};
-    take(l, 900, &b); /* until every caption and clip has been drawn */
+    world_take(l, 900, &b); /* until every caption and clip has been drawn */
     buf_free(&b);
     struct data_loader_stats before = data_loader_stats(l);
     size_t heap = mallinfo2().uordblks + mallinfo2().hblkhd;
@@ -622,15 +436,15 @@ static void every_file_once(void **state)
 {
     struct world w;
     world_make(&w);
-    struct setup s;
-    setup(&s, &w, false);
+    struct world_setup s;
+    world_setup(&s, &w, false);
     s.c.eval = true;
     s.c.cache = data_cache_new(1 << 24);
-    int64_t want = N + (N - 1) + 15; /* pictures, captions, sounds */
+    int64_t want = WORLD_ITEMS + (WORLD_ITEMS - 1) + 15; /* pictures, captions, sounds */
     for (int run = 0; run < 3; run++) {
-        struct data_loader *l = open_loader(&s);
+        struct data_loader *l = world_loader(&s);
         struct buf b = {0};
-        take(l, 4, &b);
+        world_take(l, 4, &b);
         assert_int_equal(data_loader_stats(l).decoded, run ? 0 : want);
         assert_int_equal(data_loader_stats(l).cached, run ? want : 0);
         buf_free(&b);
@@ -644,11 +458,11 @@ static void bad_settings(void **state)
 {
     struct world w;
     world_make(&w);
-    struct setup s;
+    struct world_setup s;
     struct data_loader *l;
     for (int i = 0; i < 6; i++) {
         struct err e = {0};
-        setup(&s, &w, false);
+        world_setup(&s, &w, false);
         const char *part = "";
         switch (i) {
         case 0: s.c.batch = 24, part = "23 items do not fill a batch of 24"; break;
