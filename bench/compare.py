@@ -6,9 +6,10 @@
         --rows vit_s16,gpt  --rounds 3  --steps 7  --threads 2  --modes eager,compile  --python build/venv/bin/python
 
 In each round every program runs each row once, in a process of its own, pinned to the same cores with the same number of
-threads. A ratio is PyTorch's median step over triad's of the same round; the figure of a row is the median over rounds, of
-the mode that is PyTorch's fastest. A mode that is more than 15 % slower than another in the first round does not run in the
-others (compiling takes minutes). Needs no package.
+threads. `adamw+state=bf16` is a row with options of triad's bench, beside PyTorch's plain one. A ratio is PyTorch's median
+step over triad's of the same round; the figure of a row is the median over rounds, of the mode that is PyTorch's fastest. A
+mode that is more than 15 % slower than another in the first round does not run in the others (compiling takes minutes).
+Needs no package.
 """
 import argparse
 import json
@@ -20,6 +21,7 @@ import sys
 import time
 
 ROWS = "clip_small clip_b32 vit_s16 gpt resnet50 efficientnet_b0 wav2vec2 infonce8192 adamw logmel".split()
+PEER_ROWS = ROWS + ["clip_b32+memory=2620MB", "adamw+state=bf16"]
 EAGER_ONLY = {"adamw", "logmel"}  # nothing to compile: one fused call; complex numbers
 PADDED = {"clip_small", "clip_b32"}
 
@@ -43,7 +45,7 @@ def run(words, threads):
 def triad(options, row, threads=None, profile=False):
     threads = threads or options.threads
     steps = ["--steps", str(options.steps), "--threads", str(threads)] + ["--profile"] * profile
-    return run([options.triad, "bench", row, *steps], threads)
+    return run([options.triad, "bench", *row.split("+"), *steps], threads)
 
 
 def products(options):
@@ -56,6 +58,7 @@ def products(options):
 
 
 def torch_variants(options, row):
+    row = row.partition("+")[0]
     for mode in options.modes.split(","):
         if mode == "compile" and row in EAGER_ONLY:
             continue
@@ -104,7 +107,7 @@ def alone(options):
     result = dict(header(options), rows={})
     heads = f"{'s a step':>9} {'GFLOP':>7} {'GF/s':>6} {'% peak':>7} {'% roof':>7} {'MB':>6} {'start s':>8} {'x of 1':>7}"
     print(f"{'row':16} {heads}")
-    for row in options.rows.split(","):
+    for row in options.rows.split(",") if options.rows else ROWS:
         r = turns(options, row)
         if not r:
             continue
@@ -171,7 +174,7 @@ def peers(options):
     result = dict(header(options), rows={})
     heads = f"{'triad s':>9} {'torch s':>9} {'ratio':>6} {'MB':>6} {'torch':>6} {'share':>5} {'first':>7} {'torch':>7}"
     print(f"{'row':16} {'mode':18} {heads}")
-    for row in options.rows.split(","):
+    for row in options.rows.split(",") if options.rows else PEER_ROWS:
         runs, variants = [], list(torch_variants(options, row))
         for round_ in range(options.rounds):
             ours = triad(options, row)
@@ -193,7 +196,7 @@ def peers(options):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("what", choices=["alone", "peers"])
-    p.add_argument("--rows", default=",".join(ROWS))
+    p.add_argument("--rows", help="by default all")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--steps", type=int, default=7)
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -204,7 +207,7 @@ def main():
     p.add_argument("--triad", default="build/triad")
     p.add_argument("--out", default="build/bench")
     options = p.parse_args()
-    unknown = [r for r in options.rows.split(",") if r not in ROWS]
+    unknown = [r for r in (options.rows or "").split(",") if r and r.partition("+")[0] not in ROWS]
     if unknown:
         p.error(f"unknown row '{unknown[0]}'; there are {', '.join(ROWS)}")
     alone(options) if options.what == "alone" else peers(options)
