@@ -25,10 +25,11 @@ say "evaluation"
 $triad eval $run --report $run/report.html --json $run/report.json
 say "searching the pictures by text and by sound"
 for query in "woman with a red hood" "smiling cat" "flag with a star" "thumbs up: dark skin tone"; do
+    echo "the text \"$query\":"
     $triad search $run data/emoji/manifest.jsonl "$query" -k 5
 done
-spoken=$(ls data/emoji/audio/1f40d.0.* | head -n 1)
-echo "the sound $spoken (a snake, spoken):"
+spoken=data/emoji/audio/1f44d-1f3ff.2.flac
+echo "the sound $spoken (\"thumbs up: dark skin tone\", by a voice that no training had):"
 $triad search $run data/emoji/manifest.jsonl --audio "$spoken" -k 5
 say "done"
 echo "the report is $run/report.html; what the model saw is $run/first-batches.html; next: README.md"

@@ -15,11 +15,14 @@
 /* What issue and README promise of a whole model in f32: each loss, and each gradient relative to its tensor's norm. */
 static const double loss_tol = 1e-5, output_tol = 1e-5, gradient_tol = 1e-4;
 
-/* Four times what PyTorch's own f32 is off by, where that is more: a deep network with batch norm has no more digits,
- * and which of its ReLUs fall on the other side of zero is chance. */
+/* Four times what PyTorch's own f32 is off by, or what rounding the weights moves the truth by, where that is more: a deep
+ * network with batch norm has no more digits, nor has a loss near zero, and which of its ReLUs fall on the other side of
+ * zero is chance. */
 static double tolerance(json_t *config, const char *key, double tol)
 {
-    return fmax(tol, 4 * json_number_value(json_object_get(json_object_get(config, "torch_f32_error"), key)));
+    double torch = json_number_value(json_object_get(json_object_get(config, "torch_f32_error"), key));
+    double moves = json_number_value(json_object_get(json_object_get(config, "rounding"), key));
+    return fmax(tol, 4 * fmax(torch, moves));
 }
 
 /* ---- one folder -------------------------------------------------------------------------------------------------- */

@@ -1,5 +1,6 @@
 /* Folders of make_ops.py: each case's op is built from its JSON, run as f64 by the reference executor and as f32 with
  * every pass and kernel, and its outputs and gradients are compared. A new op is one row of `ops`. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -182,11 +183,13 @@ struct found {
     const char *name, *in_name[MAX_IN];
     const struct golden_tensor *in[MAX_IN], *out[MAX_OUT], *weight[MAX_OUT], *grad[MAX_IN];
     size_t n_in, n_out;
+    json_t *rounding; /* by "out.Y" or "grad.X": how far it moves when inputs are rounded to f32; NULL: not far */
 };
 
 static int find(struct found *t, const struct golden_file *f, json_t *one, struct err *e)
 {
-    *t = (struct found){.n_in = count(one, "in"), .n_out = count(one, "out")};
+    *t = (struct found){
+        .n_in = count(one, "in"), .n_out = count(one, "out"), .rounding = json_object_get(one, "rounding")};
     t->name = json_string_value(json_object_get(one, "name"));
     if (!t->name || t->n_in < 1 || t->n_in > MAX_IN || t->n_out < 1 || t->n_out > MAX_OUT)
         return err_set(e, ERR_FORMAT, "case '%s': a name, 1 to %d inputs and 1 to %d outputs are needed",
@@ -234,8 +237,16 @@ static int emit(struct call *c, const struct found *t, void (*build)(struct call
     return ad_status(g, e);
 }
 
-static int compare(const struct ad_plan *p, enum ad_dtype f, const struct golden_tensor *want, struct golden_report *r,
-                   struct err *e)
+/* Of a result that rounding its inputs alone moves by so much, more cannot be asked: eight times that, since it is rounded
+ * on the way too. */
+static double tolerance_of(const struct found *t, const char *tensor, enum ad_dtype f)
+{
+    double moves = json_number_value(json_object_get(t->rounding, strchr(tensor, '/') + 1));
+    return f == AD_F32 ? fmax(tolerance[1], 8 * moves) : tolerance[0];
+}
+
+static int compare(const struct found *f, const struct ad_plan *p, enum ad_dtype type, const struct golden_tensor *want,
+                   struct golden_report *r, struct err *e)
 {
     struct ad_shape s;
     char a[96], b[96];
@@ -243,8 +254,8 @@ static int compare(const struct ad_plan *p, enum ad_dtype f, const struct golden
     if (!got || !ad_same_shape(s, want->shape))
         return err_set(e, ERR_SHAPE, "%s: expected %s, got %s", want->name, ad_shape_text(a, want->shape),
                        got ? ad_shape_text(b, s) : "nothing");
-    enum ad_dtype t = want->dtype == AD_I32 ? AD_I32 : f;
-    golden_compare(r, want->name, got, t, want, tolerance[f == AD_F32], 0);
+    enum ad_dtype t = want->dtype == AD_I32 ? AD_I32 : type;
+    golden_compare(r, want->name, got, t, want, tolerance_of(f, want->name, type), 0);
     return 0;
 }
 
@@ -262,9 +273,9 @@ static int run(const struct found *t, struct ad_plan *p, enum ad_dtype f, struct
         ad_bind(p, t->weight[i]->name, data[n++]);
     }
     int code = ad_run(p, 0, 0, e);
-    for (size_t i = 0; code == 0 && i < t->n_out; i++) code = compare(p, f, t->out[i], r, e);
+    for (size_t i = 0; code == 0 && i < t->n_out; i++) code = compare(t, p, f, t->out[i], r, e);
     for (size_t i = 0; code == 0 && i < t->n_in; i++)
-        if (t->grad[i]) code = compare(p, f, t->grad[i], r, e);
+        if (t->grad[i]) code = compare(t, p, f, t->grad[i], r, e);
     for (int i = 0; i < n; i++) free(data[i]);
     return code;
 }

@@ -1,6 +1,6 @@
 """Ops on odd shapes, with their gradients, by PyTorch in f64: `make_ops.py SEED OUT`.
 
-ops.json         {"cases": [{"name", "op", "attr", "in": [names], "out": [names], "weighed", "grad"}]}
+ops.json         {"cases": [{"name", "op", "attr", "in": [names], "out": [names], "weighed", "grad", "rounding"}]}
 ops.safetensors  NAME/in.X and NAME/out.Y; NAME/w.Y, random, and NAME/grad.X = d(sum of w.Y * out.Y)/d in.X
 
 Tensors are in triad's layouts: images (N, H, W, C), sequences (N, T, C), packed sequences (T, C) with offsets (B + 1);
@@ -33,21 +33,52 @@ def offsets(lengths):
 def case(name, op, fn, x, attr=None, grad=None, weighed=None):
     """x: name -> tensor, rounded to f32 so that both precisions see the same input. fn(*x) gives a tensor or a dict of
     them. grad: which inputs have one; None: all floats. weighed: which outputs are in the sum; None: all floats."""
-    x = {k: v.float().double().requires_grad_() if v.is_floating_point() else v for k, v in x.items()}
-    out = fn(*x.values())
-    out = out if isinstance(out, dict) else {"y": out}
+    x = {k: v.float().double() if v.is_floating_point() else v for k, v in x.items()}
+    out = outputs(fn, x)
     grad = [k for k, v in x.items() if v.is_floating_point()] if grad is None else grad
     w = {k: rnd(*v.shape).float().double()
          for k, v in out.items() if k in (weighed or out) and v.is_floating_point()} if grad else {}
-    if grad:
-        total = sum((w[k] * out[k]).sum() for k in w)
-        for k, d in zip(grad, torch.autograd.grad(total, [x[k] for k in grad])):
-            TENSORS[f"{name}/grad.{k}"] = d
-    for prefix, group in (("in", x), ("out", out), ("w", w)):
-        for k, v in group.items():
-            TENSORS[f"{name}/{prefix}.{k}"] = stored(v.detach(), exact=prefix != "out")
+    truth = results(fn, x, w, grad)
+    for k, v in (prefixed("in", x) | truth | prefixed("w", w)).items():
+        TENSORS[f"{name}/{k}"] = stored(v, exact=k.startswith(("in.", "w.")))
     CASES.append(
         {"name": name, "op": op, "attr": attr or {}, "in": list(x), "out": list(out), "weighed": list(w), "grad": grad})
+    if moves := rounding(fn, x, w, grad, truth):
+        CASES[-1]["rounding"] = moves
+
+
+def prefixed(prefix, tensors):
+    return {f"{prefix}.{k}": v for k, v in tensors.items()}
+
+
+def outputs(fn, x):
+    out = fn(*x.values())
+    return out if isinstance(out, dict) else {"y": out}
+
+
+def results(fn, x, w, grad):
+    """grad.X and out.Y"""
+    x = {k: v.detach().requires_grad_() if v.is_floating_point() else v for k, v in x.items()}
+    out, slopes = outputs(fn, x), {}
+    if grad:
+        total = sum((w[k] * out[k]).sum() for k in w)
+        slopes = dict(zip(grad, torch.autograd.grad(total, [x[k] for k in grad])))
+    return {k: v.detach() for k, v in (prefixed("grad", slopes) | prefixed("out", out)).items()}
+
+
+def rounding(fn, x, w, grad, truth, draws=4):
+    """How far results move, relative to their norms, when every input moves by half a unit in the last place of f32: no
+    f32 program can do better where they cancel (the mean of numbers about zero, a norm of numbers far from it). Written
+    down is what moves by more than a tenth of the tolerance of f32, but no jump: of two equal numbers another one became
+    the largest, and a program must do as PyTorch does."""
+    g, most = generator(0), {}
+    for _ in range(draws):
+        near = {k: v * (1 + 2.0**-24 * torch.empty(v.shape, dtype=v.dtype).uniform_(-1, 1, generator=g).sign())
+                if v.is_floating_point() else v for k, v in x.items()}
+        for k, v in results(fn, near, w, grad).items():
+            if v.is_floating_point() and truth[k].isfinite().all() and (norm := truth[k].norm().item()) > 0:
+                most[k] = max(most.get(k, 0), (v - truth[k]).norm().item() / norm)
+    return {k: float(f"{v:.2g}") for k, v in most.items() if 5e-7 < v < 1e-3}
 
 
 def stored(v, exact):
