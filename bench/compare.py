@@ -107,7 +107,7 @@ def alone(options):
     result = dict(header(options), rows={})
     heads = f"{'s a step':>9} {'GFLOP':>7} {'GF/s':>6} {'% peak':>7} {'% roof':>7} {'MB':>6} {'start s':>8} {'x of 1':>7}"
     print(f"{'row':16} {heads}")
-    for row in options.rows.split(",") if options.rows else ROWS:
+    for row in options.rows:
         r = turns(options, row)
         if not r:
             continue
@@ -174,7 +174,7 @@ def peers(options):
     result = dict(header(options), rows={})
     heads = f"{'triad s':>9} {'torch s':>9} {'ratio':>6} {'MB':>6} {'torch':>6} {'share':>5} {'first':>7} {'torch':>7}"
     print(f"{'row':16} {'mode':18} {heads}")
-    for row in options.rows.split(",") if options.rows else PEER_ROWS:
+    for row in options.rows:
         runs, variants = [], list(torch_variants(options, row))
         for round_ in range(options.rounds):
             ours = triad(options, row)
@@ -207,7 +207,8 @@ def main():
     p.add_argument("--triad", default="build/triad")
     p.add_argument("--out", default="build/bench")
     options = p.parse_args()
-    unknown = [r for r in (options.rows or "").split(",") if r and r.partition("+")[0] not in ROWS]
+    options.rows = options.rows.split(",") if options.rows else PEER_ROWS if options.what == "peers" else ROWS
+    unknown = [r for r in options.rows if r.partition("+")[0] not in ROWS]
     if unknown:
         p.error(f"unknown row '{unknown[0]}'; there are {', '.join(ROWS)}")
     alone(options) if options.what == "alone" else peers(options)

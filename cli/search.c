@@ -16,6 +16,7 @@
 #include "cli/args.h"
 #include "cli/cli.h"
 #include "eval/index.h"
+#include "eval/measure.h"
 #include "eval/show.h"
 
 struct search {
@@ -220,11 +221,11 @@ static int64_t find_item(const struct manifest *data, const char *id)
 static void show_hit(struct buf *b, struct eval_show *show, const struct search *s, const struct manifest *data,
                      const struct eval_hit *hit)
 {
-    const char *name = s->x.name[s->target], *slash = strchr(s->x.split, '/');
+    const char *name = s->x.name[s->target], *entries = eval_split_entries(s->x.split);
     int i = run_modality(s->m, name, NULL);
     int64_t item = find_item(data, s->x.id[hit->item]);
     const struct manifest_entry *entry =
-        item >= 0 && i >= 0 ? eval_entry(data, item, s->m->input[i].field, slash ? slash + 1 : s->x.split, 0) : NULL;
+        item >= 0 && i >= 0 ? eval_entry(data, item, s->m->input[i].field, entries, 0) : NULL;
     buf_str(b, "<div class=\"hit\">\n");
     if (entry) eval_show(b, show, data, entry, s->m->input[i].kind);
     if (!entry || s->m->input[i].kind != DATA_TEXT) {

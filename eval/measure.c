@@ -31,13 +31,18 @@ static void number_groups(const struct manifest *data, struct eval_set *s)
     free(first);
 }
 
+const char *eval_split_entries(const char *split)
+{
+    const char *slash = strchr(split, '/');
+    return slash ? slash + 1 : split;
+}
+
 int eval_set_make(struct run_model *m, const struct manifest *data, const char *split, int64_t most, struct eval_set *s,
                   bool show, struct err *e)
 {
     *s = (struct eval_set){.split = mem_strdup(split), .n_modalities = m->n, .width = m->config.embed};
-    const char *slash = strchr(split, '/');
-    char *items = mem_strndup(split, slash ? (size_t)(slash - split) : strlen(split));
-    const char *entries = slash ? slash + 1 : split;
+    char *items = mem_strndup(split, strcspn(split, "/"));
+    const char *entries = eval_split_entries(split);
     int rc = manifest_select(data, items, &s->item, &s->n, e);
     free(items);
     if (!rc) {

@@ -19,6 +19,9 @@ struct eval_set {
     bool *has[RUN_MAX_MODALITIES];   /* (n) */
 };
 
+/* Of "items/entries" the second; a split with one name is both. */
+const char *eval_split_entries(const char *split);
+
 /* Embeds a split. `split` is a name of the manifest ("compositions"), or "items/entries": the items of one with the
  * entries (clips, pictures) of another: "compositions/voices" is compositions spoken by the voices held out. Items with
  * the same manifest "group" are hits for each other; otherwise each is its own. `show`: with progress lines. ERR_CONFIG

@@ -235,11 +235,11 @@ static void heats(struct page *p)
 void eval_page_examples(struct buf *b, const struct eval_report *r)
 {
     for (int i = 0; i < r->n; i++) {
-        const char *name = r->split[i].set.split, *slash = strchr(name, '/');
+        const char *name = r->split[i].set.split;
         struct page p = {.b = b,
                          .r = r,
                          .s = &r->split[i],
-                         .entries = slash ? slash + 1 : name,
+                         .entries = eval_split_entries(name),
                          .show = {.px = SIDE, .sound_bytes = i ? SOUND_BYTES / 2 / (r->n - 1) : SOUND_BYTES / 2}};
         char *title = mem_printf("Examples: %s", name);
         html_section(b, title);

@@ -75,8 +75,8 @@ void run_bind_part(struct ad_plan *p, const char *name, const struct data_part *
 int run_embed(struct run_model *m, int modality, const struct data_part *part, float *out, struct err *e) MUST_CHECK;
 
 /* Embeds `n` items of a manifest, in their order, by so many at a time, for one modality: out (n, embed), rows of items
- * without it are zero and has[i] is false. `split` says which entries of a field are used (manifest_use), `pick` which of those (the last
- * where there are fewer). `show`: with a progress line. */
+ * without it are zero and has[i] is false. `split` says which entries of a field are used (manifest_use), `pick` which of
+ * those (the last where there are fewer). `show`: with a progress line. */
 enum { RUN_EMBED_BATCH = 64 };
 int run_embed_items(struct run_model *m, int modality, const struct manifest *data, const int64_t *items, int64_t n,
                     const char *split, int64_t pick, float *out, bool *has, bool show, struct err *e) MUST_CHECK;

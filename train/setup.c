@@ -52,13 +52,13 @@ static int check_valid(struct train_setup *s, struct err *e)
     for (int64_t i = 0; i < c->data.valid.n && !rc; i++) {
         const char *name = c->data.valid.v[i];
         char *split = mem_strndup(name, strcspn(name, "/"));
-        const char *entries = strchr(name, '/');
+        const char *entries = eval_split_entries(name);
         int64_t *items, n;
         rc = manifest_select(&s->data, split, &items, &n, e);
-        if (!rc && entries && !known_split(&s->data, entries + 1)) {
+        if (!rc && entries != name && !known_split(&s->data, entries)) {
             free(items);
             rc = err_set(e, ERR_CONFIG, "'%s': no item and no clip of %s has the split '%s'", name, s->data.path,
-                         entries + 1);
+                         entries);
         }
         if (rc)
             err_prefix(e, "%s: data.valid", conf_where(&s->m->conf, &c->data.valid));

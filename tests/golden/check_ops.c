@@ -237,12 +237,12 @@ static int emit(struct call *c, const struct found *t, void (*build)(struct call
     return ad_status(g, e);
 }
 
-/* Of a result that rounding its inputs alone moves by so much, more cannot be asked: eight times that, since it is rounded
- * on the way too. */
+/* Of a result that rounding its inputs alone moves by so much, more cannot be asked: four times that, as of whole models,
+ * since it is rounded on the way too. */
 static double tolerance_of(const struct found *t, const char *tensor, enum ad_dtype f)
 {
     double moves = json_number_value(json_object_get(t->rounding, strchr(tensor, '/') + 1));
-    return f == AD_F32 ? fmax(tolerance[1], 8 * moves) : tolerance[0];
+    return f == AD_F32 ? fmax(tolerance[1], 4 * moves) : tolerance[0];
 }
 
 static int compare(const struct found *f, const struct ad_plan *p, enum ad_dtype type, const struct golden_tensor *want,

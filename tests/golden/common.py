@@ -78,44 +78,52 @@ def gradient_error(got, truth):
                 vanishing_gradient=max([off[n] / total for n in off if norm[n] <= 1e-6 * total], default=0.0))
 
 
+def nudged(t, g):
+    """Each number half a unit in the last place of f32 off, up or down."""
+    return t * (1 + 2.0**-24 * torch.randn(t.shape, dtype=t.dtype, generator=g).sign())
+
+
 def write(out, seed, kind, model, forward, inputs, config):
     """Folder out/kind of a model. forward(model, inputs) -> {"loss", outputs...}; run in f64 for the truth, in f32 to
-    see what that is off by, and in f64 from weights that are half a unit in the last place of f32 off: no f32 program can
-    do better than that moves the truth, and PyTorch's can by chance (of a loss that happens to be near zero)."""
+    see what that is off by, and in f64 from nudged weights: no f32 program can do better than that moves the truth, and
+    PyTorch's can by chance (of a loss that happens to be near zero)."""
     folder = os.path.join(out, kind)
     os.makedirs(folder, exist_ok=True)
     weights = {n: p.detach().clone() for n, p in model.named_parameters()}
     buffers = {n: b.clone() for n, b in model.named_buffers() if "running" in n}
-    runs, draw = {}, generator(0)
-    for name, dtype in (("f32", torch.float32), ("f64", torch.float64), *((i, torch.float64) for i in range(3))):
-        model = model.to(dtype)
+
+    def run(dtype, change=lambda t: t):
+        model.to(dtype)
         with torch.no_grad():
-            for n, t in list(model.named_parameters()) + list(model.named_buffers()):
-                if n in weights or n in buffers:
-                    t.copy_(weights[n] if n in weights else buffers[n])
-                if n in weights and isinstance(name, int):
-                    t.mul_(1 + 2.0**-24 * torch.randn(t.shape, dtype=dtype, generator=draw).sign())
+            for n, p in model.named_parameters():
+                p.copy_(change(weights[n].to(dtype)))
+            for n, b in model.named_buffers():
+                if n in buffers:
+                    b.copy_(buffers[n])
         model.zero_grad()
         x = {k: v.to(dtype) if v.is_floating_point() else v.long() for k, v in inputs.items()}
         y = forward(model, x)
         y["loss"].backward()
         trained = {n for n, p in model.named_parameters() if p.requires_grad}
-        runs[name] = y | {k: v for k, v in gradients(model).items() if k[5:] in trained}
-    f64 = runs["f64"]
+        return y | {k: v for k, v in gradients(model).items() if k[5:] in trained}
+
+    def error(y):
+        return dict(loss_relative=abs(y["loss"].item() / f64["loss"].item() - 1),
+                    output_relative=max(((y[k] - f64[k]).norm() / f64[k].norm()).item() for k in outputs),
+                    **gradient_error(y, grads))
+
+    g = generator(0)
+    f32, f64 = run(torch.float32), run(torch.float64)
     grads = {k: v for k, v in f64.items() if k.startswith("grad.")}
     outputs = [k for k in f64 if k != "loss" and k not in grads]
-    error = {
-        name: dict(loss_relative=abs(y["loss"].item() / f64["loss"].item() - 1),
-                   output_relative=max(((y[k] - f64[k]).norm() / f64[k].norm()).item() for k in outputs),
-                   **gradient_error(y, grads))
-        for name, y in runs.items() if name != "f64"
-    }
-    rounding = {k: max(error[i][k] for i in error if i != "f32") for k in error["f32"]}
+    off = error(f32)
+    moved = [error(run(torch.float64, lambda t: nudged(t, g))) for _ in range(3)]
     save(folder, "weights.safetensors", weights | buffers)
     save(folder, "inputs.safetensors", inputs)
     save(folder, "expected.safetensors", {k: v if k == "loss" else v.float() for k, v in f64.items()})
-    save_json(folder, "config.json", {**dict(kind=kind, seed=seed), **config, **dict(torch_f32_error=error["f32"], rounding=rounding, versions=versions())})
-    print(f"{folder}: loss {f64['loss'].item():.6f}; PyTorch's f32 is off by {error['f32']}")
+    found = dict(torch_f32_error=off, rounding={k: max(m[k] for m in moved) for k in off}, versions=versions())
+    save_json(folder, "config.json", dict(kind=kind, seed=seed) | config | found)
+    print(f"{folder}: loss {f64['loss'].item():.6f}; PyTorch's f32 is off by {off}")
 
 
 def lengths(g, batch, longest):

@@ -67,14 +67,13 @@ def results(fn, x, w, grad):
 
 
 def rounding(fn, x, w, grad, truth, draws=4):
-    """How far results move, relative to their norms, when every input moves by half a unit in the last place of f32: no
-    f32 program can do better where they cancel (the mean of numbers about zero, a norm of numbers far from it). Written
-    down is what moves by more than a tenth of the tolerance of f32, but no jump: of two equal numbers another one became
-    the largest, and a program must do as PyTorch does."""
+    """How far results move, relative to their norms, when every input is nudged: no f32 program can do better where
+    they cancel (the mean of numbers about zero, a norm of numbers far from it). Written down is what moves by more than a
+    tenth of the tolerance of f32, but no jump: of two equal numbers another one became the largest, and a program must do
+    as PyTorch does."""
     g, most = generator(0), {}
     for _ in range(draws):
-        near = {k: v * (1 + 2.0**-24 * torch.empty(v.shape, dtype=v.dtype).uniform_(-1, 1, generator=g).sign())
-                if v.is_floating_point() else v for k, v in x.items()}
+        near = {k: nudged(v, g) if v.is_floating_point() else v for k, v in x.items()}
         for k, v in results(fn, near, w, grad).items():
             if v.is_floating_point() and truth[k].isfinite().all() and (norm := truth[k].norm().item()) > 0:
                 most[k] = max(most.get(k, 0), (v - truth[k]).norm().item() / norm)
