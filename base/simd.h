@@ -40,6 +40,14 @@ SIMD_FN vf vf_set(float x)
     return x - (vf){0}; /* a broadcast that keeps -0 and NaN */
 }
 
+/* Asks for the line at p into the second-level cache. gcc takes a function that does nothing but ask for one without
+ * effect and drops its calls; the empty asm is an effect. */
+SIMD_FN void ask_l2(const void *p)
+{
+    __builtin_prefetch(p, 0, 2);
+    __asm__ volatile("");
+}
+
 /* Comparisons give a vm, which takes & | ~; vf_pick(m, a, b) is a where m holds, else b. */
 #ifdef __AVX512F__
 typedef __mmask16 vm;

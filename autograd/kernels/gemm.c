@@ -164,8 +164,16 @@ static void split_k(const struct gemm_args *g, int64_t n_ranges, float *sums)
 
 /* ---- blocks of C ---------------------------------------------------------------------------------------------------- */
 
+/* nm x nn blocks of (m, n), taken one after the other by whoever is free. The last, one for each thread, are cut once more
+ * into pieces, by rows or by columns: the end comes to all threads at about the same time though one is slower. */
 struct cut {
-    int64_t m, n, nm, nn;
+    int64_t m, n, nm, nn, pieces;
+    bool by_rows;
+};
+
+/* Cycles for a number of an operand to be packed. */
+struct packing {
+    double a, b;
 };
 
 static int64_t even(int64_t size, int64_t parts, int64_t round)
@@ -173,47 +181,96 @@ static int64_t even(int64_t size, int64_t parts, int64_t round)
     return max_of(1, ((size + parts - 1) / parts + round - 1) / round * round);
 }
 
-/* Cycles a thread takes for its share of blocks (m, n), about: the products, what packing costs, and idle ends, which
- * many small blocks make short. */
-static double cost_of(struct cut c, int64_t k, int64_t threads)
+/* Cycles for each k of a block (m, n), about. */
+static double block_cost(int64_t m, int64_t n, struct packing p)
 {
-    int64_t blocks = c.nm * c.nn, rounds = (blocks + threads - 1) / threads;
-    double products = (double)(c.m * c.n) / 16, pack_b = 0.6 * (double)c.n,
-           pack_a = 0.4 * (double)(c.m * ((c.n + 511) / 512));
-    return (double)rounds * (products + pack_b + pack_a) * (double)k * (1 + 0.03 / (double)rounds);
+    return (double)(m * n) / 16 + p.b * (double)n + p.a * (double)(m * ((n + 511) / 512));
+}
+
+static int64_t piece_rows(const struct cut *c)
+{
+    return c->by_rows ? even(c->m, c->pieces, 1) : c->m;
+}
+static int64_t piece_columns(const struct cut *c)
+{
+    return c->by_rows ? c->n : even(c->n, c->pieces, 32);
+}
+
+/* Cycles until the last thread is done: some of what comes last is waited for. */
+static double cost_of(const struct cut *c, struct packing p, int64_t threads)
+{
+    int64_t blocks = c->nm * c->nn, last = min_of(blocks, threads), rounds = (blocks - last + threads - 1) / threads;
+    double block = block_cost(c->m, c->n, p),
+           piece = c->pieces == 1 ? block : block_cost(piece_rows(c), piece_columns(c), p);
+    return (double)rounds * block + ((double)c->pieces + 0.03) * piece;
 }
 
 /* Blocks may follow the thread count where they do not change the order of any sum; OpenBLAS' sums follow the size. */
-static struct cut cut_of(int64_t m, int64_t n, int64_t k, int64_t threads)
+static struct cut cut_of(const struct gemm_args *g, int64_t threads)
 {
 #if !defined(__AVX2__)
     threads = 8;
 #endif
-    struct cut best = {m, n, 1, 1};
-    if (threads == 1 || m * n * k < 1 << 18) return best;
-    double least = cost_of(best, k, threads);
-    for (int64_t parts = threads; parts <= 6 * threads; parts += threads)
+    int64_t m = g->m, n = g->n, most_pieces = m * n * g->k < 1 << 24 ? 1 : 8;
+    struct cut best = {m, n, 1, 1, 1, true};
+    if (threads == 1 || m * n * g->k < 1 << 18) return best;
+    struct packing p = {.a = !g->source && g->a_col != 1 ? 1.2 : 0.6, .b = g->b_col == 1 ? 0.8 : 1.8};
+    double least = cost_of(&best, p, threads);
+    for (int64_t parts = threads; parts <= 4 * threads; parts += threads)
         for (int64_t pm = 1; pm <= parts; pm++) {
             struct cut c = {.m = even(m, pm, 1), .n = even(n, (parts + pm - 1) / pm, 32)};
             c.nm = (m + c.m - 1) / c.m;
             c.nn = (n + c.n - 1) / c.n;
-            double cost = cost_of(c, k, threads);
-            if (cost < least) least = cost, best = c;
+            for (c.pieces = 1; c.pieces <= most_pieces; c.pieces *= 2)
+                for (int way = 0; way < (c.pieces == 1 ? 1 : 2); way++) {
+                    c.by_rows = way == 0;
+                    double cost = cost_of(&c, p, threads);
+                    if (cost < least) least = cost, best = c;
+                }
         }
     return best;
+}
+
+/* Task t of a product that is cut into c: rows i .. i+m-1, columns j .. j+n-1, which may be none. */
+struct task {
+    int64_t i, m, j, n;
+};
+static int64_t count_tasks(const struct cut *c, int64_t threads)
+{
+    int64_t blocks = c->nm * c->nn, last = min_of(blocks, threads);
+    return blocks - last + last * c->pieces;
+}
+static struct task task_at(const struct gemm_args *g, const struct cut *c, int64_t threads, int64_t t)
+{
+    int64_t blocks = c->nm * c->nn, whole = blocks - min_of(blocks, threads), piece = 0;
+    bool cut = t >= whole;
+    if (cut) {
+        piece = (t - whole) % c->pieces;
+        t = whole + (t - whole) / c->pieces;
+    }
+    struct task r = {.i = t / c->nn * c->m, .j = t % c->nn * c->n};
+    int64_t end_i = min_of(g->m, r.i + c->m), end_j = min_of(g->n, r.j + c->n);
+    if (cut && c->by_rows)
+        r.i += piece * piece_rows(c), end_i = min_of(end_i, r.i + piece_rows(c));
+    else if (cut)
+        r.j += piece * piece_columns(c), end_j = min_of(end_j, r.j + piece_columns(c));
+    r.m = max_of(0, end_i - r.i);
+    r.n = max_of(0, end_j - r.j);
+    return r;
 }
 
 void gemm(const struct gemm_args *g, void *scratch)
 {
     if (g->m == 0 || g->n == 0) return;
-    int64_t r = g->k ? ranges(g->m, g->n, g->k) : 1;
-    if (r > 1) {
-        split_k(g, r, scratch);
+    int64_t n_ranges = g->k ? ranges(g->m, g->n, g->k) : 1;
+    if (n_ranges > 1) {
+        split_k(g, n_ranges, scratch);
         return;
     }
     int64_t threads = omp_in_parallel() ? 1 : threads_count();
-    struct cut c = cut_of(g->m, g->n, g->k, threads);
-    if (c.nm * c.nn == 1) {
+    struct cut c = cut_of(g, threads);
+    int64_t tasks = count_tasks(&c, threads);
+    if (tasks == 1) {
         gemm_block(g);
         return;
     }
@@ -221,10 +278,10 @@ void gemm(const struct gemm_args *g, void *scratch)
     {
         gemm_enter_thread();
 #pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < c.nm * c.nn; t++) {
+        for (int64_t t = 0; t < tasks; t++) {
             struct gemm_source room;
-            int64_t i = t / c.nn * c.m, j = t % c.nn * c.n;
-            struct gemm_args s = part_of(g, i, min_of(c.m, g->m - i), j, min_of(c.n, g->n - j), 0, g->k, &room);
+            struct task r = task_at(g, &c, threads, t);
+            struct gemm_args s = part_of(g, r.i, r.m, r.j, r.n, 0, g->k, &room);
             gemm_block(&s);
         }
     }

@@ -10,8 +10,8 @@
 #include "base/isa.h"
 
 /* Each number of C is summed in so many numbers of K at a time, at most, and then the next: in about equal blocks, since each
- * costs a pass over C. A panel of B takes most of the first-level cache at this length (AVX2). */
-enum { GEMM_MOST_K = 384 };
+ * costs a pass over C. A panel of B just fills the first-level cache at this length (AVX2). */
+enum { GEMM_MOST_K = 512 };
 static inline int64_t gemm_k_block(int64_t k)
 {
     int64_t blocks = (k + GEMM_MOST_K - 1) / GEMM_MOST_K;

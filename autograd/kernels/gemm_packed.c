@@ -16,10 +16,10 @@
 #ifdef __AVX512F__
 enum { MR = BLOCK_ROWS, GROUP = 1 }; /* a panel of B fills the first-level cache */
 #else
-enum { MR = BLOCK_ROWS, GROUP = 12 };
+enum { MR = BLOCK_ROWS, GROUP = 8 };
 #endif
 /* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
-enum { NR = 2 * VL, ROW = GEMM_MOST_K + 16, HEAP = MR * ROW + 16, GAP = 2 * 16, PANELS_OF_B = 768 / NR };
+enum { NR = 2 * VL, ROW = GEMM_MOST_K + 16, HEAP = MR * ROW + 16, GAP = 2 * 16, PANELS_OF_B = 576 / NR };
 
 struct room {
     float a[GROUP * HEAP + VL], b[PANELS_OF_B * (GEMM_MOST_K * NR + GAP)], tile[MR * NR];
@@ -164,22 +164,39 @@ static int height(const struct heights *h, int64_t panel)
     return (int)(panel < h->tall ? h->mr : h->mr - 1);
 }
 
-/* A's columns are contiguous: k by k through all panels, since lines that lie a power of two apart would throw one another
- * out of the cache before the next panel wants them. Whole vectors: what is too much is overwritten by the next k, or is
- * room behind the last. */
+/* n columns of mr numbers, a_col apart, to [k][MR]. Whole vectors where `whole`: what is too much is overwritten by the
+ * next column, or is room behind the last. */
+SIMD_FN void pack_column(enum ad_dtype type, int n, bool whole, const struct gemm_args *g, const void *a, int mr,
+                         float *to)
+{
+#pragma GCC unroll 4
+    for (int t = 0; t < n; t++, to += MR) {
+        if (whole) {
+            vf_store(to, vf_load_as(type, a, t * g->a_col));
+            continue;
+        }
+        for (int r = 0; r < mr; r++) to[r] = float_as(type, a, r * g->a_row + t * g->a_col);
+    }
+}
+
+/* A's columns are contiguous: a few columns through all panels and then the next few, so that lines a power of two apart do
+ * not throw one another out of the cache before the next panel wants them; not one by one, since a panel's numbers of
+ * several columns share its lines. */
 SIMD_FN void pack_columns(enum ad_dtype type, const struct gemm_args *g, const struct heights *h, struct group p,
                           int64_t k, int64_t kc, float *to)
 {
-    bool whole = p.i + p.n + 2 * VL <= g->m;
-    for (int64_t t = 0; t < kc; t++) {
-        const void *a = at_as(type, g->a, p.i * g->a_row + (k + t) * g->a_col);
-        for (int64_t x = 0, i = 0; x < p.panels; x++) {
+    enum { FEW = 4 };
+    for (int64_t t = 0, n; t < kc; t += n) {
+        n = t + FEW <= kc ? FEW : 1;
+        for (int64_t x = 0, i = p.i; x < p.panels; x++) {
+            const void *a = at_as(type, g->a, i * g->a_row + (k + t) * g->a_col);
             float *at = to + x * HEAP + t * MR;
             int mr = height(h, p.first + x);
-            if (whole)
-                vf_store(at, vf_load_as(type, a, i));
+            bool whole = i + VL <= g->m;
+            if (n == FEW && whole)
+                pack_column(type, FEW, true, g, a, mr, at);
             else
-                for (int r = 0; r < mr; r++) at[r] = float_as(type, a, (i + r) * g->a_row);
+                pack_column(type, (int)n, whole, g, a, mr, at);
             i += mr;
         }
     }
@@ -225,16 +242,46 @@ static void pack_a(const struct gemm_args *g, bool by_row, const struct heights 
     BY_TYPE(g->a_type, pack_stored, g, by_row, h, p, k, kc, to);
 }
 
-/* Asks for a part (of `parts`) of a group into the second-level cache. */
-static void prefetch_a(const struct gemm_args *g, bool by_row, struct group p, int64_t k, int64_t kc, int64_t part,
-                       int64_t parts)
+/* ---- asking ahead --------------------------------------------------------------------------------------------------- */
+
+/* Lines of memory that are read later: `rows` rows of `length` bytes, `step` apart, of which those from (row, at) on are
+ * still to be asked for. A few at a time: the processor drops what it has no room to note. */
+struct ahead {
+    const char *row;
+    int64_t step, length, rows, at, each;
+};
+
+/* To be asked for in `times` times. */
+static struct ahead ahead_of(enum ad_dtype type, const void *at, int64_t step, int64_t n, int64_t rows, int64_t times)
 {
-    const char *a = at_as(g->a_type, g->a, p.i * g->a_row + k * g->a_col);
-    int64_t lines = by_row ? p.n : kc, from = part * lines / parts, to = (part + 1) * lines / parts;
-    int64_t size = size_as(g->a_type), step = (by_row ? g->a_row : g->a_col) * size,
-            length = (by_row ? kc : p.n) * size;
-    for (int64_t r = from; r < to; r++)
-        for (int64_t x = 0; x < length; x += 64) __builtin_prefetch(a + r * step + x, 0, 2);
+    int64_t size = size_as(type), lines = n * size / 64 + 1;
+    return (struct ahead){.row = at,
+                          .step = step * size,
+                          .length = n * size,
+                          .rows = rows,
+                          .each = (rows * lines + times - 1) / times};
+}
+
+SIMD_FN void ask(struct ahead *a)
+{
+    for (int64_t i = 0; i < a->each && a->rows > 0; i++) {
+        ask_l2(a->row + a->at);
+        a->at += 64;
+        if (a->at < a->length) continue;
+        a->at = 0;
+        a->row += a->step;
+        a->rows--;
+    }
+}
+
+/* The part of A that is packed next. */
+static struct ahead ahead_of_a(const struct gemm_args *g, bool by_row, struct group p, int64_t k, int64_t kc,
+                               int64_t times)
+{
+    if (g->source || kc <= 0) return (struct ahead){0};
+    const void *a = at_as(g->a_type, g->a, p.i * g->a_row + k * g->a_col);
+    return by_row ? ahead_of(g->a_type, a, g->a_row, kc, p.n, times)
+                  : ahead_of(g->a_type, a, g->a_col, p.n, kc, times);
 }
 
 /* ---- a block -------------------------------------------------------------------------------------------------------- */
@@ -287,22 +334,11 @@ struct strip {
     int64_t ld;
 };
 
-/* Asks for a part (of `parts`) of the next block of B. */
-static void prefetch_b(const struct gemm_args *g, const struct strip *s, int64_t part, int64_t parts)
-{
-    int64_t k = s->k + s->kc, rows = min_of(s->block, g->k - k), size = size_as(g->b_type),
-            lines = (s->n * size + 63) / 64;
-    if (rows <= 0 || g->b_col != 1) return;
-    const char *b = at_as(g->b_type, g->b, k * g->b_row + s->j0);
-    for (int64_t x = part * rows * lines / parts; x < (part + 1) * rows * lines / parts; x++)
-        __builtin_prefetch(b + x / lines * g->b_row * size + x % lines * 64, 0, 2);
-}
-
 /* A group of panels of A meets the strip's panels of B. */
 static void group_times_strip(const struct gemm_args *g, struct room *room, const struct strip *s,
                               const struct heights *h, struct group p)
 {
-    int64_t size = panel_size(s->kc), panels = (s->n + NR - 1) / NR, groups = (h->panels + GROUP - 1) / GROUP;
+    int64_t size = panel_size(s->kc), panels = (s->n + NR - 1) / NR;
     struct group next = p;
     pack_a(g, s->by_row, h, p, s->k, s->kc, room->a);
     int64_t next_k = s->k, next_kc = s->kc;
@@ -310,15 +346,14 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
         next = group_of(h, p.first + p.panels);
     else
         next = group_of(h, 0), next_k += s->kc, next_kc = min_of(s->block, g->k - next_k);
-    bool ahead = !g->source && next_kc > 0;
+    struct ahead next_a = ahead_of_a(g, s->by_row, next, next_k, next_kc, p.panels * panels);
     for (int64_t j = 0; j < s->n;) {
         int64_t width = j < s->first ? min_of(NR, s->first - j) : width_of(s->n, j);
         struct panel b = {room->b + j / NR * size, width, min_of(width, s->n - j), width};
         if (j < s->first) b.b = (const float *)g->b + s->k * g->b_row + s->j0 + j, b.ldb = g->b_row;
-        if (ahead) prefetch_a(g, s->by_row, next, next_k, next_kc, j / NR, panels);
-        prefetch_b(g, s, p.first / GROUP * panels + j / NR, groups * panels);
         for (int64_t x = 0, i = p.i; x < p.panels; x++) {
             int mr = height(h, p.first + x);
+            ask(&next_a);
             tile(g->stream, s->sum + i * s->ld + j, s->ld, room, kernels[mr - 1][width / VL - 1][s->by_row],
                  room->a + x * HEAP, mr, s->kc, b, g->add || s->k > 0);
             i += mr;
