@@ -164,10 +164,10 @@ static void split_k(const struct gemm_args *g, int64_t n_ranges, float *sums)
 
 /* ---- blocks of C ---------------------------------------------------------------------------------------------------- */
 
-/* nm x nn blocks of (m, n), taken one after the other by whoever is free. The last, one for each thread, are cut once more
- * into pieces, by rows or by columns: the end comes to all threads at about the same time though one is slower. */
+/* nm x nn blocks of (m, n), taken one after the other by whoever is free. The `last`, one for each thread, are cut once
+ * more into pieces, by rows or by columns: the end comes to all threads at about the same time though one is slower. */
 struct cut {
-    int64_t m, n, nm, nn, pieces;
+    int64_t m, n, nm, nn, last, pieces;
     bool by_rows;
 };
 
@@ -199,7 +199,7 @@ static int64_t piece_columns(const struct cut *c)
 /* Cycles until the last thread is done: some of what comes last is waited for. */
 static double cost_of(const struct cut *c, struct packing p, int64_t threads)
 {
-    int64_t blocks = c->nm * c->nn, last = min_of(blocks, threads), rounds = (blocks - last + threads - 1) / threads;
+    int64_t rounds = (c->nm * c->nn - c->last + threads - 1) / threads;
     double block = block_cost(c->m, c->n, p),
            piece = c->pieces == 1 ? block : block_cost(piece_rows(c), piece_columns(c), p);
     return (double)rounds * block + ((double)c->pieces + 0.03) * piece;
@@ -211,16 +211,18 @@ static struct cut cut_of(const struct gemm_args *g, int64_t threads)
 #if !defined(__AVX2__)
     threads = 8;
 #endif
-    int64_t m = g->m, n = g->n, most_pieces = m * n * g->k < 1 << 24 ? 1 : 8;
-    struct cut best = {m, n, 1, 1, 1, true};
+    int64_t m = g->m, n = g->n, most_pieces = m * n * g->k < threads << 23 ? 1 : 8;
+    struct cut best = {m, n, 1, 1, .last = 1, .pieces = 1};
     if (threads == 1 || m * n * g->k < 1 << 18) return best;
     struct packing p = {.a = !g->source && g->a_col != 1 ? 1.2 : 0.6, .b = g->b_col == 1 ? 0.8 : 1.8};
     double least = cost_of(&best, p, threads);
     for (int64_t parts = threads; parts <= 4 * threads; parts += threads)
         for (int64_t pm = 1; pm <= parts; pm++) {
-            struct cut c = {.m = even(m, pm, 1), .n = even(n, (parts + pm - 1) / pm, 32)};
+            if (parts % pm != 0) continue;
+            struct cut c = {.m = even(m, pm, 1), .n = even(n, parts / pm, 32)};
             c.nm = (m + c.m - 1) / c.m;
             c.nn = (n + c.n - 1) / c.n;
+            c.last = min_of(c.nm * c.nn, threads);
             for (c.pieces = 1; c.pieces <= most_pieces; c.pieces *= 2)
                 for (int way = 0; way < (c.pieces == 1 ? 1 : 2); way++) {
                     c.by_rows = way == 0;
@@ -235,14 +237,13 @@ static struct cut cut_of(const struct gemm_args *g, int64_t threads)
 struct task {
     int64_t i, m, j, n;
 };
-static int64_t count_tasks(const struct cut *c, int64_t threads)
+static int64_t count_tasks(const struct cut *c)
 {
-    int64_t blocks = c->nm * c->nn, last = min_of(blocks, threads);
-    return blocks - last + last * c->pieces;
+    return c->nm * c->nn + c->last * (c->pieces - 1);
 }
-static struct task task_at(const struct gemm_args *g, const struct cut *c, int64_t threads, int64_t t)
+static struct task task_at(const struct gemm_args *g, const struct cut *c, int64_t t)
 {
-    int64_t blocks = c->nm * c->nn, whole = blocks - min_of(blocks, threads), piece = 0;
+    int64_t whole = c->nm * c->nn - c->last, piece = 0;
     bool cut = t >= whole;
     if (cut) {
         piece = (t - whole) % c->pieces;
@@ -269,7 +270,7 @@ void gemm(const struct gemm_args *g, void *scratch)
     }
     int64_t threads = omp_in_parallel() ? 1 : threads_count();
     struct cut c = cut_of(g, threads);
-    int64_t tasks = count_tasks(&c, threads);
+    int64_t tasks = count_tasks(&c);
     if (tasks == 1) {
         gemm_block(g);
         return;
@@ -280,7 +281,7 @@ void gemm(const struct gemm_args *g, void *scratch)
 #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < tasks; t++) {
             struct gemm_source room;
-            struct task r = task_at(g, &c, threads, t);
+            struct task r = task_at(g, &c, t);
             struct gemm_args s = part_of(g, r.i, r.m, r.j, r.n, 0, g->k, &room);
             gemm_block(&s);
         }

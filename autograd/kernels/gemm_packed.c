@@ -255,11 +255,8 @@ struct ahead {
 static struct ahead ahead_of(enum ad_dtype type, const void *at, int64_t step, int64_t n, int64_t rows, int64_t times)
 {
     int64_t size = size_as(type), lines = n * size / 64 + 1;
-    return (struct ahead){.row = at,
-                          .step = step * size,
-                          .length = n * size,
-                          .rows = rows,
-                          .each = (rows * lines + times - 1) / times};
+    return (struct ahead){
+        .row = at, .step = step * size, .length = n * size, .rows = rows, .each = (rows * lines + times - 1) / times};
 }
 
 SIMD_FN void ask(struct ahead *a)
@@ -280,8 +277,7 @@ static struct ahead ahead_of_a(const struct gemm_args *g, bool by_row, struct gr
 {
     if (g->source || kc <= 0) return (struct ahead){0};
     const void *a = at_as(g->a_type, g->a, p.i * g->a_row + k * g->a_col);
-    return by_row ? ahead_of(g->a_type, a, g->a_row, kc, p.n, times)
-                  : ahead_of(g->a_type, a, g->a_col, p.n, kc, times);
+    return by_row ? ahead_of(g->a_type, a, g->a_row, kc, p.n, times) : ahead_of(g->a_type, a, g->a_col, p.n, kc, times);
 }
 
 /* ---- a block -------------------------------------------------------------------------------------------------------- */

@@ -85,8 +85,9 @@ static void test_batches(void **state)
 
 static void test_cuts(void **state) /* sizes that are cut into blocks: rows, columns, and the sum */
 {
-    const int64_t large[][3] = {{2100, 33, 20},  {70, 900, 40},  {17, 1100, 30}, {33, 65, 4200}, {130, 64, 2049},
-                                {300, 300, 300}, {1, 600, 2500}, {49, 800, 384}, {15, 1500, 390}};
+    const int64_t large[][3] = {{2100, 33, 20},  {70, 900, 40},   {17, 1100, 30}, {33, 65, 4200},
+                                {130, 64, 2049}, {300, 300, 300}, {1, 600, 2500}, {49, 800, 384},
+                                {15, 1500, 390}, {49, 800, 512},  {15, 1500, 517}};
     for (size_t i = 0; i < sizeof large / sizeof *large; i++)
         for (int32_t t = 0; t < 4; t++) {
             struct matmul_attr a = {.ta = t & 1, .tb = t >> 1, .bias = 1, .residual = t & 1};
