@@ -40,8 +40,13 @@ SIMD_FN vf vf_set(float x)
     return x - (vf){0}; /* a broadcast that keeps -0 and NaN */
 }
 
-/* Asks for the line at p into the second-level cache. gcc takes a function that does nothing but ask for one without
+/* Asks for the line at p into the first-level cache, or the second. gcc takes a function that does nothing but ask for one without
  * effect and drops its calls; the empty asm is an effect. */
+SIMD_FN void ask_l1(const void *p)
+{
+    __builtin_prefetch(p);
+    __asm__ volatile("");
+}
 SIMD_FN void ask_l2(const void *p)
 {
     __builtin_prefetch(p, 0, 2);

@@ -97,7 +97,7 @@ static inline void attn_fetch(struct attn_ahead *a, int64_t rows)
             struct attn_rows r = attn_row(a->of[a->at].rows, a->row);
             const char *p = r.at, *end = at_as(r.type, r.at, a->dim);
             if (rows-- == 0) return;
-            for (; p < end; p += 64) __builtin_prefetch(p, 0, 2);
+            for (; p < end; p += 64) ask_l2(p);
         }
 }
 

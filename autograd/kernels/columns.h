@@ -24,6 +24,7 @@ struct columns {
     const float *shift, *slope;
     void *y, *d; /* y: the result; d: dy behind the activation, or NULL */
     bool stream; /* y and d, in f32, are written past the caches: stream_pays() */
+    bool keep;   /* columns_products: y gets d, all in f32, of silu and without `more` */
 };
 
 #define columns_moments ISA_FN(columns_moments)
@@ -34,7 +35,7 @@ struct columns {
 void columns_moments(const struct columns *k, float *mean, float *square, float *room);
 /* y = act((x - mean) scale + bias + more) */
 void columns_affine(const struct columns *k);
-/* With d = dy act': sums of d (x - mean) and of d. room: 2 c numbers. */
+/* With d = dy act': sums of d (x - mean) and of d. room: 2 c numbers. Kept, d is dy of an act of none to columns_dx. */
 void columns_products(const struct columns *k, float *sum_x, float *sum, float *room);
 /* y = d scale - shift - (x - mean) slope; d too, where it is asked for. y may be x or dy, of the same type. */
 void columns_dx(const struct columns *k);

@@ -59,7 +59,7 @@ struct tile {
 SIMD_FN void ask(const float *ahead, int lines, int64_t ch)
 {
 #pragma GCC unroll 8
-    for (int i = 0; i < lines; i++) __builtin_prefetch(ahead + (ch / VL * lines + i) * VL, 0, 2);
+    for (int i = 0; i < lines; i++) ask_l2(ahead + (ch / VL * lines + i) * VL);
 }
 
 /* How result t, tap v and column q belong together: conv2d with a step of s; conv2d_transpose with a step of 1, which is

@@ -214,9 +214,26 @@ static void image_sums(const struct norm_job *j, const struct norm_room *room, i
     }
 }
 
+/* The slope of silu takes longer than the memory that both passes wait for: the first leaves dy behind the activation where
+ * dx goes, unless x is there. */
+static bool keeps(const struct norm_job *j)
+{
+    struct column_types t = j->type;
+    return j->act == AD_ACT_SILU && !j->more && t.x == AD_F32 && t.dy == AD_F32 && t.y == AD_F32 && j->y != j->x;
+}
+
+static void dx_of_kept(struct columns *k)
+{
+    k->act = AD_ACT_NONE;
+    k->dy = k->y;
+    k->stream = false;
+    columns_dx(k);
+}
+
 static void run_grad(const struct ad_call *c)
 {
     struct norm_job j = job_of(c);
+    bool keep = keeps(&j);
     struct norm_room room = room_of(&j, c->scratch);
     int64_t chunk = (max_of(64, j.k) + j.k - 1) / j.k * j.k, chunks = (j.c + chunk - 1) / chunk;
 #pragma omp parallel if (j.n * j.s * j.c > PAR_MIN)
@@ -227,6 +244,7 @@ static void run_grad(const struct ad_call *c)
         for (int64_t t = mine.first; t < mine.last; t++) {
             struct columns k = columns_of(&j, &room, t);
             float *part = room.block + t * SUMS * j.c;
+            k.keep = keep;
             columns_products(&k, part, part + j.c, part + 2 * j.c);
         }
 #pragma omp barrier
@@ -236,7 +254,10 @@ static void run_grad(const struct ad_call *c)
                 image_sums(&j, &room, n, i * chunk, min_of(j.c, (i + 1) * chunk), c->out[1].data, c->out[2].data);
         for (int64_t t = mine.last; t-- > mine.first;) {
             struct columns k = columns_of(&j, &room, t);
-            columns_dx(&k);
+            if (keep)
+                dx_of_kept(&k);
+            else
+                columns_dx(&k);
         }
     }
     if (!j.n) { /* no image: nothing to sum */

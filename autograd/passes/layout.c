@@ -145,13 +145,14 @@ static bool same_tensor(const struct place *a, const struct place *b)
            !memcmp(a->t.stride, b->t.stride, (size_t)a->t.shape.rank * sizeof(int64_t));
 }
 
-/* Lets output 0 of node `at` take over the memory of an input that dies there. */
+/* Lets output 0 of node `at` take over the memory of an input that dies there; the last first: of a gradient dy, which its
+ * kernel may be done with sooner than with x. */
 static void try_in_place(struct layout *l, const struct ad_graph *g, int32_t at)
 {
     const struct ad_node *n = g->node[at];
     int32_t ro = l->place[n->out].root;
     if (l->root[ro].kind != ROOT_ARENA || l->root[ro].pinned || l->place[n->out].view) return;
-    for (int i = 0; i < n->n_in && i < 32; i++) {
+    for (int i = n->n_in < 32 ? n->n_in : 32; i-- > 0;) {
         if (!(n->op->flags & AD_ELEMENTWISE) && !(n->op->alias >> i & 1)) continue;
         const struct place *p = &l->place[n->in[i]];
         int32_t ri = ad_layout_root(l, p->root);
