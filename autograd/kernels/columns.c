@@ -66,7 +66,7 @@ SIMD_FN struct column_types all_of(enum ad_dtype t)
         }                                                                                             \
     } while (0)
 
-/* Rows first .. last-1 of k; what is summed over them is added to sum_x and sum. */
+/* Rows first .. last-1 of k; what is summed over them, if anything, is added to sum_x and sum. */
 typedef void loop_fn(const struct columns *k, int64_t first, int64_t last, float *sum_x, float *sum);
 
 /* One loop, in a function of its own: several in one would have to share the registers. */
@@ -148,7 +148,7 @@ SIMD_FN vf activate(int act, vf p)
     return act == AD_ACT_SILU ? vf_swish(p, 1) : p;
 }
 
-SIMD_FN void affine(const struct columns *k, int64_t i, int rows, int64_t j, int64_t n, float *none, float *nor,
+SIMD_FN void affine(const struct columns *k, int64_t i, int rows, int64_t j, int64_t n, float *sum_x, float *sum,
                     int act, bool more, struct column_types t)
 {
     vf m = vf_get(k->mean + j, n), a = vf_get(k->scale + j, n), b = vf_get(k->bias + j, n);
@@ -228,7 +228,7 @@ void columns_products(const struct columns *k, float *sum_x, float *sum, float *
     if (k->keep && k->stream) stream_end();
 }
 
-SIMD_FN void dx(const struct columns *k, int64_t i, int rows, int64_t j, int64_t n, float *none, float *nor, int act,
+SIMD_FN void dx(const struct columns *k, int64_t i, int rows, int64_t j, int64_t n, float *sum_x, float *sum, int act,
                 bool more, struct column_types t)
 {
     vf m = vf_get(k->mean + j, n), a = vf_get(k->scale + j, n), b = vf_get(k->bias + j, n);

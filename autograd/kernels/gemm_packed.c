@@ -301,8 +301,8 @@ static void tile(bool stream, float *c, int64_t ldc, struct room *room, kernel_f
         return;
     }
     for (int r = 0; r < mr; r++) {
-        __builtin_prefetch(c + r * ldc, 1);
-        __builtin_prefetch(c + r * ldc + b.n - 1, 1);
+        ask_l1(c + r * ldc);
+        ask_l1(c + r * ldc + b.n - 1);
     }
     if (b.n == b.width) {
         run(kc, a, b.b, b.ldb, c, ldc, add);

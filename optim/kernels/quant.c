@@ -295,8 +295,8 @@ void ISA_FN(opt_adamw8)(const struct opt_piece *p, const struct opt_factors *f)
         int64_t i = 0;
         for (; i + FOUR <= n; i += FOUR) {
             for (int line = 0; line < FOUR; line += 16) {
-                __builtin_prefetch((const char *)(b.w + i + line) + AHEAD);
-                __builtin_prefetch((const char *)(b.g + i + line) + AHEAD);
+                ask_l1((const char *)(b.w + i + line) + AHEAD);
+                ask_l1((const char *)(b.g + i + line) + AHEAD);
             }
             step_four(&b, i, &k);
         }

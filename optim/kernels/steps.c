@@ -23,10 +23,10 @@ void ISA_FN(opt_adamw)(const struct opt_piece *p, const struct opt_factors *f)
     const struct opt_factors k = *f;
     int64_t i = 0;
     for (; i + VL <= q.n; i += VL) {
-        __builtin_prefetch((const char *)(q.w + i) + AHEAD);
-        __builtin_prefetch((const char *)(q.g + i) + AHEAD);
-        __builtin_prefetch((const char *)((float *)q.m + i) + AHEAD);
-        __builtin_prefetch((const char *)((float *)q.v + i) + AHEAD);
+        ask_l1((const char *)(q.w + i) + AHEAD);
+        ask_l1((const char *)(q.g + i) + AHEAD);
+        ask_l1((const char *)((float *)q.m + i) + AHEAD);
+        ask_l1((const char *)((float *)q.v + i) + AHEAD);
         adamw_vector(&q, i, VL, &k);
     }
     if (i < q.n) adamw_vector(&q, i, q.n - i, &k);
@@ -142,12 +142,12 @@ SIMD_FN void adamw16_group(const struct opt_piece *q, int64_t i, const vu word[H
     float *w = q->w + i;
     const float *g = q->g + i;
     uint16_t *m = (uint16_t *)q->m + i, *v = (uint16_t *)q->v + i;
-    __builtin_prefetch((const char *)m + AHEAD);
-    __builtin_prefetch((const char *)v + AHEAD);
-    __builtin_prefetch((const char *)w + AHEAD);
-    __builtin_prefetch((const char *)w + AHEAD + 64);
-    __builtin_prefetch((const char *)g + AHEAD);
-    __builtin_prefetch((const char *)g + AHEAD + 64);
+    ask_l1((const char *)m + AHEAD);
+    ask_l1((const char *)v + AHEAD);
+    ask_l1((const char *)w + AHEAD);
+    ask_l1((const char *)w + AHEAD + 64);
+    ask_l1((const char *)g + AHEAD);
+    ask_l1((const char *)g + AHEAD + 64);
 #pragma GCC unroll 4
     for (int j = 0; j < GROUP; j += 2 * VL) {
         const vu bits[2] = {bits_at(word, j), bits_at(word, j + VL)};
