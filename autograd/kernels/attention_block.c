@@ -201,8 +201,8 @@ void attn_into_keys(int64_t keys, int64_t dim, int64_t queries, const float *p, 
 }
 
 /* The first QB are what hides a score, the others what leaves it. */
-#define EIGHT(x) x, x, x, x, x, x, x, x
-#define MANY(x) EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x)
+#define TEN(x) x, x, x, x, x, x, x, x, x, x
+#define MANY(x) TEN(x), TEN(x), TEN(x), TEN(x), TEN(x), TEN(x), TEN(x), TEN(x)
 static const float limit[2 * QB] = {MANY(-INFINITY), MANY(INFINITY)};
 
 void attn_scores(const struct attn_task *t, int64_t q0, int64_t qn, int64_t k0, int64_t kn, const float *k,

@@ -2,7 +2,7 @@
  *
  * A is copied into panels of MR rows: [row][ROW] where its rows are contiguous, [k][MR] where its columns are; the
  * strides are constants, so that the kernel needs one pointer. B is copied into panels [k][NR]. GROUP panels of A stand in
- * the second-level cache while panel after panel of B passes through the first; with one panel of A it is B that stands.
+ * the second-level cache while panel after panel of B passes through the first, or comes from there too (AVX-512).
  * What is packed next, of A and of B, is asked for ahead. Each number of C is summed over k in order, in the blocks of
  * gemm_k_block: how the rest is cut does not change a bit. */
 #pragma GCC optimize("O3")
@@ -13,11 +13,7 @@
 #include "autograd/kernels/stream.h"
 #include "autograd/kernels/transpose.h"
 
-#ifdef __AVX512F__
-enum { MR = BLOCK_ROWS, GROUP = 1 }; /* a panel of B fills the first-level cache */
-#else
-enum { MR = BLOCK_ROWS, GROUP = 8 };
-#endif
+enum { MR = BLOCK_ROWS, GROUP = MR == 14 ? 4 : 8 }; /* 112 or 96 KB */
 /* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
 enum { NR = 2 * VL, ROW = GEMM_MOST_K + 16, HEAP = MR * ROW + 16, GAP = 2 * 16, PANELS_OF_B = 576 / NR };
 
