@@ -15,10 +15,10 @@
 
 /* Rows of scores and of tokens are an odd number of cache lines wide, so that they do not fall on one set. */
 enum {
-    QB = 80,         /* queries of a block at most: 64 patches and a class token are one */
-    LANES = QB,      /* the columns of a row of scores */
-    KB = 96,         /* keys of a block at most: a block of scores about fills the first-level cache */
-    SPAN = 256,      /* keys that are copied at once; they and their gradients stay in the second-level cache */
+    QB = 80,    /* queries of a block at most: 64 patches and a class token are one */
+    LANES = QB, /* the columns of a row of scores */
+    KB = 96,    /* keys of a block at most: a block of scores about fills the first-level cache */
+    SPAN = 256, /* keys that are copied at once; they and their gradients stay in the second-level cache */
     MAX_DIM = 128,
     ROW = MAX_DIM + 16, /* the columns of a token */
     CHUNK = 128         /* queries of a task of the forward pass at most */
