@@ -200,8 +200,11 @@ def gemm_part(alone, sentences):
     lines = [[g["name"], g["m"], g["n"], g["k"], f"{g['gflops']:.0f}", f"{100 * g['share']:.0f}", f"{g['blas_gflops']:.0f}",
               f"{g['ratio']:.2f}"] for g in rows]  # fmt: skip
     head = ["product", "M", "N", "K", "GF/s", "% of peak", "OpenBLAS GF/s", "ratio"]
-    text = "C (M, N) = A (M, K) B (K, N) on all threads, triad's `gemm` and OpenBLAS taking turns; medians. dX and dW are the\n\
-products of the gradients, with one operand transposed.\n"
+    if "dnnl_ratio" in rows[0]:
+        head += ["oneDNN GF/s", "ratio"]
+        lines = [line + [f"{g['dnnl_gflops']:.0f}", f"{g['dnnl_ratio']:.2f}"] for line, g in zip(lines, rows)]
+    text = "C (M, N) = A (M, K) B (K, N) on all threads, triad's `gemm`, OpenBLAS and, where its library is installed, oneDNN\n\
+taking turns; medians. dX and dW are the products of the gradients, with one operand transposed.\n"
     return ["## Matrix products\n", text, table(head, lines), why(sentences, "gemm")]
 
 
