@@ -201,9 +201,7 @@ void attn_into_keys(int64_t keys, int64_t dim, int64_t queries, const float *p, 
 }
 
 /* The first QB are what hides a score, the others what leaves it. */
-#define TEN(x) x, x, x, x, x, x, x, x, x, x
-#define MANY(x) TEN(x), TEN(x), TEN(x), TEN(x), TEN(x), TEN(x), TEN(x), TEN(x)
-static const float limit[2 * QB] = {MANY(-INFINITY), MANY(INFINITY)};
+static const float limit[2 * QB] = {[0 ... QB - 1] = -INFINITY, [QB... 2 * QB - 1] = INFINITY};
 
 void attn_scores(const struct attn_task *t, int64_t q0, int64_t qn, int64_t k0, int64_t kn, const float *k,
                  const float *qt, float *s, float *room)
@@ -221,7 +219,7 @@ void attn_scores(const struct attn_task *t, int64_t q0, int64_t qn, int64_t k0, 
     int64_t all = attn_sees(t, q0); /* keys that every query of the block sees */
     for (int64_t j = all > k0 ? all - k0 : 0; j < kn; j++) {
         int64_t hidden = k0 + j - (q0 + t->n_k - t->n_q); /* queries before this one do not see the key */
-        const float *to = limit + QB - attn_min(hidden, LANES);
+        const float *to = limit + QB - attn_min(hidden, QB);
         for (int64_t i = 0; i < qn; i += VL)
             vf_store(s + j * LANES + i, vf_min(vf_load(s + j * LANES + i), vf_load(to + i)));
     }

@@ -13,7 +13,7 @@
 #include "autograd/kernels/stream.h"
 #include "autograd/kernels/transpose.h"
 
-enum { MR = BLOCK_ROWS, GROUP = MR == 14 ? 4 : 8 }; /* 112 or 96 KB */
+enum { MR = BLOCK_ROWS, GROUP = VL > 8 ? 4 : 8 }; /* a group has 112 KB, 96 with AVX2 */
 /* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
 enum { NR = 2 * VL, ROW = GEMM_MOST_K + 16, HEAP = MR * ROW + 16, GAP = 2 * 16, PANELS_OF_B = 576 / NR };
 
