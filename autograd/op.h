@@ -184,18 +184,37 @@ static inline val ad_out(const struct ad_node *n, int i)
 extern const struct ad_op *const ad_all_ops[];
 extern const int ad_n_ops;
 
+/* A call cut into items that any threads may compute in any order, in phases that follow one another: what a kernel tells
+ * of its work so that the plan can run many calls in one parallel region, those that do not touch one another's memory
+ * side by side (region.h). What an item computes, to the bit, does not depend on which thread has it nor on how many there
+ * are; `threads` may decide only how products are cut, where that changes no sum. */
+struct ad_phase {
+    int64_t items;
+    void (*run)(const struct ad_call *c, const void *job, int64_t from, int64_t to); /* items from .. to-1 */
+    bool dynamic; /* items differ, or are few and long: a thread takes them one by one; else a run of them at once */
+    bool alone;   /* not worth a second thread */
+};
+enum { AD_PHASES = 4, AD_JOB_BYTES = 640 };
+struct ad_parts {
+    int n; /* of the phases; 0: nothing to do */
+    struct ad_phase phase[AD_PHASES];
+    unsigned char job[AD_JOB_BYTES] __attribute__((aligned(64))); /* the kernel's own, filled in by `cut` */
+};
+
 /* A kernel is a faster eval for some calls: `accepts` sees shapes and strides without data. First match wins. */
 struct ad_kernel {
     const struct ad_op *op;
     enum ad_dtype dtype; /* of input 0 (output 0 for ops without inputs); f32 also where that is kept in 16 bits */
     bool (*accepts)(const struct ad_call *c); /* NULL: all of them */
-    void (*run)(const struct ad_call *c);
+    void (*run)(const struct ad_call *c);     /* the whole call, with regions of its own; NULL where there is `cut` */
     size_t (*scratch)(const struct ad_call *c); /* NULL: op->scratch */
     const char *name;
     /* Bit i: input i, output i may be in 16 bits, and the call's tensors say whether it is. Others are converted for it
      * (half_call.h): it sees f32, contiguous. */
     uint32_t half_in, half_out;
+    void (*cut)(const struct ad_call *c, int threads, struct ad_parts *p); /* sees data; writes nothing but *p */
 };
+void ad_kernel_run(const struct ad_kernel *k, const struct ad_call *c); /* by `run`, or `cut` in a region of its own */
 const struct ad_kernel *ad_kernel_find(const struct ad_op *op, const struct ad_call *c);
 
 /* Fast elementwise loops for f32: n contiguous numbers (an input of `step[i]` 0 is one number, repeated). */
