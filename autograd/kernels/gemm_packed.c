@@ -18,7 +18,7 @@ enum { MR = BLOCK_ROWS, GROUP = VL > 8 ? 4 : 8 }; /* a group has 112 KB, 96 with
 enum { NR = 2 * VL, ROW = GEMM_MOST_K + 16, HEAP = MR * ROW + 16, GAP = 2 * 16, PANELS_OF_B = 576 / NR };
 
 struct room {
-    float a[GROUP * HEAP + VL], b[PANELS_OF_B * (GEMM_MOST_K * NR + GAP)], tile[MR * NR];
+    float a[GROUP * HEAP + VL], b[PANELS_OF_B * (GEMM_MOST_K * NR + GAP)], tile[MR * NR], res[MR * NR];
 } __attribute__((aligned(64)));
 
 /* From one packed panel of B to the next. */
@@ -42,24 +42,35 @@ static int64_t min_of(int64_t a, int64_t b)
 
 /* ---- the kernel ----------------------------------------------------------------------------------------------------- */
 
-/* C (mr x nv vectors) = A B, or += where `add`. */
-SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, const float *b, int64_t ldb, float *c,
-                    int64_t ldc, bool add)
+/* What becomes of a tile's sums while they are in registers: what `from`, the bias and the residual hold, unless they are
+ * NULL, is added in this order, and all goes to `to`. Rows lie .._row apart. */
+struct end {
+    float *to;
+    const float *from, *bias, *residual;
+    int64_t to_row, from_row, res_row;
+};
+
+/* A B (mr x nv vectors), and its end. */
+SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, const float *b, int64_t ldb,
+                    const struct end *e)
 {
     block_sums sum;
     block_clear(mr, nv, sum);
     block_multiply(mr, nv, kc, a, by_row ? ROW : 1, by_row ? 1 : MR, b, ldb, sum);
-    block_store(mr, nv, sum, c, ldc, add);
+    if (e->from) block_add(mr, nv, sum, e->from, e->from_row);
+    if (e->bias) block_add(mr, nv, sum, e->bias, 0);
+    if (e->residual) block_add(mr, nv, sum, e->residual, e->res_row);
+    block_store(mr, nv, sum, e->to, e->to_row, false);
 }
 
-typedef void (*kernel_fn)(int64_t kc, const float *a, const float *b, int64_t ldb, float *c, int64_t ldc, bool add);
+typedef void (*kernel_fn)(int64_t kc, const float *a, const float *b, int64_t ldb, const struct end *e);
 
 /* clang-format off */
-#define KERNEL(mr, nv, by_row)                                                                                   \
-    static void kernel_##mr##_##nv##_##by_row(int64_t kc, const float *a, const float *b, int64_t ldb, float *c, \
-                                              int64_t ldc, bool add)                                             \
-    {                                                                                                            \
-        kernel(mr, nv, by_row, kc, a, b, ldb, c, ldc, add);                                                      \
+#define KERNEL(mr, nv, by_row)                                                                             \
+    static void kernel_##mr##_##nv##_##by_row(int64_t kc, const float *a, const float *b, int64_t ldb,     \
+                                              const struct end *e)                                         \
+    {                                                                                                      \
+        kernel(mr, nv, by_row, kc, a, b, ldb, e);                                                          \
     }
 #define EACH_OF(mr) KERNEL(mr, 1, 0) KERNEL(mr, 1, 1) KERNEL(mr, 2, 0) KERNEL(mr, 2, 1)
 #define ROW_OF(mr) {{kernel_##mr##_1_0, kernel_##mr##_1_1}, {kernel_##mr##_2_0, kernel_##mr##_2_1}},
@@ -284,30 +295,98 @@ struct panel {
     int64_t ldb, n, width;
 };
 
-/* One tile of C (mr, b.n), summed at c. */
-static void tile(bool stream, float *c, int64_t ldc, struct room *room, kernel_fn run, const float *a, int mr,
-                 int64_t kc, struct panel b, bool add)
+/* Where a strip of C is: its columns j0 .. j0+n-1, and the block of K; and where it is summed: element (i, j) of C at
+ * sum[i * ld + j - j0]. */
+struct strip {
+    int64_t j0, n, first; /* first: the columns before it are read from B in place */
+    int64_t k, kc, block; /* block: of K, but for the last */
+    bool by_row, ends;    /* ends: the sums are whole behind this block, and something is still to be done to them */
+    float *sum;
+    int64_t ld;
+};
+
+/* A panel of A: rows i .. i+mr-1. */
+struct rows {
+    const float *a;
+    int64_t i;
+    int mr;
+};
+
+/* Bias and residual of the tile at row i, column j of C; a residual in 16 bits is widened into the room. */
+static void add_ends(const struct gemm_args *g, struct room *room, int mr, int64_t width, int64_t i, int64_t j,
+                     struct end *e)
 {
-    if (stream && b.n == NR) { /* a line of each row, whole: it need not be read first */
-        run(kc, a, b.b, b.ldb, room->tile, NR, false);
-        for (int r = 0; r < mr; r++) {
-            vf_stream(c + r * ldc, vf_load(room->tile + r * NR));
-            vf_stream(c + r * ldc + VL, vf_load(room->tile + r * NR + VL));
+    if (g->bias) e->bias = g->bias + j;
+    if (!g->residual) return;
+    const void *res = at_as(g->res_type, g->residual, i * g->res_row + j);
+    e->residual = res;
+    e->res_row = g->res_row;
+    if (g->res_type == AD_F32) return;
+    for (int r = 0; r < mr; r++) vf_widen(g->res_type, at_as(g->res_type, res, r * g->res_row), room->res + r * NR, width);
+    e->residual = room->res;
+    e->res_row = NR;
+}
+
+/* A tile whose sums are whole: whatever is asked for behind the product is done while they are in registers or in the
+ * first-level cache. */
+static void last_tile(const struct gemm_args *g, struct room *room, kernel_fn run, const struct strip *s, struct rows a,
+                      struct panel b, struct end e, int64_t j)
+{
+    bool in_place = !g->act && g->c_type == AD_F32;
+    add_ends(g, room, a.mr, b.width, a.i, s->j0 + j, &e);
+    if (!in_place) e.to = room->tile, e.to_row = b.width;
+    run(s->kc, a.a, b.b, b.ldb, &e);
+    if (g->act) g->act(a.mr * b.width, (const float *const[]){e.to}, (const int[]){1}, e.to, NULL);
+    for (int r = 0; r < a.mr && !in_place; r++) {
+        void *c = at_as(g->c_type, g->c, (a.i + r) * g->c_row + s->j0 + j);
+        if (g->c_type == AD_F32)
+            vf_copy(c, room->tile + r * b.width, b.width);
+        else
+            vf_narrow(g->c_type, room->tile + r * b.width, c, b.width);
+    }
+}
+
+/* A tile at the right edge, whose vectors reach over it. */
+static void edge_tile(const struct gemm_args *g, struct room *room, kernel_fn run, const struct strip *s, struct rows a,
+                      struct panel b, bool add, int64_t j)
+{
+    bool apart = s->ends && g->c_type != AD_F32;
+    run(s->kc, a.a, b.b, b.ldb, &(struct end){.to = room->tile, .to_row = NR});
+    for (int r = 0; r < a.mr; r++) {
+        float *tile = room->tile + r * NR, *sum = s->sum + (a.i + r) * s->ld + j, *to = apart ? tile : sum;
+        for (int64_t x = 0; x < b.n; x++) to[x] = add ? sum[x] + tile[x] : tile[x];
+        if (s->ends) gemm_epilogue_row(g, to, b.n, a.i + r, s->j0 + j);
+    }
+}
+
+/* One tile of C: a panel of A by one of B, whose first column is the strip's j. */
+static void tile(const struct gemm_args *g, struct room *room, const struct strip *s, struct rows a, struct panel b,
+                 int64_t j)
+{
+    kernel_fn run = kernels[a.mr - 1][b.width / VL - 1][s->by_row];
+    bool add = g->add || s->k > 0;
+    if (b.n < b.width) {
+        edge_tile(g, room, run, s, a, b, add, j);
+        return;
+    }
+    float *c = s->sum + a.i * s->ld + j;
+    struct end e = {.to = c, .to_row = s->ld, .from = add ? c : NULL, .from_row = s->ld};
+    if (g->stream && b.n == NR) { /* a line of each row, whole: it need not be read first */
+        run(s->kc, a.a, b.b, b.ldb, &(struct end){.to = room->tile, .to_row = NR});
+        for (int r = 0; r < a.mr; r++) {
+            vf_stream(c + r * s->ld, vf_load(room->tile + r * NR));
+            vf_stream(c + r * s->ld + VL, vf_load(room->tile + r * NR + VL));
         }
         return;
     }
-    for (int r = 0; r < mr; r++) {
-        ask_l1(c + r * ldc);
-        ask_l1(c + r * ldc + b.n - 1);
+    for (int r = 0; r < a.mr; r++) {
+        ask_l1(c + r * s->ld);
+        ask_l1(c + r * s->ld + b.n - 1);
     }
-    if (b.n == b.width) {
-        run(kc, a, b.b, b.ldb, c, ldc, add);
-    } else {
-        run(kc, a, b.b, b.ldb, room->tile, NR, false);
-        for (int r = 0; r < mr; r++)
-            for (int64_t x = 0; x < b.n; x++)
-                c[r * ldc + x] = add ? c[r * ldc + x] + room->tile[r * NR + x] : room->tile[r * NR + x];
-    }
+    if (s->ends)
+        last_tile(g, room, run, s, a, b, e, j);
+    else
+        run(s->kc, a.a, b.b, b.ldb, &e);
 }
 
 /* Few rows of A: B is read where it lies, but for the last columns, which do not fill a vector. */
@@ -315,16 +394,6 @@ static bool reads_in_place(const struct gemm_args *g)
 {
     return g->b_col == 1 && g->m <= 4 * MR && g->b_type == AD_F32;
 }
-
-/* Where a strip of C is: its columns j0 .. j0+n-1, and the block of K; and where it is summed: element (i, j) of C at
- * sum[i * ld + j - j0]. */
-struct strip {
-    int64_t j0, n, first; /* first: the columns before it are read from B in place */
-    int64_t k, kc, block; /* block: of K, but for the last */
-    bool by_row;
-    float *sum;
-    int64_t ld;
-};
 
 /* A group of panels of A meets the strip's panels of B. */
 static void group_times_strip(const struct gemm_args *g, struct room *room, const struct strip *s,
@@ -344,11 +413,10 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
         struct panel b = {room->b + j / NR * size, width, min_of(width, s->n - j), width};
         if (j < s->first) b.b = (const float *)g->b + s->k * g->b_row + s->j0 + j, b.ldb = g->b_row;
         for (int64_t x = 0, i = p.i; x < p.panels; x++) {
-            int mr = height(h, p.first + x);
+            struct rows a = {room->a + x * HEAP, i, height(h, p.first + x)};
             ask(&next_a);
-            tile(g->stream, s->sum + i * s->ld + j, s->ld, room, kernels[mr - 1][width / VL - 1][s->by_row],
-                 room->a + x * HEAP, mr, s->kc, b, g->add || s->k > 0);
-            i += mr;
+            tile(g, room, s, a, b, j);
+            i += a.mr;
         }
         j += width;
     }
@@ -369,12 +437,9 @@ static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int6
     for (s.k = 0; s.k < g->k; s.k += s.block) {
         s.kc = min_of(s.block, g->k - s.k);
         if (s.first < n) pack_b(g, j0 + s.first, n - s.first, s.k, s.kc, room->b + s.first / NR * panel_size(s.kc));
-        for (int64_t first = 0; first < h.panels; first += GROUP) {
-            struct group p = group_of(&h, first);
-            group_times_strip(g, room, &s, &h, p);
-            for (int64_t r = 0; r < p.n && ends && s.k + s.kc == g->k; r++)
-                gemm_epilogue_row(g, sum + (p.i + r) * ld, n, p.i + r, j0);
-        }
+        s.ends = ends && s.k + s.kc == g->k;
+        for (int64_t first = 0; first < h.panels; first += GROUP)
+            group_times_strip(g, room, &s, &h, group_of(&h, first));
     }
 }
 

@@ -31,16 +31,23 @@ SIMD_FN void block_load(int mr, int nv, block_sums sum, const float *c, int64_t 
         for (int v = 0; v < nv; v++) sum[i][v] = vf_load(c + i * ldc + v * VL);
 }
 
-/* C = sum, or += where `add` */
-SIMD_FN void block_store(int mr, int nv, block_sums sum, float *c, int64_t ldc, bool add)
+/* sum += rows of C, ldc apart: 0 where all are the same */
+SIMD_FN void block_add(int mr, int nv, block_sums sum, const float *c, int64_t ldc)
 {
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++)
 #pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) {
-            float *to = c + i * ldc + v * VL;
-            vf_store(to, add ? vf_load(to) + sum[i][v] : sum[i][v]);
-        }
+        for (int v = 0; v < nv; v++) sum[i][v] = sum[i][v] + vf_load(c + i * ldc + v * VL);
+}
+
+/* C = sum, or += where `add` */
+SIMD_FN void block_store(int mr, int nv, block_sums sum, float *c, int64_t ldc, bool add)
+{
+    if (add) block_add(mr, nv, sum, c, ldc);
+#pragma GCC unroll 16
+    for (int i = 0; i < mr; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) vf_store(c + i * ldc + v * VL, sum[i][v]);
 }
 
 /* *sum += x y. gcc, left to choose the register of the result, moves sums about in a long loop. */
