@@ -48,3 +48,19 @@ void gemm_enter_thread(void)
 {
     ISA_PICK(gemm_enter_thread)();
 }
+
+ISA_DECLARE(bool, gemm_wants_panels, (int64_t m, int64_t n, int64_t k));
+ISA_DECLARE(int64_t, gemm_panels_count, (int64_t n, int64_t k));
+ISA_DECLARE(bool, gemm_panels_place, (int64_t n, int64_t k, int64_t i, int64_t *row, int64_t *column));
+bool gemm_wants_panels(int64_t m, int64_t n, int64_t k)
+{
+    return ISA_PICK(gemm_wants_panels)(m, n, k);
+}
+int64_t gemm_panels_count(int64_t n, int64_t k)
+{
+    return ISA_PICK(gemm_panels_count)(n, k);
+}
+bool gemm_panels_place(int64_t n, int64_t k, int64_t i, int64_t *row, int64_t *column)
+{
+    return ISA_PICK(gemm_panels_place)(n, k, i, row, column);
+}

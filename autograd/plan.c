@@ -24,7 +24,7 @@ int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e)
     } words[] = {
         {"nosimplify", AD_NO_SIMPLIFY},   {"nofuse", AD_NO_FUSE},         {"noplan", AD_NO_REUSE},
         {"nokernels", AD_NO_KERNELS},     {"nan", AD_CHECK_FINITE},       {"reference", AD_REFERENCE},
-        {"norecompute", AD_NO_RECOMPUTE}, {"noautocast", AD_NO_AUTOCAST},
+        {"norecompute", AD_NO_RECOMPUTE}, {"noautocast", AD_NO_AUTOCAST}, {"nopanels", AD_NO_PANELS},
     };
     *flags = 0;
     for (const char *p = text; *p;) {
@@ -33,7 +33,7 @@ int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e)
         if (i == count)
             return err_set(
                 e, ERR_USAGE,
-                "unknown debug word '%.*s'; there are nosimplify, nofuse, noplan, nokernels, norecompute, noautocast, "
+                "unknown debug word '%.*s'; there are nosimplify, nofuse, noplan, nokernels, norecompute, nopanels, noautocast, "
                 "nan, reference",
                 (int)n, p);
         *flags |= words[i].flag;
@@ -115,6 +115,7 @@ static struct ad_graph *run_passes(const struct ad_graph *from, const struct ad_
     }
     if (flags & (AD_BF16_VALUES | AD_F16_VALUES) && !(flags & AD_NO_AUTOCAST) && !g->status.code)
         ad_autocast(g, flags & AD_BF16_VALUES ? AD_BF16 : AD_F16);
+    if (!(flags & (AD_NO_PANELS | AD_NO_KERNELS)) && !g->status.code) g = ad_panels(g);
     if (!(flags & AD_NO_RECOMPUTE) && !g->status.code) g = ad_recompute(g, recomputed);
     own_ends(g);
     if (ad_store_is_narrow(store)) ad_keep_narrow(g, store);

@@ -22,9 +22,10 @@ enum ad_pass_flags {
     AD_BF16_VALUES = 64, /* mixed precision: activations and their gradients are kept in 16 bits (passes/autocast.c); */
     AD_F16_VALUES = 128, /* arithmetic, weights, losses, weights' gradients and whatever the caller sees stay in f32 */
     AD_NO_AUTOCAST = 256, /* all in f32 in spite of those two */
-    AD_REFERENCE = AD_NO_SIMPLIFY | AD_NO_FUSE | AD_NO_REUSE | AD_NO_KERNELS | AD_NO_RECOMPUTE,
+    AD_NO_PANELS = 512,   /* weights are multiplied by where they lie */
+    AD_REFERENCE = AD_NO_SIMPLIFY | AD_NO_FUSE | AD_NO_REUSE | AD_NO_KERNELS | AD_NO_RECOMPUTE | AD_NO_PANELS,
 };
-/* "nofuse,noplan,nan,nokernels,nosimplify,norecompute,noautocast" -> flags; ERR_USAGE names the wrong word. */
+/* "nofuse,noplan,nan,nokernels,nosimplify,norecompute,nopanels,noautocast" -> flags; ERR_USAGE names the wrong word. */
 int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e) MUST_CHECK;
 
 /* How activations are kept: the names "f32", "bf16", "f16" (then NULL) and the flags that each asks for. */
@@ -99,6 +100,8 @@ struct ad_graph *ad_simplify(const struct ad_graph *g);
 struct ad_graph *ad_fuse(const struct ad_graph *g);
 /* Marks in `g` itself what is kept in the 16-bit type `half`. */
 void ad_autocast(struct ad_graph *g, enum ad_dtype half);
+/* Takes `g` over and frees it. */
+struct ad_graph *ad_panels(struct ad_graph *g);
 /* Takes `g` over and frees it. count: the values that are computed twice. What the budget asks for beyond this needs a
  * layout: autograd/passes/recompute.h. */
 struct ad_graph *ad_recompute(struct ad_graph *g, int64_t *count);

@@ -63,7 +63,7 @@ void gemm_block(const struct gemm_args *g)
     if (g->m == 0 || g->n == 0) return;
     if (g->k > 0) {
 #ifdef __AVX2__
-        if (gemm_is_direct(g)) {
+        if (!g->panels.at && gemm_is_direct(g)) {
             gemm_direct(g);
             return;
         }
@@ -94,6 +94,13 @@ static int64_t ranges(int64_t m, int64_t n, int64_t k)
     return r;
 }
 
+/* From so many rows on: fewer are as soon multiplied by B where it lies. */
+bool gemm_wants_panels(int64_t m, int64_t n, int64_t k)
+{
+    enum { ROWS = 256, COLUMNS = 32, LENGTH = 16 };
+    return GEMM_HALF && m >= ROWS && n >= COLUMNS && k >= LENGTH && ranges(m, n, k) == 1;
+}
+
 static int64_t range_length(int64_t k, int64_t n)
 {
     return ((k + n - 1) / n + 63) / 64 * 64;
@@ -121,59 +128,55 @@ static struct gemm_args part_of(const struct gemm_args *g, int64_t i0, int64_t m
         s.a = at_as(g->a_type, g->a, i0 * g->a_row + k0 * g->a_col);
     }
     s.b = at_as(g->b_type, g->b, k0 * g->b_row + j0 * g->b_col);
+    s.panels.first += j0;
     s.c = at_as(g->c_type, g->c, i0 * g->c_row + j0);
     if (g->bias) s.bias += j0;
     if (g->residual) s.residual = at_as(g->res_type, g->residual, i0 * g->res_row + j0);
     return s;
 }
 
-static void split_k(const struct gemm_args *g, int64_t n_ranges, float *sums)
+static void multiply_range(const struct gemm_work *w, int64_t p)
 {
-    int64_t size = g->m * g->n, length = range_length(g->k, n_ranges);
-    struct gemm_args whole = *g;
-    whole.bias = NULL;
-    whole.residual = NULL;
-    whole.c_type = AD_F32;
-    whole.act = NULL;
-    whole.add = false;
-#pragma omp parallel
-    {
-        gemm_enter_thread();
-#pragma omp for schedule(dynamic)
-        for (int64_t p = 0; p < n_ranges; p++) {
-            struct gemm_source room;
-            int64_t k0 = min_of(p * length, g->k);
-            struct gemm_args s = part_of(&whole, 0, g->m, 0, g->n, k0, min_of(length, g->k - k0), &room);
-            s.c = sums + p * size;
-            s.c_row = g->n;
-            gemm_block(&s);
-        }
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < g->m; i++) {
-            bool wide = g->c_type == AD_F32;
-            float *y = wide ? (float *)g->c + i * g->c_row : sums + i * g->n;
-            if (wide && !g->add) memset(y, 0, (size_t)g->n * sizeof *y);
-            for (int64_t p = wide ? 0 : 1; p < n_ranges; p++) {
-                const float *x = sums + p * size + i * g->n;
-                for (int64_t j = 0; j < g->n; j++) y[j] += x[j];
-            }
-            gemm_epilogue_row(g, y, g->n, i, 0);
-        }
+    const struct gemm_args *g = &w->g;
+    struct gemm_args whole = {.m = g->m,
+                              .n = g->n,
+                              .k = g->k,
+                              .a = g->a,
+                              .b = g->b,
+                              .a_row = g->a_row,
+                              .a_col = g->a_col,
+                              .b_row = g->b_row,
+                              .b_col = g->b_col,
+                              .source = g->source,
+                              .a_type = g->a_type,
+                              .b_type = g->b_type};
+    struct gemm_source room;
+    int64_t length = range_length(g->k, w->ranges), k0 = min_of(p * length, g->k);
+    struct gemm_args s = part_of(&whole, 0, g->m, 0, g->n, k0, min_of(length, g->k - k0), &room);
+    s.c = w->sums + p * g->m * g->n;
+    s.c_row = g->n;
+    gemm_block(&s);
+}
+
+static void add_ranges(const struct gemm_work *w, int64_t i)
+{
+    const struct gemm_args *g = &w->g;
+    bool wide = g->c_type == AD_F32;
+    float *y = wide ? (float *)g->c + i * g->c_row : w->sums + i * g->n;
+    if (wide && !g->add) memset(y, 0, (size_t)g->n * sizeof *y);
+    for (int64_t p = wide ? 0 : 1; p < w->ranges; p++) {
+        const float *x = w->sums + p * g->m * g->n + i * g->n;
+        for (int64_t j = 0; j < g->n; j++) y[j] += x[j];
     }
+    gemm_epilogue_row(g, y, g->n, i, 0);
 }
 
 /* ---- blocks of C ---------------------------------------------------------------------------------------------------- */
 
-/* nm x nn blocks of (m, n), taken one after the other by whoever is free. The `last`, one for each thread, are cut once
- * more into pieces, by rows or by columns: the end comes to all threads at about the same time though one is slower. */
-struct cut {
-    int64_t m, n, nm, nn, last, pieces;
-    bool by_rows;
-};
-
-/* Cycles for a number of an operand to be packed. */
+/* Cycles for a number of an operand to be packed; A's are once for so many columns. */
 struct packing {
     double a, b;
+    int64_t columns;
 };
 
 static int64_t even(int64_t size, int64_t parts, int64_t round)
@@ -184,20 +187,20 @@ static int64_t even(int64_t size, int64_t parts, int64_t round)
 /* Cycles for each k of a block (m, n), about. */
 static double block_cost(int64_t m, int64_t n, struct packing p)
 {
-    return (double)(m * n) / 16 + p.b * (double)n + p.a * (double)(m * ((n + 511) / 512));
+    return (double)(m * n) / 16 + p.b * (double)n + p.a * (double)(m * ((n + p.columns - 1) / p.columns));
 }
 
-static int64_t piece_rows(const struct cut *c)
+static int64_t piece_rows(const struct gemm_cut *c)
 {
     return c->by_rows ? even(c->m, c->pieces, 1) : c->m;
 }
-static int64_t piece_columns(const struct cut *c)
+static int64_t piece_columns(const struct gemm_cut *c)
 {
     return c->by_rows ? c->n : even(c->n, c->pieces, 32);
 }
 
 /* Cycles until the last thread is done: some of what comes last is waited for. */
-static double cost_of(const struct cut *c, struct packing p, int64_t threads)
+static double cost_of(const struct gemm_cut *c, struct packing p, int64_t threads)
 {
     int64_t rounds = (c->nm * c->nn - c->last + threads - 1) / threads;
     double block = block_cost(c->m, c->n, p),
@@ -206,20 +209,21 @@ static double cost_of(const struct cut *c, struct packing p, int64_t threads)
 }
 
 /* Blocks may follow the thread count where they do not change the order of any sum; OpenBLAS' sums follow the size. */
-static struct cut cut_of(const struct gemm_args *g, int64_t threads)
+static struct gemm_cut cut_of(const struct gemm_args *g, int64_t threads)
 {
 #if !defined(__AVX2__)
     threads = 8;
 #endif
     int64_t m = g->m, n = g->n, most_pieces = m * n * g->k < threads << 23 ? 1 : 8;
-    struct cut best = {m, n, 1, 1, .last = 1, .pieces = 1};
+    struct gemm_cut best = {m, n, 1, 1, .last = 1, .pieces = 1};
     if (threads == 1 || m * n * g->k < 1 << 18) return best;
-    struct packing p = {.a = !g->source && g->a_col != 1 ? 1.2 : 0.6, .b = g->b_col == 1 ? 0.8 : 1.8};
+    struct packing p = {.a = !g->source && g->a_col != 1 ? 1.2 : 0.6, .b = g->b_col == 1 ? 0.8 : 1.8, .columns = 512};
+    if (g->panels.at) p.b = 0, p.columns = 4096;
     double least = cost_of(&best, p, threads);
     for (int64_t parts = threads; parts <= 4 * threads; parts += threads)
         for (int64_t pm = 1; pm <= parts; pm++) {
             if (parts % pm != 0) continue;
-            struct cut c = {.m = even(m, pm, 1), .n = even(n, parts / pm, 32)};
+            struct gemm_cut c = {.m = even(m, pm, 1), .n = even(n, parts / pm, 32)};
             c.nm = (m + c.m - 1) / c.m;
             c.nn = (n + c.n - 1) / c.n;
             c.last = min_of(c.nm * c.nn, threads);
@@ -237,11 +241,11 @@ static struct cut cut_of(const struct gemm_args *g, int64_t threads)
 struct task {
     int64_t i, m, j, n;
 };
-static int64_t count_tasks(const struct cut *c)
+static int64_t count_tasks(const struct gemm_cut *c)
 {
     return c->nm * c->nn + c->last * (c->pieces - 1);
 }
-static struct task task_at(const struct gemm_args *g, const struct cut *c, int64_t t)
+static struct task task_at(const struct gemm_args *g, const struct gemm_cut *c, int64_t t)
 {
     int64_t whole = c->nm * c->nn - c->last, piece = 0;
     bool cut = t >= whole;
@@ -260,30 +264,46 @@ static struct task task_at(const struct gemm_args *g, const struct cut *c, int64
     return r;
 }
 
+struct gemm_work gemm_work_of(const struct gemm_args *g, void *scratch, int64_t threads)
+{
+    struct gemm_work w = {.g = *g, .ranges = 1, .sums = scratch};
+    if (g->m == 0 || g->n == 0) return w;
+    if (g->k) w.ranges = ranges(g->m, g->n, g->k);
+    if (w.ranges > 1) {
+        w.items[0] = w.ranges;
+        w.items[1] = g->m;
+        return w;
+    }
+    w.cut = cut_of(g, threads);
+    w.items[0] = count_tasks(&w.cut);
+    return w;
+}
+
+void gemm_do(const struct gemm_work *w, int phase, int64_t item)
+{
+    const struct gemm_args *g = &w->g;
+    struct gemm_source room;
+    if (phase == 1) {
+        add_ranges(w, item);
+    } else if (w->ranges > 1) {
+        multiply_range(w, item);
+    } else {
+        struct task r = task_at(g, &w->cut, item);
+        struct gemm_args s = part_of(g, r.i, r.m, r.j, r.n, 0, g->k, &room);
+        gemm_block(&s);
+    }
+}
+
 void gemm(const struct gemm_args *g, void *scratch)
 {
-    if (g->m == 0 || g->n == 0) return;
-    int64_t n_ranges = g->k ? ranges(g->m, g->n, g->k) : 1;
-    if (n_ranges > 1) {
-        split_k(g, n_ranges, scratch);
-        return;
-    }
     int64_t threads = omp_in_parallel() ? 1 : threads_count();
-    struct cut c = cut_of(g, threads);
-    int64_t tasks = count_tasks(&c);
-    if (tasks == 1) {
-        gemm_block(g);
-        return;
-    }
-#pragma omp parallel if (threads > 1)
+    struct gemm_work w = gemm_work_of(g, scratch, threads);
+#pragma omp parallel if (threads > 1 && w.items[0] > 1)
     {
         gemm_enter_thread();
 #pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < tasks; t++) {
-            struct gemm_source room;
-            struct task r = task_at(g, &c, t);
-            struct gemm_args s = part_of(g, r.i, r.m, r.j, r.n, 0, g->k, &room);
-            gemm_block(&s);
-        }
+        for (int64_t t = 0; t < w.items[0]; t++) gemm_do(&w, 0, t);
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < w.items[1]; t++) gemm_do(&w, 1, t);
     }
 }

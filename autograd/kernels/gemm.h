@@ -38,6 +38,14 @@ static inline void gemm_fill(const struct gemm_source *s, int64_t i, int64_t ni,
     s->fill(s->ctx, s->i0 + i, ni, s->k0 + k, nk, to, i_step, k_step);
 }
 
+/* B in the order in which the kernel reads it: for each block of K (gemm_k_block) panels of so many columns, k by k. Weights
+ * are brought into it once an update (autograd/ops/panels.c), and every product by them is spared the copying. */
+struct gemm_panels {
+    const float *at; /* NULL: there are none */
+    int64_t n;       /* columns that all panels have together */
+    int64_t first;   /* the column with which this product's B begins, a whole number of panels */
+};
+
 /* C (M, N) = act(A (M, K) B (K, N) + bias + residual). Of each operand's two strides one is 1 (or its axis has one
  * element) and the other is at least the length of the axis with stride 1. C must not overlap an operand; it may be the
  * residual.
@@ -49,6 +57,7 @@ struct gemm_args {
     const void *a, *b;
     int64_t a_row, a_col, b_row, b_col;
     const struct gemm_source *source; /* A, if not NULL: a, a_row, a_col are not read */
+    struct gemm_panels panels;        /* of the whole of B, or none */
     void *c;
     int64_t c_row;
     bool add;             /* C += A B (before bias and the rest); C is f32 */
@@ -66,21 +75,55 @@ struct gemm_args {
 #define GEMM_HALF 0
 #endif
 
+/* How C is cut: nm x nn blocks of (m, n), taken one after the other by whoever is free. The `last`, one for each thread, are
+ * cut once more into pieces, by rows or by columns: the end comes to all threads at about the same time though one is
+ * slower. */
+struct gemm_cut {
+    int64_t m, n, nm, nn, last, pieces;
+    bool by_rows;
+};
+/* A product as items that any threads may compute in any order, in two phases of which the second may have none: blocks of
+ * C, or of K ranges into sums of their own, and then these sums by rows of C. `threads` decides how C is cut and no bit. */
+struct gemm_work {
+    struct gemm_args g;
+    struct gemm_cut cut;
+    int64_t ranges, items[2];
+    float *sums;
+};
+
 /* `gemm` goes over all threads. `scratch` has gemm_scratch(m, n, k) bytes, which is 0 unless M and N are small and K is
  * long. `gemm_block` stays on the calling thread; inside a parallel region each thread calls gemm_enter_thread() once
  * before. */
 #ifdef TRIAD_ISA
 #define gemm ISA_FN(gemm)
 #define gemm_scratch ISA_FN(gemm_scratch)
+#define gemm_work_of ISA_FN(gemm_work_of)
+#define gemm_do ISA_FN(gemm_do)
 #define gemm_block ISA_FN(gemm_block)
 #define gemm_enter_thread ISA_FN(gemm_enter_thread)
 #define gemm_streams ISA_FN(gemm_streams)
+#define gemm_wants_panels ISA_FN(gemm_wants_panels)
+#define gemm_panels_count ISA_FN(gemm_panels_count)
+#define gemm_panels_place ISA_FN(gemm_panels_place)
+#define gemm_panels_pieces ISA_FN(gemm_panels_pieces)
+#define gemm_panels_copy ISA_FN(gemm_panels_copy)
 bool gemm_streams(const struct gemm_args *g); /* whether this C is better not brought into the caches */
 #endif
 void gemm(const struct gemm_args *g, void *scratch);
 size_t gemm_scratch(int64_t m, int64_t n, int64_t k);
+struct gemm_work gemm_work_of(const struct gemm_args *g, void *scratch, int64_t threads);
+void gemm_do(const struct gemm_work *w, int phase, int64_t item);
 void gemm_block(const struct gemm_args *g);
 void gemm_enter_thread(void);
+
+/* Whether products by a B that is kept (weights) gain by panels. Then, of a B (K, N): how many numbers its panels take; where
+ * number i of them comes from, or false where it is a gap or stands behind the last column; and the copying, in pieces that
+ * any threads may take. */
+bool gemm_wants_panels(int64_t m, int64_t n, int64_t k);
+int64_t gemm_panels_count(int64_t n, int64_t k);
+bool gemm_panels_place(int64_t n, int64_t k, int64_t i, int64_t *row, int64_t *column);
+int64_t gemm_panels_pieces(int64_t n, int64_t k);
+void gemm_panels_copy(const struct gemm_args *g, int64_t piece, float *to); /* of g's b, b_row, b_col, b_type, n, k */
 
 #ifdef TRIAD_ISA
 /* What gemm.c and the files behind it share: C (M, N) of one block, on this thread; and the epilogue of row i, columns

@@ -7,6 +7,21 @@
 
 void gemm_enter_thread(void) {}
 
+/* OpenBLAS packs for itself. */
+int64_t gemm_panels_count(int64_t n, int64_t k)
+{
+    return 0;
+}
+bool gemm_panels_place(int64_t n, int64_t k, int64_t i, int64_t *row, int64_t *column)
+{
+    return false;
+}
+int64_t gemm_panels_pieces(int64_t n, int64_t k)
+{
+    return 0;
+}
+void gemm_panels_copy(const struct gemm_args *g, int64_t piece, float *to) {}
+
 static int64_t max_of(int64_t a, int64_t b)
 {
     return a > b ? a : b;

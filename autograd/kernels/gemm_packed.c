@@ -142,6 +142,53 @@ static void pack_b(const struct gemm_args *g, int64_t j0, int64_t n, int64_t k, 
     }
 }
 
+/* ---- B that is kept in panels --------------------------------------------------------------------------------------- */
+
+enum { PIECE = 256 / NR, KEPT_COLUMNS = 4096 }; /* panels that are copied together; columns that a group of A meets */
+
+/* All panels of a block of K that is kc long. */
+static int64_t block_size(int64_t n, int64_t kc)
+{
+    return (n + NR - 1) / NR * panel_size(kc);
+}
+
+int64_t gemm_panels_count(int64_t n, int64_t k)
+{
+    int64_t block = gemm_k_block(k), whole = k / block, rest = k % block;
+    return whole * block_size(n, block) + (rest ? block_size(n, rest) : 0);
+}
+
+/* The panel with the product's column j, at row k, where a block of K begins. */
+static float *kept_panel(const struct gemm_panels *p, int64_t k, int64_t kc, int64_t block, int64_t j)
+{
+    return (float *)(uintptr_t)p->at + k / block * block_size(p->n, block) + (p->first + j) / NR * panel_size(kc);
+}
+
+bool gemm_panels_place(int64_t n, int64_t k, int64_t i, int64_t *row, int64_t *column)
+{
+    int64_t block = gemm_k_block(k), first = i / block_size(n, block) * block, kc = min_of(block, k - first);
+    i %= block_size(n, block);
+    int64_t j = i / panel_size(kc) * NR, width = width_of(n, j);
+    i %= panel_size(kc);
+    *row = first + i / width;
+    *column = j + i % width;
+    return i / width < kc && *column < n;
+}
+
+int64_t gemm_panels_pieces(int64_t n, int64_t k)
+{
+    int64_t block = gemm_k_block(k);
+    return (k + block - 1) / block * ((n + PIECE * NR - 1) / (PIECE * NR));
+}
+
+void gemm_panels_copy(const struct gemm_args *g, int64_t piece, float *to)
+{
+    int64_t block = gemm_k_block(g->k), across = (g->n + PIECE * NR - 1) / (PIECE * NR);
+    int64_t k = piece / across * block, kc = min_of(block, g->k - k), j = piece % across * PIECE * NR;
+    struct gemm_panels p = {.at = to, .n = g->n};
+    pack_b(g, j, min_of(PIECE * NR, g->n - j), k, kc, kept_panel(&p, k, kc, block, j));
+}
+
 /* Rows of A in panels of about equal height. */
 struct heights {
     int64_t panels, tall, mr; /* the first `tall` panels have mr rows, the others mr - 1 */
@@ -300,6 +347,7 @@ struct panel {
 struct strip {
     int64_t j0, n, first; /* first: the columns before it are read from B in place */
     int64_t k, kc, block; /* block: of K, but for the last */
+    const float *b;       /* its panels of B */
     bool by_row, ends;    /* ends: the sums are whole behind this block, and something is still to be done to them */
     float *sum;
     int64_t ld;
@@ -392,7 +440,7 @@ static void tile(const struct gemm_args *g, struct room *room, const struct stri
 /* Few rows of A: B is read where it lies, but for the last columns, which do not fill a vector. */
 static bool reads_in_place(const struct gemm_args *g)
 {
-    return g->b_col == 1 && g->m <= 4 * MR && g->b_type == AD_F32;
+    return !g->panels.at && g->b_col == 1 && g->m <= 4 * MR && g->b_type == AD_F32;
 }
 
 /* A group of panels of A meets the strip's panels of B. */
@@ -410,7 +458,7 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
     struct ahead next_a = ahead_of_a(g, s->by_row, next, next_k, next_kc, p.panels * panels);
     for (int64_t j = 0; j < s->n;) {
         int64_t width = j < s->first ? min_of(NR, s->first - j) : width_of(s->n, j);
-        struct panel b = {room->b + j / NR * size, width, min_of(width, s->n - j), width};
+        struct panel b = {s->b + j / NR * size, width, min_of(width, s->n - j), width};
         if (j < s->first) b.b = (const float *)g->b + s->k * g->b_row + s->j0 + j, b.ldb = g->b_row;
         for (int64_t x = 0, i = p.i; x < p.panels; x++) {
             struct rows a = {room->a + x * HEAP, i, height(h, p.first + x)};
@@ -422,7 +470,8 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
     }
 }
 
-/* All rows, columns j0 .. j0+n-1 (at most most_columns()), all of K, summed at `sum` with rows ld apart. */
+/* All rows, columns j0 .. j0+n-1 (at most most_columns() where B is packed here), all of K, summed at `sum` with rows ld
+ * apart. */
 static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int64_t n, float *sum, int64_t ld)
 {
     struct heights h = heights_of(g->m);
@@ -436,7 +485,9 @@ static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int6
     bool ends = g->bias || g->residual || g->act || g->c_type != AD_F32;
     for (s.k = 0; s.k < g->k; s.k += s.block) {
         s.kc = min_of(s.block, g->k - s.k);
-        if (s.first < n) pack_b(g, j0 + s.first, n - s.first, s.k, s.kc, room->b + s.first / NR * panel_size(s.kc));
+        s.b = g->panels.at ? kept_panel(&g->panels, s.k, s.kc, s.block, j0) : room->b;
+        if (s.first < n && !g->panels.at)
+            pack_b(g, j0 + s.first, n - s.first, s.k, s.kc, room->b + s.first / NR * panel_size(s.kc));
         s.ends = ends && s.k + s.kc == g->k;
         for (int64_t first = 0; first < h.panels; first += GROUP)
             group_times_strip(g, room, &s, &h, group_of(&h, first));
@@ -472,7 +523,7 @@ void gemm_multiply(const struct gemm_args *g)
         return;
     }
     struct room room;
-    int64_t n = most_columns(gemm_k_block(g->k));
+    int64_t n = g->panels.at ? KEPT_COLUMNS : most_columns(gemm_k_block(g->k));
     for (int64_t j = 0; j < g->n; j += n) strip(g, &room, j, min_of(n, g->n - j), (float *)g->c + j, g->c_row);
     if (g->stream) stream_end();
 }

@@ -5,6 +5,7 @@
 #include "autograd/kernels/gemm.h"
 #include "autograd/kernels/simd.h"
 #include "autograd/ops/common.h"
+#include "base/threads.h"
 
 struct job {
     struct gemm_args g; /* the first product */
@@ -53,6 +54,7 @@ static struct job job_of(const struct ad_call *c)
         g->residual = c->in[2 + t->bias].data;
         g->res_type = c->in[2 + t->bias].dtype;
     }
+    if (t->panels) g->panels = (struct gemm_panels){.at = c->in[c->n_in - 1].data, .n = g->n};
     if (t->act) g->act = ad_tile_find(matmul_act_op(t->act));
     j.batch.rank -= 2;
     j.count = ad_count(j.batch);
@@ -115,7 +117,27 @@ static bool accepts(const struct ad_call *c)
     return !t->act || ad_tile_find(matmul_act_op(t->act));
 }
 
+static struct gemm_args weights_of(const struct ad_call *c)
+{
+    const struct panels_attr *t = c->attr;
+    const struct ad_tensor *b = &c->in[0];
+    struct gemm_args g = {.b = b->data, .b_type = b->dtype};
+    g.k = b->shape.dim[t->tb ? 1 : 0];
+    g.n = b->shape.dim[t->tb ? 0 : 1];
+    matmul_strides(b, t->tb, &g.b_row, &g.b_col);
+    return g;
+}
+
+static void run_panels(const struct ad_call *c)
+{
+    struct gemm_args g = weights_of(c);
+    int64_t pieces = gemm_panels_pieces(g.n, g.k);
+#pragma omp parallel for schedule(static) if (g.n * g.k > PAR_MIN)
+    for (int64_t p = 0; p < pieces; p++) gemm_panels_copy(&g, p, c->out[0].data);
+}
+
 const struct ad_kernel ISA_FN(ad_kernels_matmul)[] = {
     {&ad_op_matmul, AD_F32, accepts, run, scratch, "gemm", GEMM_HALF ? 15 : 0, GEMM_HALF},
+    {&ad_op_panels, AD_F32, NULL, run_panels, NULL, "panels", GEMM_HALF, 0},
     {0},
 };

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "autograd/kernels/gemm.h"
 #include "autograd/ops/common.h"
 
 extern const struct ad_op ad_op_add, ad_op_relu, ad_op_gelu, ad_op_gelu_tanh, ad_op_quick_gelu, ad_op_silu;
@@ -56,6 +57,7 @@ static int infer(struct ad_infer *f)
         return ad_infer_fail(f, "the bias must be (%lld)", (long long)n);
     if (t->residual && !ad_same_shape(f->in_shape[2 + t->bias], y))
         return ad_infer_fail(f, "the residual must have the shape of the product");
+    if (t->panels && f->in_shape[f->n_in - 1].rank != 1) return ad_infer_fail(f, "panels have one axis");
     f->shape[0] = y;
     return 0;
 }
@@ -134,7 +136,7 @@ static void vjp(struct ad_graph *g, const struct ad_node *n, const val *dy, val 
 {
     const struct matmul_attr *t = n->attr;
     val a = n->in[0], b = n->in[1], d = dy[0];
-    CHECK_MSG(!t->act, "a fused activation keeps no gradient");
+    CHECK_MSG(!t->act && !t->panels, "what passes made keeps no gradient");
     bool ta = t->ta, tb = t->tb;
     val da = ta ? product(g, b, d, tb, true) : product(g, d, b, false, !tb);
     dx[0] = ad_sum_to(g, da, ad_shape_of(g, a));
@@ -222,7 +224,7 @@ static const struct ad_case cases[] = {
 const struct ad_op ad_op_matmul = {.name = "matmul",
                                    .attr_size = sizeof(struct matmul_attr),
                                    .min_in = 2,
-                                   .max_in = 4,
+                                   .max_in = 5,
                                    .half = 1,
                                    .infer = infer,
                                    .eval = eval,
@@ -242,3 +244,34 @@ val ad_linear(struct ad_graph *g, val x, val weight, val bias)
     struct matmul_attr t = {.bias = bias != 0};
     return ad_node(g, &ad_op_matmul, &t, (const val[]){x, weight, bias}, 2 + t.bias);
 }
+
+/* ---- panels --------------------------------------------------------------------------------------------------------- */
+
+static int panels_infer(struct ad_infer *f)
+{
+    const struct panels_attr *t = f->attr;
+    struct ad_shape b = f->in_shape[0];
+    if (b.rank != 2 || f->in_dtype[0] != AD_F32) return ad_infer_fail(f, "panels are of an f32 matrix");
+    f->shape[0] = SHAPE(gemm_panels_count(cols_of(b, t->tb), rows_of(b, t->tb)));
+    return 0;
+}
+
+static void panels_eval(const struct ad_call *c)
+{
+    const struct panels_attr *t = c->attr;
+    const struct ad_tensor *b = &c->in[0];
+    int64_t row, column, by_row, by_column, k = rows_of(b->shape, t->tb), n = cols_of(b->shape, t->tb);
+    matmul_strides(b, t->tb, &by_row, &by_column);
+    for (int64_t i = 0; i < ad_count(c->out[0].shape); i++)
+        ad_set(&c->out[0], i,
+               gemm_panels_place(n, k, i, &row, &column) ? ad_get(b, row * by_row + column * by_column) : 0);
+}
+
+const struct ad_op ad_op_panels = {.name = "panels",
+                                   .attr_size = sizeof(struct panels_attr),
+                                   .flags = AD_CHEAP,
+                                   .min_in = 1,
+                                   .max_in = 1,
+                                   .infer = panels_infer,
+                                   .eval = panels_eval,
+                                   .takes = takes};

@@ -13,7 +13,7 @@
 #include "tests/support/count_malloc.h"
 #include "tests/support/whole.h"
 
-/* Every one of the thirty-two combinations against the reference executor: loss, each gradient, running statistics. */
+/* Every combination of them against the reference executor: loss, each gradient, running statistics. */
 static void passes_agree(void **state)
 {
     struct whole want = whole_begin(AD_REFERENCE);
@@ -21,6 +21,7 @@ static void passes_agree(void **state)
     double loss = ad_result_scalar(want.n.p, "loss");
     struct ad_plan_stats reference = ad_plan_stats(want.n.p);
     for (unsigned flags = 0; flags <= AD_REFERENCE; flags++) {
+        if (flags & ~(unsigned)AD_REFERENCE) continue;
         struct whole got = whole_begin(flags);
         net_run(&got.n, 5, 9);
         /* f32 through two blocks, in other orders of summation */

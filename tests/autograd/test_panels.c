@@ -1,0 +1,133 @@
+/* Weights in panels: the kernel's copy is the op's definition, and a plan gives the same bits with them and without, on
+ * whatever threads, forward and backward, whether the store keeps f32 or bf16. */
+#include "tests/autograd/kernel_check.h"
+
+#include "autograd/kernels/gemm.h"
+#include "autograd/ops/matmul.h"
+#include "base/threads.h"
+#include "tests/support/net.h"
+
+/* b (rows, cols) with rows `gap` further apart than they are long. */
+static struct ad_tensor matrix(int64_t rows, int64_t cols, int64_t gap)
+{
+    struct ad_tensor t = check_tensor(SHAPE(rows, cols + gap));
+    t.shape.dim[1] -= gap;
+    return t;
+}
+
+static void copies_are_the_definition(void **state)
+{
+    static const int64_t sizes[] = {1, 2, 7, 8, 15, 16, 17, 31, 33, 64, 255, 300, 511, 513, 1030};
+    enum { N = sizeof sizes / sizeof *sizes };
+    for (int i = 0; i < 200; i++) {
+        int64_t n = sizes[check_int(0, N - 1)], k = sizes[check_int(0, N - 1)], gap = check_int(0, 3), seen = 0;
+        struct panels_attr a = {.tb = (int32_t)check_int(0, 1)};
+        struct ad_tensor b = matrix(a.tb ? n : k, a.tb ? k : n, gap);
+        struct check_run want = check_once(&ad_op_panels, &a, &b, 1, false),
+                         got = check_once(&ad_op_panels, &a, &b, 1, true);
+        int64_t count = ad_count(got.out[0].shape), row, column;
+        for (int64_t p = 0; p < count; p++) {
+            bool there = gemm_panels_place(n, k, p, &row, &column);
+            seen += there;
+            if (!there) continue; /* a gap, or behind the last column: nobody's */
+            float w = ((float *)want.out[0].data)[p], v = ((float *)got.out[0].data)[p];
+            if (w != v) fail_msg("n %d k %d tb %d: number %d is %g, not %g", (int)n, (int)k, a.tb, (int)p, v, w);
+        }
+        assert_int_equal(seen, gemm_panels_count(n, k) ? n * k : 0); /* each number of b once; no panels: no places */
+        check_free(&want);
+        check_free(&got);
+        free(b.data);
+    }
+}
+
+/* Two layers with all that a product's end may have, and all their gradients. */
+struct pair {
+    struct net n;
+    float *x;
+    int64_t grads;
+};
+
+static struct pair pair_of(int64_t m, int64_t n, int64_t k, bool narrow, unsigned flags)
+{
+    struct pair p = {.n = net_begin(true), .x = numbers(m * k, "panels")};
+    struct ad_graph *g = p.n.m.g;
+    if (narrow) ad_store_narrow(p.n.m.store);
+    val x = ad_input(g, "x", AD_F32, SHAPE(m, k));
+    val y = ad_gelu(g, nn_linear(&p.n.m, "up", x, n, true, 0)), z = nn_linear(&p.n.m, "down", y, k, true, 0);
+    val out = ad_add(g, z, x), loss = ad_sum_all(g, ad_square(g, out)), d;
+    val w[] = {ad_param(g, "up.weight", AD_F32, SHAPE(k, n)), ad_param(g, "down.weight", AD_F32, SHAPE(n, k)), x};
+    static const char *const names[] = {"d_up", "d_down", "d_x"};
+    for (int i = 0; i < 3; i++) {
+        ad_grad(g, &loss, NULL, 1, &w[i], 1, &d);
+        ad_output(g, names[i], d);
+    }
+    ad_output(g, "y", out);
+    net_plan(&p.n, flags);
+    ad_bind(p.n.p, "x", p.x);
+    net_run(&p.n, 0, 0);
+    return p;
+}
+
+static void pair_end(struct pair *p)
+{
+    net_end(&p->n);
+    free(p->x);
+}
+
+static void compare(const struct pair *a, const struct pair *b, int64_t m, int64_t n, int64_t k, const char *what)
+{
+    static const char *const names[] = {"y", "d_up", "d_down", "d_x"};
+    int64_t count[] = {m * k, k * n, n * k, m * k};
+    for (int i = 0; i < 4; i++)
+        if (memcmp(net_out(&a->n, names[i]), net_out(&b->n, names[i]), (size_t)count[i] * sizeof(float)))
+            fail_msg("m %d n %d k %d, %s: other bits in %s", (int)m, (int)n, (int)k, what, names[i]);
+}
+
+static void bits_are_those_without(void **state)
+{
+    static const int64_t sizes[][3] = {{256, 32, 32},  {300, 33, 47},   {300, 100, 700}, {257, 300, 1100},
+                                       {999, 65, 513}, {512, 257, 129}, {700, 96, 384},  {2000, 160, 512}};
+    static const int threads[] = {1, 2, 3, 7};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int narrow = 0; narrow < 2; narrow++) {
+            int64_t m = sizes[i][0], n = sizes[i][1], k = sizes[i][2];
+            threads_init(1);
+            struct pair want = pair_of(m, n, k, narrow, AD_NO_PANELS);
+            for (int t = 0; t < 4; t++) {
+                threads_init(threads[t]);
+                struct pair got = pair_of(m, n, k, narrow, 0);
+                compare(&got, &want, m, n, k, narrow ? "bf16" : "f32");
+                /* Forward and backward products by both weights have theirs, where this instruction set has panels at all. */
+                int64_t more = ad_plan_stats(got.n.p).steps - ad_plan_stats(want.n.p).steps;
+                assert_int_equal(more, 2 * gemm_wants_panels(m, n, k) + 2 * gemm_wants_panels(m, k, n));
+                pair_end(&got);
+            }
+            pair_end(&want);
+        }
+    threads_init(0);
+}
+
+/* One copy of the weights serves all products that read them in the same order; few rows ask for none. */
+static void copies_are_shared(void **state)
+{
+    for (int64_t rows = 40; rows <= 400; rows += 360) {
+        struct net n = net_begin(false);
+        struct ad_graph *g = n.m.g;
+        val x = ad_input(g, "x", AD_F32, SHAPE(rows, 64)), y = x;
+        for (int i = 0; i < 3; i++) y = ad_tanh(g, nn_linear(&n.m, "same", y, 64, false, 0));
+        ad_output(g, "y", y);
+        net_plan(&n, AD_NO_PANELS);
+        int64_t without = ad_plan_stats(n.p).steps;
+        net_plan(&n, 0);
+        assert_int_equal(ad_plan_stats(n.p).steps - without, gemm_wants_panels(rows, 64, 64));
+        net_end(&n);
+    }
+    assert_false(gemm_wants_panels(40, 64, 64));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(copies_are_the_definition),
+                                       cmocka_unit_test(bits_are_those_without), cmocka_unit_test(copies_are_shared)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
