@@ -119,10 +119,8 @@ static struct nest make_nest(const struct ad_call *c)
 }
 
 struct code {
-    const struct ad_program *p;
     ad_tile_fn tile[PROGRAM_LINES];
     int32_t slot[PROGRAM_LINES]; /* which temporary tile holds the line's result; reused when dead */
-    int n_slots;
 };
 
 static void scalar_tile(const struct ad_op *op, int64_t n, const float *const *in, const int *step, float *out,
@@ -137,8 +135,8 @@ static void scalar_tile(const struct ad_op *op, int64_t n, const float *const *i
 
 static struct code make_code(const struct ad_program *p)
 {
-    struct code code = {.p = p};
-    int last[PROGRAM_LINES], free_at[PROGRAM_LINES];
+    struct code code;
+    int last[PROGRAM_LINES], free_at[PROGRAM_LINES], n_slots = 0;
     for (int i = 0; i < p->n_lines; i++) {
         last[i] = i;
         code.tile[i] = ad_tile_find(p->line[i].op);
@@ -147,8 +145,8 @@ static struct code make_code(const struct ad_program *p)
     }
     for (int i = 0; i < p->n_lines; i++) {
         int s = 0;
-        while (s < code.n_slots && free_at[s] >= i) s++; /* tiles that are read by line i are not overwritten by it */
-        if (s == code.n_slots) code.n_slots++;
+        while (s < n_slots && free_at[s] >= i) s++; /* tiles that are read by line i are not overwritten by it */
+        if (s == n_slots) n_slots++;
         code.slot[i] = s;
         free_at[s] = last[i];
     }
@@ -156,10 +154,9 @@ static struct code make_code(const struct ad_program *p)
 }
 
 /* n numbers of the output, from inputs that advance by step (0 or 1). */
-static void run_tile(const struct code *code, int64_t n, const float *const *in, const int *step, float *out,
-                     float (*tmp)[TILE])
+static void run_tile(const struct ad_program *p, const struct code *code, int64_t n, const float *const *in,
+                     const int *step, float *out, float (*tmp)[TILE])
 {
-    const struct ad_program *p = code->p;
     for (int i = 0; i < p->n_lines; i++) {
         const struct ad_line *l = &p->line[i];
         const float *src[3] = {0};
@@ -256,9 +253,17 @@ static const float *tile_input(const struct nest *nest, int k, const struct ad_t
     return r->packed[k];
 }
 
-static void run_item(const struct ad_call *c, const struct code *code, const struct nest *n, const struct cut *cut,
+/* What is known of a call before it runs. */
+struct job {
+    struct code code;
+    struct cut cut;
+};
+_Static_assert(sizeof(struct job) <= AD_JOB_BYTES, "a job lies in struct ad_parts");
+
+static void run_item(const struct ad_call *c, const struct ad_program *p, const struct job *j, const struct nest *n,
                      int64_t item, struct room *r)
 {
+    const struct cut *cut = &j->cut;
     const float *in[PROGRAM_INPUTS];
     int step[PROGRAM_INPUTS];
     int64_t at = item % cut->tiles * TILE, row = item / cut->tiles % cut->row_tiles * cut->rows;
@@ -277,26 +282,44 @@ static void run_item(const struct ad_call *c, const struct code *code, const str
     int64_t first = (outer * cut->middle + row) * cut->inner + at;
     enum ad_dtype type = c->out[0].dtype;
     if (type == AD_F32) {
-        run_tile(code, rows * count, in, step, (float *)c->out[0].data + first, r->tmp);
+        run_tile(p, &j->code, rows * count, in, step, (float *)c->out[0].data + first, r->tmp);
     } else {
-        run_tile(code, rows * count, in, step, r->out, r->tmp);
+        run_tile(p, &j->code, rows * count, in, step, r->out, r->tmp);
         ad_narrow(type, r->out, (uint16_t *)c->out[0].data + first, rows * count);
     }
 }
 
-void ad_run_elementwise_f32(const struct ad_call *c)
+/* The call's program; that of a single op is made in *one. */
+static const struct ad_program *program_of(const struct ad_call *c, struct ad_program *one)
 {
-    struct ad_program one = {.n_in = c->n_in, .n_lines = 1, .line[0] = {c->op, c->attr, {0, 1, 2}, c->n_in}};
-    struct code code = make_code(c->op == &ad_op_fused ? ((const struct ad_fused_attr *)c->attr)->program : &one);
+    if (c->op == &ad_op_fused) return ((const struct ad_fused_attr *)c->attr)->program;
+    *one = (struct ad_program){.n_in = c->n_in, .n_lines = 1, .line[0] = {c->op, c->attr, {0, 1, 2}, c->n_in}};
+    return one;
+}
+
+static void run_items(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    struct ad_program one;
+    const struct ad_program *p = program_of(c, &one);
     struct nest n = make_nest(c);
+    struct room room;
+    memset(room.from, 0, sizeof room.from);
+    for (int64_t i = from; i < to; i++) run_item(c, p, job, &n, i, &room);
+}
+
+static void cut_elementwise(const struct ad_call *c, int threads, struct ad_parts *parts)
+{
+    struct ad_program one;
+    const struct ad_program *p = program_of(c, &one);
     int64_t total = ad_count(c->out[0].shape);
     if (!total) return;
-    struct cut cut = make_cut(&n, total);
-#pragma omp parallel if (total * code.p->n_lines > PAR_MIN)
-    {
-        struct room room;
-        memset(room.from, 0, sizeof room.from);
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < cut.items; i++) run_item(c, &code, &n, &cut, i, &room);
-    }
+    struct nest n = make_nest(c);
+    struct job *j = (void *)parts->job;
+    j->code = make_code(p);
+    j->cut = make_cut(&n, total);
+    parts->n = 1;
+    parts->phase[0] =
+        (struct ad_phase){.items = j->cut.items, .run = run_items, .alone = total * p->n_lines <= PAR_MIN};
 }
+
+const struct ad_kernel ad_elementwise_f32 = {.dtype = AD_F32, .cut = cut_elementwise, .name = "tiles"};

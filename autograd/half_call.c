@@ -105,7 +105,7 @@ static void convert(const struct ad_tensor *t, float *wide, bool widen)
     }
 }
 
-void half_call_run(struct half_call *h, void (*run)(const struct ad_call *c), const struct ad_call *c)
+void half_call_run(struct half_call *h, const struct ad_kernel *k, const struct ad_call *c)
 {
     for (int i = 0; i < h->n; i++) {
         const struct ad_tensor *t = tensor_of(c, i);
@@ -116,7 +116,7 @@ void half_call_run(struct half_call *h, void (*run)(const struct ad_call *c), co
     h->seen.seed = c->seed;
     h->seen.step = c->step;
     h->seen.fault = c->fault;
-    run(&h->seen);
+    ad_kernel_run(k, &h->seen);
     for (int i = c->n_in; i < h->n; i++)
         if (h->converted[i]) convert(tensor_of(c, i), h->tensor[i].data, false);
 }

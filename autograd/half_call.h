@@ -16,7 +16,7 @@ void half_call_free(struct half_call *h); /* NULL is fine */
 const struct ad_call *half_call_seen(const struct half_call *h);
 /* Bytes of scratch when the kernel itself takes `kernel`; then runs it on c's data, scratch, seed and step. */
 size_t half_call_scratch(struct half_call *h, size_t kernel);
-void half_call_run(struct half_call *h, void (*run)(const struct ad_call *c), const struct ad_call *c);
+void half_call_run(struct half_call *h, const struct ad_kernel *k, const struct ad_call *c);
 
 /* n numbers from and to the 16-bit type t, contiguous (kernels/half.c). */
 void ad_widen(enum ad_dtype t, const void *from, float *to, int64_t n);

@@ -69,6 +69,10 @@ struct ad_call {
 /* From an eval or kernel whose input data is wrong (an index out of range): the run ends with ERR_SHAPE. The outputs
  * must still be written with something finite. Call it from one thread at a time. */
 void ad_call_fail(const struct ad_call *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static inline bool ad_call_failed(const struct ad_call *c)
+{
+    return c->fault && c->fault->code;
+}
 
 /* ---- at build time ----------------------------------------------------------------------------------------------- */
 
@@ -187,7 +191,8 @@ extern const int ad_n_ops;
 /* A call cut into items that any threads may compute in any order, in phases that follow one another: what a kernel tells
  * of its work so that the plan can run many calls in one parallel region, those that do not touch one another's memory
  * side by side (region.h). What an item computes, to the bit, does not depend on which thread has it nor on how many there
- * are; `threads` may decide only how products are cut, where that changes no sum. */
+ * are; `threads` may decide only how products are cut, where that changes no sum. Only a phase that is `alone`, of a call with
+ * an integer among its inputs, may call ad_call_fail; later phases, and other calls, still run. */
 struct ad_phase {
     int64_t items;
     void (*run)(const struct ad_call *c, const void *job, int64_t from, int64_t to); /* items from .. to-1 */
@@ -205,14 +210,16 @@ struct ad_parts {
 struct ad_kernel {
     const struct ad_op *op;
     enum ad_dtype dtype; /* of input 0 (output 0 for ops without inputs); f32 also where that is kept in 16 bits */
-    bool (*accepts)(const struct ad_call *c); /* NULL: all of them */
-    void (*run)(const struct ad_call *c);     /* the whole call, with regions of its own; NULL where there is `cut` */
+    bool (*accepts)(const struct ad_call *c);   /* NULL: all of them */
+    void (*run)(const struct ad_call *c);       /* the whole call, with regions of its own; NULL where there is `cut` */
     size_t (*scratch)(const struct ad_call *c); /* NULL: op->scratch */
     const char *name;
     /* Bit i: input i, output i may be in 16 bits, and the call's tensors say whether it is. Others are converted for it
      * (half_call.h): it sees f32, contiguous. */
     uint32_t half_in, half_out;
-    void (*cut)(const struct ad_call *c, int threads, struct ad_parts *p); /* sees data; writes nothing but *p */
+    /* Fills in *p, which comes zeroed, and writes nothing else. It sees where the tensors lie but not what is in them, nor
+     * seed and step: what it says is kept from run to run until a pointer of the call changes. */
+    void (*cut)(const struct ad_call *c, int threads, struct ad_parts *p);
 };
 void ad_kernel_run(const struct ad_kernel *k, const struct ad_call *c); /* by `run`, or `cut` in a region of its own */
 const struct ad_kernel *ad_kernel_find(const struct ad_op *op, const struct ad_call *c);

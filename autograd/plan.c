@@ -2,6 +2,7 @@
 #include "autograd/plan.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,9 +11,10 @@
 #include "autograd/half_call.h"
 #include "autograd/internal.h"
 #include "autograd/ops/common.h"
+#include "autograd/passes/narrow.h"
 #include "autograd/plan_parts.h"
 #include "autograd/program.h"
-#include "autograd/passes/narrow.h"
+#include "autograd/region.h"
 #include "autograd/store.h"
 #include "base/threads.h"
 
@@ -25,6 +27,7 @@ int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e)
         {"nosimplify", AD_NO_SIMPLIFY},   {"nofuse", AD_NO_FUSE},         {"noplan", AD_NO_REUSE},
         {"nokernels", AD_NO_KERNELS},     {"nan", AD_CHECK_FINITE},       {"reference", AD_REFERENCE},
         {"norecompute", AD_NO_RECOMPUTE}, {"noautocast", AD_NO_AUTOCAST}, {"nopanels", AD_NO_PANELS},
+        {"nomerge", AD_NO_MERGE},
     };
     *flags = 0;
     for (const char *p = text; *p;) {
@@ -33,8 +36,8 @@ int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e)
         if (i == count)
             return err_set(
                 e, ERR_USAGE,
-                "unknown debug word '%.*s'; there are nosimplify, nofuse, noplan, nokernels, norecompute, nopanels, noautocast, "
-                "nan, reference",
+                "unknown debug word '%.*s'; there are nosimplify, nofuse, noplan, nokernels, norecompute, nopanels, nomerge, "
+                "noautocast, nan, reference",
                 (int)n, p);
         *flags |= words[i].flag;
         p += n + (p[n] == ',');
@@ -56,6 +59,7 @@ void ad_call_fail(const struct ad_call *c, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(why, sizeof why, fmt, ap);
     va_end(ap);
+    CHECK(c->fault);
     err_set(c->fault, ERR_SHAPE, "%s: %s", c->op->name, why);
 }
 
@@ -159,17 +163,14 @@ static void choose(struct ad_plan *p, struct step *s, size_t node)
     size_t (*scratch)(const struct ad_call *) = op->scratch;
     bool any_type = false; /* takes the tensors as they are */
     if (k) {
-        s->run = k->run;
-        s->kernel = k->name;
+        s->kernel = *k;
         if (k->scratch) scratch = k->scratch;
     } else if (op->flags & AD_ELEMENTWISE) {
         bool tiles = !(p->flags & AD_NO_KERNELS) && all_f32_or_half(c);
         any_type = true;
-        s->run = tiles ? ad_run_elementwise_f32 : ad_eval_elementwise;
-        s->kernel = tiles ? "tiles" : "plain";
+        s->kernel = tiles ? ad_elementwise_f32 : (struct ad_kernel){.run = ad_eval_elementwise, .name = "plain"};
     } else {
-        s->run = op->eval;
-        s->kernel = "plain";
+        s->kernel = (struct ad_kernel){.run = op->eval, .name = "plain"};
     }
     s->half = any_type ? NULL : half_call_new(c, k ? k->half_in : 0, k ? k->half_out : 0);
     if (s->half) c = half_call_seen(s->half);
@@ -275,6 +276,7 @@ struct ad_plan *ad_plan_with(const struct ad_graph *g, struct ad_store *store, c
     p->limits = o->limits.flops > 0 ? o->limits : usual;
     double start = time_now();
     int rc = plan_build(p, g, store, o, e);
+    if (!rc && !p->dry) ad_plan_find_regions(p);
     p->stats.build_s = time_now() - start;
     start = time_now();
     if (!rc && !p->dry) rc = grow(p->space, p->l.arena_bytes, e);
@@ -299,6 +301,7 @@ void ad_plan_free(struct ad_plan *p)
 {
     if (!p) return;
     ad_workspace_free(&p->own);
+    ad_plan_free_regions(p);
     ad_plan_forget_layout(p);
     free(p);
 }
@@ -332,18 +335,35 @@ static int check_bound(const struct ad_plan *p, struct err *e)
     return 0;
 }
 
-static void resolve(struct ad_plan *p)
+static void place_arena(struct ad_plan *p)
 {
-    if (p->based_at != p->space->base) {
-        p->based_at = p->space->base;
-        for (size_t i = 1; i < p->l.n_root; i++)
-            if (p->l.root[i].kind == ROOT_ARENA)
-                p->l.root[i].base = p->based_at + p->l.root[ad_layout_root(&p->l, (int32_t)i)].offset;
-    }
-    for (size_t i = 0; i < p->n_tensor; i++) {
-        const struct place *at = &p->l.place[p->tensor_val[i]];
-        struct ad_tensor *t = &p->tensor[i];
-        t->data = (char *)p->l.root[at->root].base + (size_t)at->offset * ad_dtype_size(t->dtype);
+    if (p->based_at == p->space->base) return;
+    p->based_at = p->space->base;
+    for (size_t i = 1; i < p->l.n_root; i++)
+        if (p->l.root[i].kind == ROOT_ARENA)
+            p->l.root[i].base = p->based_at + p->l.root[ad_layout_root(&p->l, (int32_t)i)].offset;
+}
+
+static void resolve(struct ad_plan *p, uint64_t seed, uint64_t step)
+{
+    place_arena(p);
+    for (size_t i = 0; i < p->n_step; i++) {
+        struct step *s = &p->step[i];
+        void *scratch = s->scratch ? p->l.root[s->scratch].base : NULL;
+        bool same = s->call.scratch == scratch;
+        for (int32_t k = s->tensor; k < s->tensor + s->call.n_in + s->call.n_out; k++) {
+            const struct place *at = &p->l.place[p->tensor_val[k]];
+            struct ad_tensor *t = &p->tensor[k];
+            void *data = (char *)p->l.root[at->root].base + (size_t)at->offset * ad_dtype_size(t->dtype);
+            same &= t->data == data;
+            t->data = data;
+        }
+        s->call.scratch = scratch;
+        s->call.seed = seed;
+        s->call.step = step;
+        s->call.fault = s->fault;
+        if (s->fault) err_clear(s->fault);
+        if (s->part) s->part->known &= same;
     }
 }
 
@@ -365,25 +385,55 @@ static int check_finite(const struct step *s, struct err *e)
     return 0;
 }
 
-static int run_step(struct ad_plan *p, struct step *s, uint64_t seed, uint64_t step, struct err *e)
+static int say_fault(const struct step *s, const struct err *fault, struct err *e)
+{
+    if (!fault->code) return 0;
+    return err_set(e, fault->code, "%s%s%s", s->node->path, *s->node->path ? ": " : "", fault->msg);
+}
+
+static int run_step(struct ad_plan *p, struct step *s, struct err *e)
 {
     struct err fault;
     fault.code = 0;
-    s->call.seed = seed;
-    s->call.step = step;
     s->call.fault = &fault;
-    s->call.scratch = s->scratch ? p->l.root[s->scratch].base : NULL;
     double start = p->profile ? time_now() : 0;
     if (s->half)
-        half_call_run(s->half, s->run, &s->call);
+        half_call_run(s->half, &s->kernel, &s->call);
     else
-        s->run(&s->call);
+        ad_kernel_run(&s->kernel, &s->call);
     if (p->profile) {
         s->seconds += time_now() - start;
         s->runs++;
     }
-    if (fault.code) return err_set(e, fault.code, "%s%s%s", s->node->path, *s->node->path ? ": " : "", fault.msg);
-    return p->flags & AD_CHECK_FINITE ? check_finite(s, e) : 0;
+    s->call.fault = NULL;
+    int rc = say_fault(s, &fault, e);
+    return rc || !(p->flags & AD_CHECK_FINITE) ? rc : check_finite(s, e);
+}
+
+static int run_region(struct ad_plan *p, size_t first, int threads, struct err *e)
+{
+    struct region *r = p->step[first].region;
+    int rc = 0;
+    region_run(r, threads);
+    p->stats.cut_calls += (int64_t)region_calls(r);
+    p->stats.regions += region_forks(r);
+    p->stats.barriers += region_barriers(r);
+    for (size_t i = first; i < first + region_calls(r) && !rc; i++)
+        if (p->step[i].fault) rc = say_fault(&p->step[i], p->step[i].fault, e);
+    return rc;
+}
+
+static int run_steps(struct ad_plan *p, struct err *e)
+{
+    bool one_by_one = p->profile || p->flags & AD_CHECK_FINITE;
+    int threads = omp_in_parallel() ? 1 : threads_count(), rc = 0;
+    p->stats.cut_calls = p->stats.regions = p->stats.barriers = 0;
+    for (size_t i = 0; i < p->n_step && !rc;) {
+        const struct region *r = one_by_one ? NULL : p->step[i].region;
+        rc = r ? run_region(p, i, threads, e) : run_step(p, &p->step[i], e);
+        i += r ? region_calls(r) : 1;
+    }
+    return rc;
 }
 
 int ad_run(struct ad_plan *p, uint64_t seed, uint64_t step, struct err *e)
@@ -391,11 +441,9 @@ int ad_run(struct ad_plan *p, uint64_t seed, uint64_t step, struct err *e)
     CHECK(!p->dry);
     int rc = check_bound(p, e);
     if (rc) return rc;
-    resolve(p);
-    for (size_t i = 0; i < p->n_step; i++) {
-        rc = run_step(p, &p->step[i], seed, step, e);
-        if (rc) return rc;
-    }
+    resolve(p, seed, step);
+    rc = run_steps(p, e);
+    if (rc) return rc;
     for (size_t i = 0; i < p->g->n_update; i++) {
         const struct place *from = &p->l.place[p->g->update[i].next], *to = &p->l.place[p->g->update[i].v];
         const struct root *r = &p->l.root[to->root];

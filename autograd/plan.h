@@ -18,14 +18,16 @@ enum ad_pass_flags {
     AD_NO_REUSE = 4,      /* every value has memory of its own, nothing in place, no views */
     AD_NO_KERNELS = 8,    /* the plain evals: with all of these the plan is the reference executor */
     AD_NO_RECOMPUTE = 16, /* whatever the gradients need is kept, even what is cheap to compute again */
-    AD_CHECK_FINITE = 32, /* stop at the first node that makes a NaN or infinity from finite inputs */
-    AD_BF16_VALUES = 64, /* mixed precision: activations and their gradients are kept in 16 bits (passes/autocast.c); */
-    AD_F16_VALUES = 128, /* arithmetic, weights, losses, weights' gradients and whatever the caller sees stay in f32 */
-    AD_NO_AUTOCAST = 256, /* all in f32 in spite of those two */
-    AD_NO_PANELS = 512,   /* weights are multiplied by where they lie */
-    AD_REFERENCE = AD_NO_SIMPLIFY | AD_NO_FUSE | AD_NO_REUSE | AD_NO_KERNELS | AD_NO_RECOMPUTE | AD_NO_PANELS,
+    AD_NO_PANELS = 32,    /* weights are multiplied by where they lie */
+    AD_NO_MERGE = 64,     /* every call opens parallel regions of its own */
+    AD_CHECK_FINITE = 128, /* stop at the first node that makes a NaN or infinity from finite inputs */
+    AD_BF16_VALUES = 256, /* mixed precision: activations and their gradients are kept in 16 bits (passes/autocast.c); */
+    AD_F16_VALUES = 512, /* arithmetic, weights, losses, weights' gradients and whatever the caller sees stay in f32 */
+    AD_NO_AUTOCAST = 1024, /* all in f32 in spite of those two */
+    AD_REFERENCE = AD_NO_SIMPLIFY | AD_NO_FUSE | AD_NO_REUSE | AD_NO_KERNELS | AD_NO_RECOMPUTE | AD_NO_PANELS | AD_NO_MERGE,
 };
-/* "nofuse,noplan,nan,nokernels,nosimplify,norecompute,nopanels,noautocast" -> flags; ERR_USAGE names the wrong word. */
+/* "nofuse,noplan,nan,nokernels,nosimplify,norecompute,nopanels,nomerge,noautocast" -> flags; ERR_USAGE names the wrong
+ * word. */
 int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e) MUST_CHECK;
 
 /* How activations are kept: the names "f32", "bf16", "f16" (then NULL) and the flags that each asks for. */
@@ -88,6 +90,9 @@ struct ad_plan_stats {
     double again_flops;      /* of those: what is computed a second time */
     double limit_s, again_s; /* seconds at the roofline of the options' limits: all calls, those that come again */
     double build_s, clear_s; /* seconds spent in passes and planning; in getting cleared memory for the arena */
+    /* Of the last run, but for calls that open regions of their own: calls that shared regions with others or with none;
+     * the parallel regions that were opened, and the barriers in these. */
+    int64_t cut_calls, regions, barriers;
 };
 struct ad_plan_stats ad_plan_stats(const struct ad_plan *p);
 /* From now on each call is timed (and what was timed before forgotten), or not. report.h has what comes of it;

@@ -155,7 +155,7 @@ size_t ad_plan_timings(const struct ad_plan *p, struct ad_timing *out)
     for (size_t i = 0; out && i < p->n_step; i++) {
         const struct step *s = &p->step[i];
         out[i] = (struct ad_timing){.op = s->node->op->name,
-                                    .kernel = s->kernel,
+                                    .kernel = s->kernel.name,
                                     .path = s->node->path,
                                     .calls = s->runs,
                                     .seconds = s->seconds,

@@ -1,5 +1,5 @@
-/* What the files of a plan share: plan.c makes and runs it, plan_budget.c fits it into a budget, plan_figures.c counts.
- * Nobody else includes this. */
+/* What the files of a plan share: plan.c makes and runs it, plan_budget.c fits it into a budget, plan_regions.c finds calls
+ * that share a parallel region, plan_figures.c counts. Nobody else includes this. */
 #ifndef TRIAD_AUTOGRAD_PLAN_PARTS_H
 #define TRIAD_AUTOGRAD_PLAN_PARTS_H
 
@@ -7,15 +7,20 @@
 #include "autograd/plan.h"
 
 struct half_call;
+struct region;
+struct region_call;
+struct region_span;
 
 struct step {
     const struct ad_node *node;
-    void (*run)(const struct ad_call *c);
+    struct ad_kernel kernel; /* or the eval as one */
     struct ad_call call;
-    struct half_call *half; /* or NULL: between the call and `run` */
+    struct half_call *half; /* or NULL: between the call and the kernel */
     int32_t tensor;         /* of the first input; the outputs follow the inputs */
     int32_t scratch;
-    const char *kernel;
+    struct region_call *part; /* in a region, or NULL */
+    struct region *region;    /* that begins with this step, or NULL */
+    struct err *fault;        /* of a call in a region that may find wrong data, or NULL */
     double flops, seconds;
     int64_t runs;
 };
@@ -29,6 +34,9 @@ struct ad_plan {
     struct ad_tensor *tensor;
     int32_t *tensor_val;
     size_t n_tensor;
+    struct region_call *part; /* of the steps that may share a region, in their order */
+    struct region_span *span;
+    struct err *fault;
     struct ad_workspace own, *space; /* where the arena lies */
     char *based_at;                  /* the arena that roots and tensors point into now */
     bool dry;
@@ -44,6 +52,10 @@ void ad_plan_forget_layout(struct ad_plan *p); /* frees what that made, and the 
 
 /* Lays out anew, with recomputation, where the arena is more than the options allow. */
 int ad_plan_fit_budget(struct ad_plan *p, const struct ad_plan_options *o, struct err *e) MUST_CHECK;
+
+/* Cuts the list of steps into regions; p->step[].region. */
+void ad_plan_find_regions(struct ad_plan *p);
+void ad_plan_free_regions(struct ad_plan *p);
 
 void ad_plan_add_stats(struct ad_plan *p);
 double ad_step_limit(const struct ad_plan *p, const struct step *s); /* seconds of a call at the roofline */

@@ -24,7 +24,7 @@ struct ad_fused_attr {
 };
 extern const struct ad_op ad_op_fused;
 
-/* The fast f32 run of an elementwise or fused node; every tensor is f32, as it is or in 16 bits. */
-void ad_run_elementwise_f32(const struct ad_call *c);
+/* The fast f32 kernel of an elementwise or fused node; every tensor is f32, as it is or in 16 bits. */
+extern const struct ad_kernel ad_elementwise_f32;
 
 #endif

@@ -123,7 +123,7 @@ static const struct conf_field train_fields[] = {
     {"memory", CONF_STRING, AT(memory), "0",
      .help = "most bytes of a step: 2GB, 60% (of the machine); what does not fit is computed again; 0: no limit"},
     {"debug", CONF_STRING, AT(debug), "''",
-     .help = "pass switches: nosimplify, nofuse, norecompute, noplan, nokernels, noautocast, nan"},
+     .help = "pass switches: nosimplify, nofuse, norecompute, nopanels, nomerge, noplan, nokernels, noautocast, nan"},
     {0},
 };
 static const struct conf_table train_table = {sizeof(struct run_train), train_fields, .check = check_train};

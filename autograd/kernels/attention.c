@@ -133,7 +133,13 @@ static void look_ahead(const struct attn_task *t, int64_t from, struct attn_ahea
     attn_add_ahead(a, t->v, t->n_k);
 }
 
-/* start[i]: the chunks of queries of the items before i, for one head; returns how many there are. */
+/* What the threads share, at the start of the scratch: how many tasks there are depends on the offsets, so that it is known
+ * only when the call runs. */
+struct tasks {
+    int64_t next, n, items; /* the first that no thread has taken; all */
+    int32_t start[];        /* [items + 1]: the chunks of queries of the items before, for one head */
+};
+
 static int64_t count_chunks(const int32_t *offsets, int64_t items, int32_t *start)
 {
     int64_t n = 0;
@@ -165,31 +171,52 @@ void attn_clear_padding(const struct ad_tensor *out, int64_t from)
     for (int64_t i = from; i < out->shape.dim[0]; i++) attn_clear_row(attn_rows_of(out, i, 0), out->shape.dim[1]);
 }
 
-static void run_forward(const struct ad_call *c)
+bool attn_alone(const struct ad_call *c)
 {
-    int64_t items = attention_items(c), heads = ((const struct attention_attr *)c->attr)->heads;
+    int64_t items = c->in[3].shape.dim[0] - 1, keys = c->in[1].shape.dim[0] / (items > 0 ? items : 1);
+    return ad_count(c->in[0].shape) * (keys + 1) <= PAR_MIN;
+}
+
+static void begin_forward(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    int64_t items = attention_items(c);
     const int32_t *qo = c->in[3].data;
-    int32_t *start = c->scratch;
+    struct tasks *tasks = c->scratch;
     for (int k = 0; k < 2; k++) attn_clear_padding(&c->out[k], items ? qo[items] : 0);
-    int64_t units = count_chunks(qo, items, start) * heads;
-#pragma omp parallel if (units > 8)
-    {
-        struct room room;
-#pragma omp for schedule(dynamic, 2) nowait
-        for (int64_t u = 0; u < units; u++) {
-            int64_t item = item_of(start, items, u / heads), chunks = start[item + 1] - start[item],
-                    at = u - start[item] * heads; /* heads of an item follow one another */
+    tasks->next = 0;
+    tasks->items = items;
+    tasks->n = count_chunks(qo, items, tasks->start) * ((const struct attention_attr *)c->attr)->heads;
+}
+
+/* One thread's part: it takes tasks until there are none. */
+static void take_forward(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    enum { AT_ONCE = 2 };
+    int64_t heads = ((const struct attention_attr *)c->attr)->heads;
+    struct tasks *tasks = c->scratch;
+    struct room room;
+    for (int64_t u; (u = __atomic_fetch_add(&tasks->next, AT_ONCE, __ATOMIC_RELAXED)) < tasks->n;)
+        for (int64_t end = attn_min(u + AT_ONCE, tasks->n); u < end; u++) {
+            int64_t item = item_of(tasks->start, tasks->items, u / heads),
+                    chunks = tasks->start[item + 1] - tasks->start[item],
+                    at = u - tasks->start[item] * heads; /* heads of an item follow one another */
             struct attn_task t = attn_task_of(c, item, at / chunks);
             int64_t from = at % chunks * CHUNK;
             look_ahead(&t, from, &room.ahead);
             forward(c, t, &room, from, attn_min(CHUNK, t.n_q - from));
         }
-    }
+}
+
+static void cut_forward(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    p->n = 2;
+    p->phase[0] = (struct ad_phase){.items = 1, .run = begin_forward, .alone = true};
+    p->phase[1] = (struct ad_phase){.items = threads, .run = take_forward, .alone = attn_alone(c)};
 }
 
 static size_t forward_scratch(const struct ad_call *c)
 {
-    return (size_t)c->in[3].shape.dim[0] * sizeof(int32_t);
+    return sizeof(struct tasks) + (size_t)c->in[3].shape.dim[0] * sizeof(int32_t);
 }
 
 static bool accepts(const struct ad_call *c)
@@ -202,7 +229,7 @@ const struct ad_kernel ISA_FN(ad_kernels_attention)[] = {
     {.op = &ad_op_attention,
      .dtype = AD_F32,
      .accepts = accepts,
-     .run = run_forward,
+     .cut = cut_forward,
      .scratch = forward_scratch,
      .name = "packed",
      .half_in = 7 | 1 << 5,
@@ -210,7 +237,7 @@ const struct ad_kernel ISA_FN(ad_kernels_attention)[] = {
     {.op = &ad_op_attention_grad,
      .dtype = AD_F32,
      .accepts = accepts,
-     .run = attn_run_grad,
+     .cut = attn_cut_grad,
      .scratch = attn_grad_scratch,
      .name = "packed",
      .half_in = 7 | 15 << 5,

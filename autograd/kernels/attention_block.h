@@ -141,7 +141,8 @@ static inline int64_t attn_at(const struct attn_blocks *b, int64_t i)
 #define attn_into_keys ISA_FN(attn_into_keys)
 #define attn_product ISA_FN(attn_product)
 #define attn_clear_padding ISA_FN(attn_clear_padding)
-#define attn_run_grad ISA_FN(attn_run_grad)
+#define attn_cut_grad ISA_FN(attn_cut_grad)
+#define attn_alone ISA_FN(attn_alone)
 #define attn_grad_scratch ISA_FN(attn_grad_scratch)
 
 struct attn_task attn_task_of(const struct ad_call *c, int64_t item, int64_t head);
@@ -214,7 +215,8 @@ void attn_product(int64_t keys, int64_t queries, int64_t dim, const float *v, co
 
 /* Rows that no item has: zero in every output. */
 void attn_clear_padding(const struct ad_tensor *out, int64_t from);
-void attn_run_grad(const struct ad_call *c);
+void attn_cut_grad(const struct ad_call *c, int threads, struct ad_parts *p);
+bool attn_alone(const struct ad_call *c); /* too little work for a second thread */
 size_t attn_grad_scratch(const struct ad_call *c);
 
 #endif

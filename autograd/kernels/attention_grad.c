@@ -6,7 +6,6 @@
  * sum in the same order: the bits are the same. A dbias is summed over the items in their order, by one task a head or a
  * head's chunk of queries. */
 #pragma GCC optimize("O3")
-#include <omp.h>
 #include <string.h>
 
 #include "autograd/kernels/attention_block.h"
@@ -17,6 +16,15 @@ struct room {
     float q[QB * ROW], g[QB * ROW], dq[QB * ROW], lse[QB], delta[QB];
     struct attn_ahead ahead;
 } __attribute__((aligned(64)));
+
+/* What the threads share, at the start of the scratch: how the work is cut depends on the offsets, so that it is known only
+ * when the call runs. */
+struct tasks {
+    int64_t items, next, n;      /* tasks: the first that no thread has taken; all */
+    int64_t keys, chunks, spans; /* of tasks by halves, the first `keys` are of dk and dv; 0: whole tasks */
+    /* Where dq is 16 bits wide and several spans of keys add to it: of its shape. */
+    float sum[] __attribute__((aligned(64)));
+};
 
 /* What of an item and head is computed. */
 struct part {
@@ -45,14 +53,14 @@ static struct grads grads_of(const struct ad_call *c, const struct attn_task *t)
                       .dv = attn_rows_of(&out[2], t->k_row, col)};
     if (bias) g.dbias = (float *)out[3].data + t->h * c->in[5].shape.dim[1] * t->sk;
     if (g.dq.type != AD_F32 && t->n_k > SPAN)
-        g.sum = (struct attn_rows){AD_F32, (float *)c->scratch + t->q_row * width + col, width};
+        g.sum = (struct attn_rows){AD_F32, ((struct tasks *)c->scratch)->sum + t->q_row * width + col, width};
     return g;
 }
 
 size_t attn_grad_scratch(const struct ad_call *c)
 {
     bool sums = c->out[0].dtype != AD_F32 && c->in[1].shape.dim[0] > SPAN;
-    return sums ? (size_t)ad_count(c->out[0].shape) * sizeof(float) : 0;
+    return sizeof(struct tasks) + (sums ? (size_t)ad_count(c->out[0].shape) * sizeof(float) : 0);
 }
 
 static bool finite_task(const struct attn_task *t, const struct grads *g)
@@ -225,9 +233,8 @@ static void longest(const struct ad_call *c, int64_t items, int64_t *n_q, int64_
 
 /* Whether whole tasks (five products) or halves (seven, in many pieces) end sooner. `units` whole tasks of `total` work,
  * the largest of which has `most`. */
-static bool cut(double units, double total, double most)
+static bool halves_pay(double threads, double units, double total, double most)
 {
-    double threads = omp_in_parallel() ? 1 : omp_get_max_threads();
     double rounds = total / units * ceil(units / threads), whole = 5 * (most > rounds ? most : rounds);
     return threads > 1 && whole > 7.5 * total / threads;
 }
@@ -246,52 +253,79 @@ static double work_of(const struct ad_call *c, int64_t items, double *most)
     return total;
 }
 
-/* dq by chunks of queries, dk and dv by spans of keys. With a bias a chunk takes its queries of every item. */
-static void run_cut(const struct ad_call *c, int64_t items, int64_t heads, bool bias)
-{
-    int64_t n_q, n_k;
-    longest(c, items, &n_q, &n_k);
-    int64_t chunks = (n_q + GRAD_CHUNK - 1) / GRAD_CHUNK, spans = parts_of(n_k, SPAN).n;
-    int64_t by_q = heads * chunks * (bias ? 1 : items), by_k = heads * spans * items;
-#pragma omp parallel
-    {
-        struct room room;
-#pragma omp for schedule(dynamic) nowait
-        for (int64_t u = 0; u < by_k + by_q; u++) {
-            int64_t q = u - by_k, s = u % spans, from = q % chunks * GRAD_CHUNK;
-            struct part keys = {0, INT64_MAX, s, s + 1, .keys = true},
-                        queries = {from, from + GRAD_CHUNK, 0, INT64_MAX, .queries = true};
-            if (q < 0)
-                backward(c, attn_task_of(c, u / spans / heads, u / spans % heads), &room, keys);
-            else if (!bias)
-                backward(c, attn_task_of(c, q / chunks / heads, q / chunks % heads), &room, queries);
-            else
-                for (int64_t i = 0; i < items; i++) backward(c, attn_task_of(c, i, q / chunks), &room, queries);
-        }
-    }
-}
+struct job {
+    int threads;
+};
 
-void attn_run_grad(const struct ad_call *c)
+/* Whole tasks; or dq by chunks of queries, dk and dv by spans of keys: with a bias a chunk takes its queries of every
+ * item. */
+static void count_tasks(const struct ad_call *c, int64_t items, int threads, struct tasks *to)
 {
     const struct attention_attr *a = c->attr;
-    int64_t items = attention_items(c), heads = a->heads, tasks = a->bias ? heads : items * heads;
+    int64_t heads = a->heads, n_q, n_k;
+    *to = (struct tasks){.items = items, .n = a->bias && items ? heads : items * heads};
+    double most, total = work_of(c, items, &most);
+    if (total == 0 || !halves_pay(threads, (double)to->n, total * (double)heads, a->bias ? total : most)) return;
+    longest(c, items, &n_q, &n_k);
+    to->chunks = (n_q + GRAD_CHUNK - 1) / GRAD_CHUNK;
+    to->spans = parts_of(n_k, SPAN).n;
+    to->keys = heads * to->spans * items;
+    to->n = to->keys + heads * to->chunks * (a->bias ? 1 : items);
+}
+
+static void begin_grad(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    int64_t items = attention_items(c);
     const int32_t *qo = c->in[3].data, *ko = c->in[4].data;
     attn_clear_padding(&c->out[0], items ? qo[items] : 0);
     for (int k = 1; k < 3; k++) attn_clear_padding(&c->out[k], items ? ko[items] : 0);
-    if (a->bias) memset(c->out[3].data, 0, (size_t)ad_count(c->out[3].shape) * sizeof(float));
-    if (!items) return;
-    double most, total = work_of(c, items, &most);
-    if (total > 0 && cut((double)tasks, total * (double)heads, a->bias ? total : most)) {
-        run_cut(c, items, heads, a->bias);
-        return;
-    }
+    if (((const struct attention_attr *)c->attr)->bias)
+        memset(c->out[3].data, 0, (size_t)ad_count(c->out[3].shape) * sizeof(float));
+    count_tasks(c, items, ((const struct job *)job)->threads, c->scratch);
+}
+
+static void whole_task(const struct ad_call *c, const struct tasks *tasks, int64_t u, struct room *room)
+{
     const struct part all = {0, INT64_MAX, 0, INT64_MAX, true, true};
-#pragma omp parallel if (items * heads > 8)
-    {
-        struct room room;
-#pragma omp for schedule(dynamic) nowait
-        for (int64_t u = 0; u < tasks; u++)
-            for (int64_t i = a->bias ? 0 : u / heads; i < (a->bias ? items : u / heads + 1); i++)
-                backward(c, attn_task_of(c, i, u % heads), &room, all);
+    const struct attention_attr *a = c->attr;
+    int64_t heads = a->heads, items = tasks->items;
+    for (int64_t i = a->bias ? 0 : u / heads; i < (a->bias ? items : u / heads + 1); i++)
+        backward(c, attn_task_of(c, i, u % heads), room, all);
+}
+
+static void half_task(const struct ad_call *c, const struct tasks *tasks, int64_t u, struct room *room)
+{
+    const struct attention_attr *a = c->attr;
+    int64_t heads = a->heads, items = tasks->items, chunks = tasks->chunks, spans = tasks->spans;
+    int64_t q = u - tasks->keys, s = u % spans, from = q % chunks * GRAD_CHUNK;
+    struct part keys = {0, INT64_MAX, s, s + 1, .keys = true},
+                queries = {from, from + GRAD_CHUNK, 0, INT64_MAX, .queries = true};
+    if (q < 0)
+        backward(c, attn_task_of(c, u / spans / heads, u / spans % heads), room, keys);
+    else if (!a->bias)
+        backward(c, attn_task_of(c, q / chunks / heads, q / chunks % heads), room, queries);
+    else
+        for (int64_t i = 0; i < items; i++) backward(c, attn_task_of(c, i, q / chunks), room, queries);
+}
+
+/* One thread's part: it takes tasks until there are none. */
+static void take_grad(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    struct tasks *tasks = c->scratch;
+    struct room room;
+    for (int64_t u; (u = __atomic_fetch_add(&tasks->next, 1, __ATOMIC_RELAXED)) < tasks->n;) {
+        if (tasks->keys)
+            half_task(c, tasks, u, &room);
+        else
+            whole_task(c, tasks, u, &room);
     }
+}
+
+void attn_cut_grad(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    bool alone = attn_alone(c);
+    *(struct job *)(void *)p->job = (struct job){.threads = alone ? 1 : threads};
+    p->n = 2;
+    p->phase[0] = (struct ad_phase){.items = 1, .run = begin_grad, .alone = true};
+    p->phase[1] = (struct ad_phase){.items = threads, .run = take_grad, .alone = alone};
 }

@@ -83,14 +83,23 @@ static void copy_line(struct kind k, const void *from, void *to, struct axis a)
         line_uint32_t(from, to, a);
 }
 
-/* Every number of `from` to its place in `to`; the strides are in elements. */
-static void copy(struct kind k, struct ad_shape s, const void *from, const int64_t *stride_from, void *to,
-                 const int64_t *stride_to)
+/* Every number of `from` to its place in `to`, cut into items: a piece of a line or plane each. */
+struct copy {
+    struct kind kind;
+    const void *from;
+    void *to;
+    struct axis outer[AD_MAX_DIMS + 2], plane, line; /* plane.n is 0 where there are lines only */
+    int n_outer;
+    int64_t total, piece, pieces, items; /* numbers; of the plane or line in a piece; pieces; all items */
+};
+
+static struct copy make_copy(struct kind k, struct ad_shape s, const void *from, const int64_t *stride_from, void *to,
+                             const int64_t *stride_to)
 {
-    struct axis a[AD_MAX_DIMS + 2];
+    struct copy c = {.kind = k, .from = from, .to = to, .total = ad_count(s)};
+    struct axis *a = c.outer;
     int n = 0;
-    int64_t total = ad_count(s);
-    if (!total) return;
+    if (!c.total) return c;
     for (int d = 0; d < s.rank; d++) {
         struct axis x = {s.dim[d], stride_from[d], stride_to[d]};
         if (x.n == 1) continue;
@@ -102,99 +111,152 @@ static void copy(struct kind k, struct ad_shape s, const void *from, const int64
     int best = -1;
     for (int d = 0; d + 1 < n; d++)
         if (a[n - 1].from != 1 && llabs(a[d].from) == 1 && a[d].n > 1) best = d;
-    struct axis line = a[n - 1], plane = {0};
-    n--;
+    c.line = a[--n];
     if (best >= 0) {
-        plane = a[best];
+        c.plane = a[best];
         memmove(a + best, a + best + 1, (size_t)(--n - best) * sizeof *a);
     }
-    /* Few outer steps: cut the plane or the line, so that threads have work. */
-    int64_t outer = 1, cut = best >= 0 ? plane.n : line.n, piece = best >= 0 ? SIDE : 65536,
-            pieces = (cut + piece - 1) / piece;
-    for (int d = 0; d < n; d++) outer *= a[d].n;
-#pragma omp parallel for schedule(static) if (total > PAR_MIN)
-    for (int64_t t = 0; t < outer * pieces; t++) {
-        int64_t f = 0, o = 0, rest = t / pieces, at = t % pieces * piece;
-        for (int d = n - 1; d >= 0; d--) {
-            f += rest % a[d].n * a[d].from;
-            o += rest % a[d].n * a[d].to;
-            rest /= a[d].n;
-        }
-        struct axis part = best >= 0 ? plane : line;
-        part.n = min64(piece, part.n - at);
-        f += at * part.from;
-        o += at * part.to;
-        if (best >= 0)
-            copy_plane(k, at_as(k.from, from, f), at_as(k.to, to, o), part, line);
-        else
-            copy_line(k, at_as(k.from, from, f), at_as(k.to, to, o), part);
-    }
+    /* Few outer steps: the plane or the line is cut too, so that threads have work. */
+    int64_t cut = best >= 0 ? c.plane.n : c.line.n;
+    c.n_outer = n;
+    c.piece = best >= 0 ? SIDE : 65536;
+    c.items = c.pieces = (cut + c.piece - 1) / c.piece;
+    for (int d = 0; d < n; d++) c.items *= a[d].n;
+    return c;
 }
 
-static void run_view(const struct ad_call *c)
+static void copy_item(const struct copy *c, int64_t item)
 {
-    for (int k = 0; k < c->n_out; k++) {
-        struct ad_tensor seen = c->out[k], to = c->out[k];
-        int64_t offset = 0;
-        ad_default_strides(&to);
-        if (!c->op->view(&c->in[0], c->attr, k, &seen, &offset)) { /* reshape: the input in its own row order */
-            seen = to = c->in[0];
-            to.data = c->out[k].data;
-            ad_default_strides(&to);
-        }
-        struct kind kind = {c->in[0].dtype, to.dtype};
-        copy(kind, seen.shape, at_as(kind.from, c->in[0].data, offset), seen.stride, to.data, to.stride);
+    int64_t f = 0, o = 0, rest = item / c->pieces, at = item % c->pieces * c->piece;
+    for (int d = c->n_outer - 1; d >= 0; d--) {
+        f += rest % c->outer[d].n * c->outer[d].from;
+        o += rest % c->outer[d].n * c->outer[d].to;
+        rest /= c->outer[d].n;
     }
+    struct axis part = c->plane.n ? c->plane : c->line;
+    part.n = min64(c->piece, part.n - at);
+    f += at * part.from;
+    o += at * part.to;
+    if (c->plane.n)
+        copy_plane(c->kind, at_as(c->kind.from, c->from, f), at_as(c->kind.to, c->to, o), part, c->line);
+    else
+        copy_line(c->kind, at_as(c->kind.from, c->from, f), at_as(c->kind.to, c->to, o), part);
 }
 
-static void run_concat(const struct ad_call *c)
+/* ---- the ops: a call makes several copies, an output or an input each --------------------------------------------- */
+
+static struct copy copy_of_view(const struct ad_call *c, int k)
+{
+    struct ad_tensor seen = c->out[k], to = c->out[k];
+    int64_t offset = 0;
+    ad_default_strides(&to);
+    if (!c->op->view(&c->in[0], c->attr, k, &seen, &offset)) { /* reshape: the input in its own row order */
+        seen = to = c->in[0];
+        to.data = c->out[k].data;
+        ad_default_strides(&to);
+    }
+    struct kind kind = {c->in[0].dtype, to.dtype};
+    return make_copy(kind, seen.shape, at_as(kind.from, c->in[0].data, offset), seen.stride, to.data, to.stride);
+}
+
+static struct copy copy_of_concat(const struct ad_call *c, int k)
 {
     int64_t axis = ((const struct ad_along_attr *)c->attr)->axis, at = 0;
     struct ad_tensor to = c->out[0];
     ad_default_strides(&to);
-    for (int i = 0; i < c->n_in; i++) {
-        void *part = at_as(to.dtype, to.data, at * to.stride[axis]);
-        struct kind kind = {c->in[i].dtype, to.dtype};
-        if (part != c->in[i].data) /* else it was computed in its place (passes/layout.c) */
-            copy(kind, c->in[i].shape, c->in[i].data, c->in[i].stride, part, to.stride);
-        at += c->in[i].shape.dim[axis];
-    }
+    for (int i = 0; i < k; i++) at += c->in[i].shape.dim[axis];
+    void *part = at_as(to.dtype, to.data, at * to.stride[axis]);
+    struct kind kind = {c->in[k].dtype, to.dtype};
+    if (part == c->in[k].data) return (struct copy){.total = 0}; /* it was computed in its place (passes/layout.c) */
+    return make_copy(kind, c->in[k].shape, c->in[k].data, c->in[k].stride, part, to.stride);
 }
 
-static void fill(const struct ad_tensor *t, double value)
-{
-    uint32_t one[2] = {0}; /* room for any element */
-    uint16_t half;
-    ad_set(&(struct ad_tensor){.data = one, .dtype = t->dtype}, 0, value);
-    memcpy(&half, one, sizeof half);
-    int64_t n = ad_count(t->shape);
-    if (ad_is_half(t->dtype))
-        for (int64_t i = 0; i < n; i++) ((uint16_t *)t->data)[i] = half;
-    else
-        for (int64_t i = 0; i < n; i++) ((uint32_t *)t->data)[i] = one[0];
-}
-
-static void run_pad(const struct ad_call *c)
+static struct copy copy_of_pad(const struct ad_call *c, int k)
 {
     const struct ad_pad_attr *p = c->attr;
     struct ad_tensor to = c->out[0];
     ad_default_strides(&to);
     int64_t before = p->before * to.stride[p->axis];
-    fill(&to, p->value);
     to.stride[p->axis] *= p->step;
     struct kind kind = {c->in[0].dtype, to.dtype};
-    copy(kind, c->in[0].shape, c->in[0].data, c->in[0].stride, at_as(to.dtype, to.data, before), to.stride);
+    return make_copy(kind, c->in[0].shape, c->in[0].data, c->in[0].stride, at_as(to.dtype, to.data, before), to.stride);
+}
+
+/* What a call copies, as its op has it. */
+struct job {
+    struct copy (*copy)(const struct ad_call *c, int k);
+    int n;
+};
+_Static_assert(sizeof(struct job) <= AD_JOB_BYTES, "a job lies in struct ad_parts");
+
+/* Items from .. to-1 of all copies' items. */
+static void run_copies(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct job *j = job;
+    int64_t first = 0;
+    for (int k = 0; k < j->n && first < to; k++) {
+        struct copy x = j->copy(c, k);
+        for (int64_t i = from > first ? from : first; i < min64(to, first + x.items); i++) copy_item(&x, i - first);
+        first += x.items;
+    }
+}
+
+static void add_copies(const struct ad_call *c, struct job j, struct ad_parts *p)
+{
+    struct ad_phase *phase = &p->phase[p->n++];
+    int64_t total = 0;
+    memcpy(p->job, &j, sizeof j);
+    phase->run = run_copies;
+    for (int k = 0; k < j.n; k++) {
+        struct copy x = j.copy(c, k);
+        total += x.total;
+        phase->items += x.items;
+    }
+    phase->alone = total <= PAR_MIN;
+}
+
+static void cut_view(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    add_copies(c, (struct job){copy_of_view, c->n_out}, p);
+}
+static void cut_concat(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    add_copies(c, (struct job){copy_of_concat, c->n_in}, p);
+}
+
+enum { FILL = 16384 }; /* numbers of one item */
+
+static void run_fill(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct ad_tensor *t = &c->out[0];
+    uint32_t one[2] = {0}; /* room for any element */
+    uint16_t half;
+    ad_set(&(struct ad_tensor){.data = one, .dtype = t->dtype}, 0, ((const struct ad_pad_attr *)c->attr)->value);
+    memcpy(&half, one, sizeof half);
+    int64_t n = min64(ad_count(t->shape), to * FILL);
+    if (ad_is_half(t->dtype))
+        for (int64_t i = from * FILL; i < n; i++) ((uint16_t *)t->data)[i] = half;
+    else
+        for (int64_t i = from * FILL; i < n; i++) ((uint32_t *)t->data)[i] = one[0];
+}
+
+static void cut_pad(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    int64_t n = ad_count(c->out[0].shape);
+    p->n = 1;
+    p->phase[0] = (struct ad_phase){.items = (n + FILL - 1) / FILL, .run = run_fill, .alone = n <= PAR_MIN};
+    add_copies(c, (struct job){copy_of_pad, 1}, p);
 }
 
 /* Every input and output may be kept in 16 bits. */
-#define ROW(op_, type, run_)                                                 \
-    {                                                                        \
-        &ad_op_##op_, type, NULL, run_, NULL, "copy", UINT32_MAX, UINT32_MAX \
+#define ROW(op_, type, cut_)                                                       \
+    {                                                                              \
+        &ad_op_##op_, type, NULL, NULL, NULL, "copy", UINT32_MAX, UINT32_MAX, cut_ \
     }
-#define BOTH(op_, run_) ROW(op_, AD_F32, run_), ROW(op_, AD_I32, run_)
+#define BOTH(op_, cut_) ROW(op_, AD_F32, cut_), ROW(op_, AD_I32, cut_)
 
 const struct ad_kernel ISA_FN(ad_kernels_copy)[] = {
-    BOTH(reshape, run_view),  BOTH(transpose, run_view), BOTH(broadcast, run_view),
-    BOTH(slice, run_view),    BOTH(split, run_view),     BOTH(flip, run_view),
-    BOTH(concat, run_concat), ROW(pad, AD_F32, run_pad), {0},
+    BOTH(reshape, cut_view),  BOTH(transpose, cut_view), BOTH(broadcast, cut_view),
+    BOTH(slice, cut_view),    BOTH(split, cut_view),     BOTH(flip, cut_view),
+    BOTH(concat, cut_concat), ROW(pad, AD_F32, cut_pad), {0},
 };

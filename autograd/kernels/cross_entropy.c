@@ -11,17 +11,30 @@
 
 enum { WORK = 8 }; /* operations a number, as PAR_MIN counts them */
 
-static void run_loss(const struct ad_call *c)
+static void check_targets(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    cross_entropy_targets_ok(c);
+}
+
+/* Rows by `run`, once the targets are known to be good. */
+static void cut_rows(const struct ad_call *c, struct ad_parts *p,
+                     void (*run)(const struct ad_call *c, const void *job, int64_t from, int64_t to))
+{
+    int64_t n = c->in[0].shape.dim[0], classes = c->in[0].shape.dim[1];
+    p->n = 2;
+    p->phase[0] = (struct ad_phase){.items = 1, .run = check_targets, .alone = true};
+    p->phase[1] = (struct ad_phase){.items = n, .run = run, .alone = n * classes * WORK <= PAR_MIN};
+}
+
+static void run_loss(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
     const struct cross_entropy_attr *a = c->attr;
-    int64_t n = c->in[0].shape.dim[0], classes = c->in[0].shape.dim[1];
+    int64_t classes = c->in[0].shape.dim[1];
     const float *x = c->in[0].data;
     float *loss = c->out[0].data, *lse = c->out[1].data;
-    memset(loss, 0, (size_t)n * sizeof *loss);
-    memset(lse, 0, (size_t)n * sizeof *lse);
-    if (!cross_entropy_targets_ok(c)) return;
-#pragma omp parallel for schedule(static) if (n * classes * WORK > PAR_MIN)
-    for (int64_t i = 0; i < n; i++) {
+    memset(loss + from, 0, (size_t)(to - from) * sizeof *loss);
+    memset(lse + from, 0, (size_t)(to - from) * sizeof *lse);
+    for (int64_t i = from; i < to && !ad_call_failed(c); i++) {
         const float *row = x + i * classes;
         int64_t t = ad_get_int(&c->in[1], i);
         if (t == a->ignore) continue;
@@ -32,6 +45,11 @@ static void run_loss(const struct ad_call *c)
         loss[i] = (float)y;
         lse[i] = (float)all;
     }
+}
+
+static void cut_loss(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    cut_rows(c, p, run_loss);
 }
 
 /* y = d (exp(x - lse) - share), in place or not */
@@ -47,20 +65,16 @@ static void grad_row(const float *x, int64_t n, float lse, float share, float d,
     }
 }
 
-static void run_grad(const struct ad_call *c)
+static void run_grad(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
     const struct cross_entropy_attr *a = c->attr;
-    int64_t n = c->in[0].shape.dim[0], classes = c->in[0].shape.dim[1];
+    int64_t classes = c->in[0].shape.dim[1];
     const float *x = c->in[0].data, *lse = c->in[2].data, *dy = c->in[3].data;
     float *dx = c->out[0].data, share = (float)(a->smoothing / (double)classes);
-    if (!cross_entropy_targets_ok(c)) {
-        memset(dx, 0, (size_t)(n * classes) * sizeof *dx);
-        return;
-    }
-#pragma omp parallel for schedule(static) if (n * classes * WORK > PAR_MIN)
-    for (int64_t i = 0; i < n; i++) {
+    bool failed = ad_call_failed(c);
+    for (int64_t i = from; i < to; i++) {
         int64_t t = ad_get_int(&c->in[1], i);
-        if (t == a->ignore) {
+        if (t == a->ignore || failed) {
             memset(dx + i * classes, 0, (size_t)classes * sizeof *dx);
             continue;
         }
@@ -72,8 +86,13 @@ static void run_grad(const struct ad_call *c)
     }
 }
 
+static void cut_grad(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    cut_rows(c, p, run_grad);
+}
+
 const struct ad_kernel ISA_FN(ad_kernels_cross_entropy)[] = {
-    {.op = &ad_op_cross_entropy, .dtype = AD_F32, .run = run_loss, .name = "rows"},
-    {.op = &ad_op_cross_entropy_grad, .dtype = AD_F32, .run = run_grad, .name = "rows"},
+    {.op = &ad_op_cross_entropy, .dtype = AD_F32, .cut = cut_loss, .name = "rows"},
+    {.op = &ad_op_cross_entropy_grad, .dtype = AD_F32, .cut = cut_grad, .name = "rows"},
     {0},
 };

@@ -32,14 +32,6 @@ static int64_t row_behind(const struct reach *r)
     return r->n ? max_of(r->row[0], r->row[r->n - 1]) + 1 : 0;
 }
 
-/* w in f32: widened at `room` where it is not. */
-static const float *wide_weights(const struct ad_tensor *w, float *room)
-{
-    if (!ad_is_half(w->dtype)) return w->data;
-    vf_widen(w->dtype, w->data, room, ad_count(w->shape));
-    return room;
-}
-
 /* ---- tiles ---------------------------------------------------------------------------------------------------------- */
 
 /* What a tile reads and writes. Column q of it in row a of `rows` is src + rows->row[a] row_size + column[q], or zeros
@@ -221,6 +213,7 @@ struct job {
     struct plan plan;
     int64_t rows; /* of the result, which a task takes one after the other */
 };
+_Static_assert(sizeof(struct job) <= AD_JOB_BYTES, "a job lies in struct ad_parts");
 
 static struct job job_of(const struct ad_call *c)
 {
@@ -281,18 +274,43 @@ static void run_task(const struct job *j, int64_t task, float *room)
     }
 }
 
-static void run(const struct ad_call *c)
+/* Where things lie in the scratch: a row of zeros; w, where it is widened; the tasks' rooms. */
+static float *weights_room(const struct ad_call *c, const struct job *j)
 {
-    struct job j = job_of(c);
-    const struct conv_dims *d = &j.d;
-    int64_t rows = d->n * j.size[0], count = rows * j.size[1] * d->c, taps = d->k[0] * d->k[1];
-    float *zeros = c->scratch, *w = zeros + whole_lines(d->c), *room = w + rows_room(j.weights->dtype, taps, 1, d->c);
-    j.zeros = zeros;
-    j.w = wide_weights(j.weights, w);
-    j.stream = VL * sizeof(float) == 64 && j.tiles && j.to->dtype == AD_F32 && stream_pays(j.to->data, d->c, count);
-    if (j.tiles) memset(zeros, 0, (size_t)d->c * sizeof *zeros);
-#pragma omp parallel for schedule(static) if (count * taps > PAR_MIN)
-    for (int64_t t = 0; t < (rows + j.rows - 1) / j.rows; t++) run_task(&j, t, room + t * task_room(&j));
+    return (float *)c->scratch + whole_lines(j->d.c);
+}
+static float *rooms(const struct ad_call *c, const struct job *j)
+{
+    return weights_room(c, j) + rows_room(j->weights->dtype, j->d.k[0] * j->d.k[1], 1, j->d.c);
+}
+
+static void begin(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct job *j = job;
+    const struct ad_tensor *w = j->weights;
+    if (j->tiles) memset(c->scratch, 0, (size_t)j->d.c * sizeof(float));
+    if (ad_is_half(w->dtype)) vf_widen(w->dtype, w->data, weights_room(c, j), ad_count(w->shape));
+}
+
+static void run_tasks(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct job *j = job;
+    for (int64_t t = from; t < to; t++) run_task(j, t, rooms(c, j) + t * task_room(j));
+}
+
+static void cut(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    struct job *j = (void *)p->job;
+    *j = job_of(c);
+    const struct conv_dims *d = &j->d;
+    int64_t rows = d->n * j->size[0], count = rows * j->size[1] * d->c;
+    j->zeros = c->scratch;
+    j->w = ad_is_half(j->weights->dtype) ? weights_room(c, j) : j->weights->data;
+    j->stream = VL * sizeof(float) == 64 && j->tiles && j->to->dtype == AD_F32 && stream_pays(j->to->data, d->c, count);
+    p->n = 2;
+    p->phase[0] = (struct ad_phase){.items = 1, .run = begin, .alone = true};
+    p->phase[1] = (struct ad_phase){
+        .items = (rows + j->rows - 1) / j->rows, .run = run_tasks, .alone = count * d->k[0] * d->k[1] <= PAR_MIN};
 }
 
 /* ---- conv2d_dw ------------------------------------------------------------------------------------------------------ */
@@ -464,28 +482,60 @@ static void add_up(const struct ad_tensor *w, const float *sums, int64_t size, i
     vf_narrow(w->dtype, sum, at_as(w->dtype, w->data, at), n);
 }
 
-static void run_dw(const struct ad_call *c)
+struct dw_job {
+    struct conv_call k;
+    struct dw_cut cut;
+    float *zeros, *sums, *room;
+    bool apart; /* the ranges' sums, to be added up */
+};
+_Static_assert(sizeof(struct dw_job) <= AD_JOB_BYTES, "a job lies in struct ad_parts");
+
+static int64_t dw_size(const struct dw_job *j)
 {
-    struct conv_call k = conv_call_of(c);
-    const struct conv_dims *d = &k.d;
-    struct dw_cut cut = dw_cut_of(d);
-    int64_t rows = d->n * d->out[0], size = d->k[0] * d->k[1] * d->c;
-    float *zeros = c->scratch, *sums = zeros + whole_lines(d->c), *room = sums + sums_room(&k, &cut);
-    bool apart = sums_room(&k, &cut) > 0;
-    memset(zeros, 0, (size_t)d->c * sizeof *zeros);
-#pragma omp parallel if (rows * d->out[1] * size > PAR_MIN)
-    {
-#pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < cut.parts * cut.chunks; t++) {
-            int64_t p = t / cut.chunks, from = t % cut.chunks * cut.channels, to = min_of(d->c, from + cut.channels);
-            float *sum = apart ? sums + p * size : k.w->data;
-            if (from < to) dw_task(&k, &cut, p, from, to, zeros, room + p * part_room(&k), sum);
-        }
-        if (apart) {
-#pragma omp for schedule(static)
-            for (int64_t i = 0; i < size; i += PIECE) add_up(k.w, sums, size, cut.parts, i, min_of(PIECE, size - i));
-        }
+    return j->k.d.k[0] * j->k.d.k[1] * j->k.d.c;
+}
+
+static void begin_dw(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    memset(c->scratch, 0, (size_t)((const struct dw_job *)job)->k.d.c * sizeof(float));
+}
+
+static void run_dw(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    const struct dw_job *j = job;
+    const struct dw_cut *cut = &j->cut;
+    for (int64_t t = first; t < last; t++) {
+        int64_t p = t / cut->chunks, from = t % cut->chunks * cut->channels,
+                to = min_of(j->k.d.c, from + cut->channels);
+        float *sum = j->apart ? j->sums + p * dw_size(j) : j->k.w->data;
+        if (from < to) dw_task(&j->k, cut, p, from, to, j->zeros, j->room + p * part_room(&j->k), sum);
     }
+}
+
+static void run_add_up(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    const struct dw_job *j = job;
+    int64_t size = dw_size(j);
+    for (int64_t i = first * PIECE; i < min_of(size, last * PIECE); i += PIECE)
+        add_up(j->k.w, j->sums, size, j->cut.parts, i, min_of(PIECE, size - i));
+}
+
+static void cut_dw(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    struct dw_job *j = (void *)p->job;
+    j->k = conv_call_of(c);
+    const struct conv_dims *d = &j->k.d;
+    j->cut = dw_cut_of(d);
+    j->zeros = c->scratch;
+    j->sums = j->zeros + whole_lines(d->c);
+    j->room = j->sums + sums_room(&j->k, &j->cut);
+    j->apart = sums_room(&j->k, &j->cut) > 0;
+    bool alone = d->n * d->out[0] * d->out[1] * dw_size(j) <= PAR_MIN;
+    p->n = 2 + j->apart;
+    p->phase[0] = (struct ad_phase){.items = 1, .run = begin_dw, .alone = true};
+    p->phase[1] =
+        (struct ad_phase){.items = j->cut.parts * j->cut.chunks, .run = run_dw, .dynamic = true, .alone = alone};
+    p->phase[2] = (struct ad_phase){.items = (dw_size(j) + PIECE - 1) / PIECE, .run = run_add_up, .alone = alone};
 }
 
 /* ---- which ---------------------------------------------------------------------------------------------------------- */
@@ -512,8 +562,8 @@ static bool accepts(const struct ad_call *c)
 }
 
 const struct ad_kernel ISA_FN(ad_kernels_depthwise)[] = {
-    {&ad_op_conv2d, AD_F32, accepts, run, scratch, "depthwise", 3, 1},
-    {&ad_op_conv2d_transpose, AD_F32, accepts, run, scratch, "depthwise", 3, 1},
-    {&ad_op_conv2d_dw, AD_F32, accepts, run_dw, scratch_dw, "depthwise", 3, 1},
+    {&ad_op_conv2d, AD_F32, accepts, NULL, scratch, "depthwise", 3, 1, cut},
+    {&ad_op_conv2d_transpose, AD_F32, accepts, NULL, scratch, "depthwise", 3, 1, cut},
+    {&ad_op_conv2d_dw, AD_F32, accepts, NULL, scratch_dw, "depthwise", 3, 1, cut_dw},
     {0},
 };

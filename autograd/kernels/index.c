@@ -85,18 +85,21 @@ static void clear_row(const struct ad_tensor *y, int64_t at, int64_t n)
     memset(at_as(y->dtype, y->data, at), 0, (size_t)n * ad_dtype_size(y->dtype));
 }
 
-static void run_gather(const struct ad_call *c)
+/* ---- gather and scatter_add ------------------------------------------------------------------------------------------ */
+
+static void check_gather(const struct ad_call *c, const void *job, int64_t first, int64_t last)
 {
-    int64_t rows = c->in[0].shape.dim[0], width = width_of(c->in[0].shape, 1), n = ad_count(c->in[1].shape);
+    check(c, 1, c->in[0].shape.dim[0]);
+}
+
+static void run_gather(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    int64_t width = width_of(c->in[0].shape, 1);
     const struct ad_tensor *table = &c->in[0], *y = &c->out[0];
-    if (!check(c, 1, rows)) {
-        zero(y);
-        return;
-    }
-#pragma omp parallel for schedule(static) if (n * width > PAR_MIN)
-    for (int64_t i = 0; i < n; i++) {
+    bool failed = ad_call_failed(c);
+    for (int64_t i = first; i < last; i++) {
         int64_t r = ad_get_int(&c->in[1], i);
-        if (r < 0)
+        if (r < 0 || failed)
             clear_row(y, i * width, width);
         else if (table->dtype == y->dtype)
             memcpy(at_as(y->dtype, y->data, i * width), at_as(y->dtype, table->data, r * width),
@@ -104,6 +107,14 @@ static void run_gather(const struct ad_call *c)
         else
             scale_row(y, i * width, table, r * width, width, 1);
     }
+}
+
+static void cut_gather(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    int64_t width = width_of(c->in[0].shape, 1), n = ad_count(c->in[1].shape);
+    p->n = 2;
+    p->phase[0] = (struct ad_phase){.items = 1, .run = check_gather, .alone = true};
+    p->phase[1] = (struct ad_phase){.items = n, .run = run_gather, .alone = n * width <= PAR_MIN};
 }
 
 enum { STRIPE = 64 }; /* columns of one task */
@@ -128,14 +139,24 @@ static void sort_places(const struct ad_call *c, int64_t rows, int32_t *begin, i
     }
 }
 
-/* Each row is summed in f32, in the same order, and rounded once. */
-static void scatter_half(const struct ad_call *c, int64_t rows, int64_t width)
+static void begin_half_scatter(const struct ad_call *c, const void *job, int64_t first, int64_t last)
 {
-    int32_t *begin = c->scratch, *order = begin + rows + 2;
+    int64_t rows = c->out[0].shape.dim[0];
+    int32_t *begin = c->scratch;
+    zero(&c->out[0]);
+    if (check(c, 1, rows))
+        sort_places(c, rows, begin, begin + rows + 2);
+    else
+        memset(begin, 0, (size_t)(rows + 2) * sizeof *begin);
+}
+
+/* Each row is summed in f32, in the same order, and rounded once. */
+static void run_half_scatter(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    int64_t width = width_of(c->out[0].shape, 1);
+    const int32_t *begin = c->scratch, *order = begin + c->out[0].shape.dim[0] + 2;
     const struct ad_tensor *y = &c->out[0];
-    sort_places(c, rows, begin, order);
-#pragma omp parallel for schedule(static) if (ad_count(c->in[0].shape) > PAR_MIN)
-    for (int64_t r = 0; r < rows; r++)
+    for (int64_t r = first; r < last; r++)
         for (int64_t from = 0; from < width && begin[r] < begin[r + 1]; from += STRIPE) {
             float sum[STRIPE] = {0};
             int64_t k = min64(STRIPE, width - from);
@@ -144,18 +165,17 @@ static void scatter_half(const struct ad_call *c, int64_t rows, int64_t width)
         }
 }
 
-static void run_scatter(const struct ad_call *c)
+static void begin_scatter(const struct ad_call *c, const void *job, int64_t first, int64_t last)
 {
-    int64_t rows = c->out[0].shape.dim[0], width = width_of(c->out[0].shape, 1), n = ad_count(c->in[1].shape);
-    float *y = c->out[0].data;
     zero(&c->out[0]);
-    if (!check(c, 1, rows)) return;
-    if (ad_is_half(c->out[0].dtype)) {
-        scatter_half(c, rows, width);
-        return;
-    }
-#pragma omp parallel for schedule(static) if (n * width > PAR_MIN)
-    for (int64_t from = 0; from < width; from += STRIPE) {
+    check(c, 1, c->out[0].shape.dim[0]);
+}
+
+static void run_scatter(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    int64_t width = width_of(c->out[0].shape, 1), n = ad_count(c->in[1].shape);
+    float *y = c->out[0].data;
+    for (int64_t from = first * STRIPE; from < min64(width, last * STRIPE) && !ad_call_failed(c); from += STRIPE) {
         int64_t to = min64(width, from + STRIPE);
         for (int64_t i = 0; i < n; i++) {
             int64_t r = ad_get_int(&c->in[1], i);
@@ -164,15 +184,31 @@ static void run_scatter(const struct ad_call *c)
     }
 }
 
-static void run_segment_sum(const struct ad_call *c)
+static void cut_scatter(const struct ad_call *c, int threads, struct ad_parts *p)
 {
-    int64_t items = c->out[0].shape.dim[0], width = width_of(c->out[0].shape, 1);
+    int64_t width = width_of(c->out[0].shape, 1);
+    bool half = ad_is_half(c->out[0].dtype);
+    p->n = 2;
+    p->phase[0] = (struct ad_phase){.items = 1, .run = half ? begin_half_scatter : begin_scatter, .alone = true};
+    p->phase[1] = (struct ad_phase){.items = half ? c->out[0].shape.dim[0] : (width + STRIPE - 1) / STRIPE,
+                                    .run = half ? run_half_scatter : run_scatter,
+                                    .alone = ad_count(c->in[1].shape) * width <= PAR_MIN};
+}
+
+/* ---- segments -------------------------------------------------------------------------------------------------------- */
+
+static void begin_segment_sum(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    zero(&c->out[0]);
+    ad_offsets_ok(c, 1, c->in[0].shape.dim[0]);
+}
+
+static void run_segment_sum(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    int64_t width = width_of(c->out[0].shape, 1);
     bool mean = ((const struct ad_segment_attr *)c->attr)->mean;
     float *y = c->out[0].data;
-    zero(&c->out[0]);
-    if (!ad_offsets_ok(c, 1, c->in[0].shape.dim[0])) return;
-#pragma omp parallel for schedule(dynamic) if (ad_count(c->in[0].shape) > PAR_MIN)
-    for (int64_t b = 0; b < items; b++) {
+    for (int64_t b = first; b < last && !ad_call_failed(c); b++) {
         int64_t from = ad_get_int(&c->in[1], b), to = ad_get_int(&c->in[1], b + 1);
         for (int64_t t = from; t < to; t++) add_row(y + b * width, &c->in[0], t * width, width);
         if (!mean || to - from < 2) continue;
@@ -181,15 +217,27 @@ static void run_segment_sum(const struct ad_call *c)
     }
 }
 
-static void run_segment_broadcast(const struct ad_call *c)
+static void cut_segment_sum(const struct ad_call *c, int threads, struct ad_parts *p)
 {
-    int64_t items = c->in[0].shape.dim[0], width = width_of(c->out[0].shape, 1);
+    bool alone = ad_count(c->in[0].shape) <= PAR_MIN;
+    p->n = 2;
+    p->phase[0] = (struct ad_phase){.items = 1, .run = begin_segment_sum, .alone = true};
+    p->phase[1] =
+        (struct ad_phase){.items = c->out[0].shape.dim[0], .run = run_segment_sum, .dynamic = true, .alone = alone};
+}
+
+static void begin_segment_broadcast(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    zero(&c->out[0]);
+    ad_offsets_ok(c, 1, c->out[0].shape.dim[0]);
+}
+
+static void run_segment_broadcast(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    int64_t width = width_of(c->out[0].shape, 1);
     bool mean = ((const struct ad_segment_attr *)c->attr)->mean;
     const struct ad_tensor *y = &c->out[0];
-    zero(y);
-    if (!ad_offsets_ok(c, 1, y->shape.dim[0])) return;
-#pragma omp parallel for schedule(dynamic) if (ad_count(c->out[0].shape) > PAR_MIN)
-    for (int64_t b = 0; b < items; b++) {
+    for (int64_t b = first; b < last && !ad_call_failed(c); b++) {
         int64_t from = ad_get_int(&c->in[1], b), to = ad_get_int(&c->in[1], b + 1);
         float n = mean ? (float)(to - from) : 1;
         for (int64_t t = from; t < to; t++)
@@ -206,48 +254,96 @@ static void run_segment_broadcast(const struct ad_call *c)
     }
 }
 
+static void cut_segment_broadcast(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    bool alone = ad_count(c->out[0].shape) <= PAR_MIN;
+    p->n = 2;
+    p->phase[0] = (struct ad_phase){.items = 1, .run = begin_segment_broadcast, .alone = true};
+    p->phase[1] = (struct ad_phase){
+        .items = c->in[0].shape.dim[0], .run = run_segment_broadcast, .dynamic = true, .alone = alone};
+}
+
 /* ---- dropout ----------------------------------------------------------------------------------------------------- */
 
-static void run_dropout(const struct ad_call *c)
+/* Elements, or items where a word drops a whole item. */
+static int64_t dropped_items(const struct ad_call *c)
 {
-    const struct ad_random_attr *a = c->attr;
-    uint64_t key = ad_random_key(c);
-    uint32_t below = ad_drop_below(a->p);
-    float keep = (float)(1 / (1 - a->p));
-    const struct ad_tensor *x = &c->in[0], *y = &c->out[0];
+    bool per_item = ((const struct ad_random_attr *)c->attr)->per_item && ad_count(c->out[0].shape);
+    return per_item ? c->out[0].shape.dim[0] : ad_count(c->out[0].shape);
+}
+
+static void check_first(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    ad_random_first(c);
+}
+
+struct dropout {
+    const struct ad_tensor *x, *y;
+    uint32_t below;
+    float keep;
+    int64_t width; /* of an item */
+};
+
+/* m items from `at` on, by as many words. */
+static void drop(const struct dropout *d, const uint32_t *word, int64_t at, int64_t m)
+{
+    const struct ad_tensor *x = d->x, *y = d->y;
+    uint32_t below = d->below;
+    float keep = d->keep;
     bool wide = x->dtype == AD_F32 && y->dtype == AD_F32;
-    int64_t n = ad_count(c->out[0].shape), items = a->per_item && n ? c->out[0].shape.dim[0] : n,
-            width = n ? n / items : 0, first = ad_random_first(c), lead = first % 4; /* words come in fours */
-#pragma omp parallel for schedule(static) if (n * 4 > PAR_MIN)
-    for (int64_t i = -lead; i < items; i += PHILOX_WORDS) {
-        uint32_t w[PHILOX_WORDS];
-        int64_t from = i < 0 ? -i : 0, to = min64(PHILOX_WORDS, items - i), m = to - from, at = i + from;
-        const uint32_t *word = w + from;
-        philox_words(key, c->step, (uint64_t)(first + i) / 4, w);
-        for (int64_t k = 0; width > 1 && k < m; k++)
-            if (word[k] < below)
-                clear_row(y, (at + k) * width, width);
-            else
-                scale_row(y, (at + k) * width, x, (at + k) * width, width, keep);
-        if (width > 1) continue;
-        float room[PHILOX_WORDS], *out = wide ? (float *)y->data + at : room;
-        const float *in = wide ? (const float *)x->data + at : room;
-        if (!wide) vf_widen(x->dtype, at_as(x->dtype, x->data, at), room, m);
+    for (int64_t k = 0; d->width > 1 && k < m; k++)
+        if (word[k] < below)
+            clear_row(y, (at + k) * d->width, d->width);
+        else
+            scale_row(y, (at + k) * d->width, x, (at + k) * d->width, d->width, keep);
+    if (d->width > 1) return;
+    float room[PHILOX_WORDS], *out = wide ? (float *)y->data + at : room;
+    const float *in = wide ? (const float *)x->data + at : room;
+    if (!wide) vf_widen(x->dtype, at_as(x->dtype, x->data, at), room, m);
 #pragma omp simd
-        for (int64_t k = 0; k < m; k++) out[k] = word[k] < below ? 0 : in[k] * keep;
-        if (!wide) vf_narrow(y->dtype, room, at_as(y->dtype, y->data, at), m);
+    for (int64_t k = 0; k < m; k++) out[k] = word[k] < below ? 0 : in[k] * keep;
+    if (!wide) vf_narrow(y->dtype, room, at_as(y->dtype, y->data, at), m);
+}
+
+static void run_dropout(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    uint64_t key = ad_random_key(c);
+    double p = ((const struct ad_random_attr *)c->attr)->p;
+    int64_t items = dropped_items(c), first = ad_call_failed(c) ? 0 : ad_random_first(c),
+            lead = first % 4; /* words come in fours */
+    struct dropout d = {.x = &c->in[0],
+                        .y = &c->out[0],
+                        .below = ad_drop_below(p),
+                        .keep = (float)(1 / (1 - p)),
+                        .width = ad_count(c->out[0].shape) / items};
+    for (int64_t t = from; t < to; t++) {
+        uint32_t w[PHILOX_WORDS];
+        int64_t i = t * PHILOX_WORDS - lead, skip = i < 0 ? -i : 0, end = min64(PHILOX_WORDS, items - i);
+        if (end <= skip) break;
+        philox_words(key, c->step, (uint64_t)(first + i) / 4, w);
+        drop(&d, w + skip, i + skip, end - skip);
     }
 }
 
-#define ROW(op_, run_, name_, half_out_)                            \
-    {                                                               \
-        &ad_op_##op_, AD_F32, NULL, run_, NULL, name_, 1, half_out_ \
+static void cut_dropout(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    enum { MOST_LEAD = 3 };
+    int64_t n = ad_count(c->out[0].shape), items = dropped_items(c);
+    if (!n) return;
+    if (c->n_in > 1) p->phase[p->n++] = (struct ad_phase){.items = 1, .run = check_first, .alone = true};
+    p->phase[p->n++] = (struct ad_phase){
+        .items = (items + MOST_LEAD + PHILOX_WORDS - 1) / PHILOX_WORDS, .run = run_dropout, .alone = n * 4 <= PAR_MIN};
+}
+
+#define ROW(op_, name_, half_out_)                                             \
+    {                                                                          \
+        &ad_op_##op_, AD_F32, NULL, NULL, NULL, name_, 1, half_out_, cut_##op_ \
     }
 const struct ad_kernel ISA_FN(ad_kernels_index)[] = {
-    ROW(gather, run_gather, "rows", 1),
-    {&ad_op_scatter_add, AD_F32, NULL, run_scatter, scatter_scratch, "stripes", 1, 1},
-    ROW(segment_sum, run_segment_sum, "items", 0),
-    ROW(segment_broadcast, run_segment_broadcast, "items", 1),
-    ROW(dropout, run_dropout, "philox", 1),
+    ROW(gather, "rows", 1),
+    {&ad_op_scatter_add, AD_F32, NULL, NULL, scatter_scratch, "stripes", 1, 1, cut_scatter},
+    ROW(segment_sum, "items", 0),
+    ROW(segment_broadcast, "items", 1),
+    ROW(dropout, "philox", 1),
     {0},
 };

@@ -2,6 +2,8 @@
  * small products go over the threads one by one; few large ones are cut each. */
 #include "autograd/ops/matmul.h"
 
+#include <assert.h>
+
 #include "autograd/kernels/gemm.h"
 #include "autograd/kernels/simd.h"
 #include "autograd/ops/common.h"
@@ -81,33 +83,71 @@ static void advance(const struct ad_call *c, const struct job *j, int64_t p, str
     if (g->residual) g->residual = at_as(g->res_type, g->residual, p * size);
 }
 
-static void run(const struct ad_call *c)
+/* Few products, each cut: their blocks one after the other. */
+struct cut_job {
+    struct job j;
+    struct gemm_work one;
+};
+static_assert(sizeof(struct cut_job) <= AD_JOB_BYTES, "a product's job");
+
+static struct gemm_work work_at(const struct ad_call *c, const struct cut_job *j, int64_t p)
 {
-    struct job j = job_of(c);
-    if (j.cut) {
-        for (int64_t p = 0; p < j.count; p++) {
-            struct gemm_args g = j.g;
-            advance(c, &j, p, &g);
-            gemm(&g, c->scratch);
-        }
+    struct gemm_work w = j->one;
+    advance(c, &j->j, p, &w.g);
+    if (w.ranges > 1) w.sums += p * w.ranges * w.g.m * w.g.n;
+    return w;
+}
+
+static void do_phase(const struct ad_call *c, const struct cut_job *j, int phase, int64_t from, int64_t to)
+{
+    int64_t each = j->one.items[phase];
+    gemm_enter_thread();
+    for (int64_t i = from; i < to; i++) {
+        struct gemm_work w = work_at(c, j, i / each);
+        gemm_do(&w, phase, i % each);
+    }
+}
+static void do_blocks(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    do_phase(c, job, 0, from, to);
+}
+static void do_sums(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    do_phase(c, job, 1, from, to);
+}
+
+static void do_products(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct job *j = job;
+    gemm_enter_thread();
+    for (int64_t p = from; p < to; p++) {
+        struct gemm_args g = j->g;
+        advance(c, j, p, &g);
+        gemm_block(&g);
+    }
+}
+
+static void cut(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    struct cut_job *j = (void *)p->job;
+    j->j = job_of(c);
+    const struct gemm_args *g = &j->j.g;
+    bool alone = j->j.count * g->m * g->n * g->k <= 1 << 18;
+    if (!j->j.cut) {
+        p->n = 1;
+        p->phase[0] = (struct ad_phase){.items = j->j.count, .run = do_products, .alone = alone};
         return;
     }
-#pragma omp parallel if (j.count * j.g.m * j.g.n * j.g.k > 1 << 18)
-    {
-        gemm_enter_thread();
-#pragma omp for schedule(static)
-        for (int64_t p = 0; p < j.count; p++) {
-            struct gemm_args g = j.g;
-            advance(c, &j, p, &g);
-            gemm_block(&g);
-        }
-    }
+    j->one = gemm_work_of(g, c->scratch, threads);
+    p->n = j->one.items[1] ? 2 : 1;
+    p->phase[0] = (struct ad_phase){.items = j->j.count * j->one.items[0], .run = do_blocks, .dynamic = true, .alone = alone};
+    p->phase[1] = (struct ad_phase){.items = j->j.count * j->one.items[1], .run = do_sums};
 }
 
 static size_t scratch(const struct ad_call *c)
 {
     struct job j = job_of(c);
-    return j.cut ? gemm_scratch(j.g.m, j.g.n, j.g.k) : 0;
+    return j.cut ? (size_t)j.count * gemm_scratch(j.g.m, j.g.n, j.g.k) : 0;
 }
 
 static bool accepts(const struct ad_call *c)
@@ -128,16 +168,22 @@ static struct gemm_args weights_of(const struct ad_call *c)
     return g;
 }
 
-static void run_panels(const struct ad_call *c)
+static void do_panels(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
-    struct gemm_args g = weights_of(c);
-    int64_t pieces = gemm_panels_pieces(g.n, g.k);
-#pragma omp parallel for schedule(static) if (g.n * g.k > PAR_MIN)
-    for (int64_t p = 0; p < pieces; p++) gemm_panels_copy(&g, p, c->out[0].data);
+    for (int64_t p = from; p < to; p++) gemm_panels_copy(job, p, c->out[0].data);
+}
+
+static void cut_panels(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    struct gemm_args *g = (void *)p->job;
+    *g = weights_of(c);
+    p->n = 1;
+    p->phase[0] =
+        (struct ad_phase){.items = gemm_panels_pieces(g->n, g->k), .run = do_panels, .alone = g->n * g->k <= PAR_MIN};
 }
 
 const struct ad_kernel ISA_FN(ad_kernels_matmul)[] = {
-    {&ad_op_matmul, AD_F32, accepts, run, scratch, "gemm", GEMM_HALF ? 15 : 0, GEMM_HALF},
-    {&ad_op_panels, AD_F32, NULL, run_panels, NULL, "panels", GEMM_HALF, 0},
+    {&ad_op_matmul, AD_F32, accepts, NULL, scratch, "gemm", GEMM_HALF ? 15 : 0, GEMM_HALF, cut},
+    {&ad_op_panels, AD_F32, NULL, NULL, NULL, "panels", GEMM_HALF, 0, cut_panels},
     {0},
 };

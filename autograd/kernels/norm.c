@@ -2,8 +2,6 @@
  * one image whose groups have one channel. Sums over rows are taken within fixed blocks and then over the blocks in order, so that results do not depend on
  * threads. The second pass of a thread goes backwards through its blocks: the last are still in its caches. */
 #pragma GCC optimize("O3")
-#include <omp.h>
-
 #include "autograd/kernels/columns.h"
 #include "autograd/kernels/norm_blocks.h"
 #include "autograd/kernels/stream.h"
@@ -150,40 +148,49 @@ static void image_vectors(const struct norm_job *j, const struct norm_room *room
     }
 }
 
-/* A thread's share of the blocks. */
-struct share {
-    int64_t first, last;
-};
-static struct share share_of(int64_t n)
+_Static_assert(sizeof(struct norm_job) <= AD_JOB_BYTES, "a job lies in struct ad_parts");
+
+static void run_moments(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
-    int64_t t = omp_get_thread_num(), all = omp_get_num_threads();
-    return (struct share){n * t / all, n * (t + 1) / all};
+    const struct norm_job *j = job;
+    struct norm_room room = room_of(j, c->scratch);
+    for (int64_t t = from; t < to; t++) {
+        struct columns k = columns_of(j, &room, t);
+        float *part = room.block + t * SUMS * j->c;
+        columns_moments(&k, part, part + j->c, part + 2 * j->c);
+    }
 }
 
-static void run(const struct ad_call *c)
+static void run_statistics(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
-    struct norm_job j = job_of(c);
-    struct norm_room room = room_of(&j, c->scratch);
-    int64_t groups = j.c / j.k, tasks = j.n * j.blocks;
-#pragma omp parallel if (j.n * j.s * j.c > PAR_MIN)
-    {
-        struct share mine = share_of(tasks);
-        for (int64_t t = mine.first; t < mine.last; t++) {
-            struct columns k = columns_of(&j, &room, t);
-            float *part = room.block + t * SUMS * j.c;
-            columns_moments(&k, part, part + j.c, part + 2 * j.c);
-        }
-#pragma omp barrier
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < j.n * groups; i++) {
-            group_statistics(&j, &room, i / groups, i % groups);
-            image_vectors(&j, &room, i / groups, i % groups * j.k, (i % groups + 1) * j.k);
-        }
-        for (int64_t t = mine.last; t-- > mine.first;) {
-            struct columns k = columns_of(&j, &room, t);
-            columns_affine(&k);
-        }
+    const struct norm_job *j = job;
+    struct norm_room room = room_of(j, c->scratch);
+    int64_t groups = j->c / j->k;
+    for (int64_t i = from; i < to; i++) {
+        group_statistics(j, &room, i / groups, i % groups);
+        image_vectors(j, &room, i / groups, i % groups * j->k, (i % groups + 1) * j->k);
     }
+}
+
+static void run_affine(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct norm_job *j = job;
+    struct norm_room room = room_of(j, c->scratch);
+    for (int64_t t = to; t-- > from;) {
+        struct columns k = columns_of(j, &room, t);
+        columns_affine(&k);
+    }
+}
+
+static void cut(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    struct norm_job *j = (void *)p->job;
+    *j = job_of(c);
+    bool alone = j->n * j->s * j->c <= PAR_MIN;
+    p->n = 3;
+    p->phase[0] = (struct ad_phase){.items = j->n * j->blocks, .run = run_moments, .alone = alone};
+    p->phase[1] = (struct ad_phase){.items = j->n * (j->c / j->k), .run = run_statistics, .alone = alone};
+    p->phase[2] = (struct ad_phase){.items = j->n * j->blocks, .run = run_affine, .alone = alone};
 }
 
 /* ---- gradient --------------------------------------------------------------------------------------------------------- */
@@ -230,40 +237,79 @@ static void dx_of_kept(struct columns *k)
     columns_dx(k);
 }
 
-static void run_grad(const struct ad_call *c)
+static void run_vectors(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
-    struct norm_job j = job_of(c);
-    bool keep = keeps(&j);
-    struct norm_room room = room_of(&j, c->scratch);
-    int64_t chunk = (max_of(64, j.k) + j.k - 1) / j.k * j.k, chunks = (j.c + chunk - 1) / chunk;
-#pragma omp parallel if (j.n * j.s * j.c > PAR_MIN)
-    {
-        struct share mine = share_of(j.n * j.blocks);
-#pragma omp for schedule(static)
-        for (int64_t n = 0; n < j.n; n++) image_vectors(&j, &room, n, 0, j.c);
-        for (int64_t t = mine.first; t < mine.last; t++) {
-            struct columns k = columns_of(&j, &room, t);
-            float *part = room.block + t * SUMS * j.c;
-            k.keep = keep;
-            columns_products(&k, part, part + j.c, part + 2 * j.c);
-        }
-#pragma omp barrier
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < chunks; i++)
-            for (int64_t n = 0; n < j.n; n++)
-                image_sums(&j, &room, n, i * chunk, min_of(j.c, (i + 1) * chunk), c->out[1].data, c->out[2].data);
-        for (int64_t t = mine.last; t-- > mine.first;) {
-            struct columns k = columns_of(&j, &room, t);
-            if (keep)
-                dx_of_kept(&k);
-            else
-                columns_dx(&k);
-        }
+    const struct norm_job *j = job;
+    struct norm_room room = room_of(j, c->scratch);
+    for (int64_t n = from; n < to; n++) image_vectors(j, &room, n, 0, j->c);
+}
+
+static void run_products(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct norm_job *j = job;
+    struct norm_room room = room_of(j, c->scratch);
+    bool keep = keeps(j);
+    for (int64_t t = from; t < to; t++) {
+        struct columns k = columns_of(j, &room, t);
+        float *part = room.block + t * SUMS * j->c;
+        k.keep = keep;
+        columns_products(&k, part, part + j->c, part + 2 * j->c);
     }
-    if (!j.n) { /* no image: nothing to sum */
-        memset(c->out[1].data, 0, (size_t)j.c * sizeof(float));
-        memset(c->out[2].data, 0, (size_t)j.c * sizeof(float));
+}
+
+/* Channels of one item: whole groups. */
+static int64_t chunk_of(const struct norm_job *j)
+{
+    return (max_of(64, j->k) + j->k - 1) / j->k * j->k;
+}
+
+static void run_sums(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct norm_job *j = job;
+    struct norm_room room = room_of(j, c->scratch);
+    int64_t chunk = chunk_of(j);
+    for (int64_t i = from; i < to; i++)
+        for (int64_t n = 0; n < j->n; n++)
+            image_sums(j, &room, n, i * chunk, min_of(j->c, (i + 1) * chunk), c->out[1].data, c->out[2].data);
+}
+
+static void run_dx(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct norm_job *j = job;
+    struct norm_room room = room_of(j, c->scratch);
+    bool keep = keeps(j);
+    for (int64_t t = to; t-- > from;) {
+        struct columns k = columns_of(j, &room, t);
+        if (keep)
+            dx_of_kept(&k);
+        else
+            columns_dx(&k);
     }
+}
+
+static void clear_sums(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct norm_job *j = job;
+    memset(c->out[1].data, 0, (size_t)j->c * sizeof(float));
+    memset(c->out[2].data, 0, (size_t)j->c * sizeof(float));
+}
+
+static void cut_grad(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    struct norm_job *j = (void *)p->job;
+    *j = job_of(c);
+    if (!j->n) { /* no image: nothing to sum */
+        p->n = 1;
+        p->phase[0] = (struct ad_phase){.items = 1, .run = clear_sums, .alone = true};
+        return;
+    }
+    bool alone = j->n * j->s * j->c <= PAR_MIN;
+    int64_t chunk = chunk_of(j);
+    p->n = 4;
+    p->phase[0] = (struct ad_phase){.items = j->n, .run = run_vectors, .alone = alone};
+    p->phase[1] = (struct ad_phase){.items = j->n * j->blocks, .run = run_products, .alone = alone};
+    p->phase[2] = (struct ad_phase){.items = (j->c + chunk - 1) / chunk, .run = run_sums, .alone = alone};
+    p->phase[3] = (struct ad_phase){.items = j->n * j->blocks, .run = run_dx, .alone = alone};
 }
 
 static bool is_group(const struct ad_call *c)
@@ -281,9 +327,9 @@ static size_t scratch(const struct ad_call *c)
 enum { X = 1, DY = 1 << 1, BEHIND_X = 7 << 1, BEHIND_VAR = 7 << 4, RESULT = 1, D = 1 << 3 };
 
 const struct ad_kernel ISA_FN(ad_kernels_norm)[] = {
-    {&ad_op_group_norm, AD_F32, NULL, run, scratch, "columns", X | BEHIND_X, RESULT},
-    {&ad_op_norm_grad, AD_F32, is_group, run_grad, scratch, "columns", X | DY | BEHIND_VAR, RESULT},
-    {&ad_op_batch_norm, AD_F32, NULL, run, scratch, "columns", X | BEHIND_X, RESULT},
-    {&ad_op_batch_norm_grad, AD_F32, NULL, run_grad, scratch, "columns", X | DY | BEHIND_VAR, RESULT | D},
+    {&ad_op_group_norm, AD_F32, NULL, NULL, scratch, "columns", X | BEHIND_X, RESULT, cut},
+    {&ad_op_norm_grad, AD_F32, is_group, NULL, scratch, "columns", X | DY | BEHIND_VAR, RESULT, cut_grad},
+    {&ad_op_batch_norm, AD_F32, NULL, NULL, scratch, "columns", X | BEHIND_X, RESULT, cut},
+    {&ad_op_batch_norm_grad, AD_F32, NULL, NULL, scratch, "columns", X | DY | BEHIND_VAR, RESULT | D, cut_grad},
     {0},
 };

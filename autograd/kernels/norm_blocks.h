@@ -26,15 +26,16 @@ static inline int64_t min_of(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* part[block][2][C] -> two vectors, the blocks in order */
-static inline void join_blocks(const float *part, int64_t blocks, int64_t c, float *first, float *second)
+/* part[block][2][C] -> two vectors, the blocks in order; columns from .. to-1 */
+static inline void join_blocks(const float *part, int64_t blocks, int64_t c, int64_t from, int64_t to, float *first,
+                               float *second)
 {
-    memset(first, 0, (size_t)c * sizeof *first);
-    memset(second, 0, (size_t)c * sizeof *second);
+    memset(first + from, 0, (size_t)(to - from) * sizeof *first);
+    memset(second + from, 0, (size_t)(to - from) * sizeof *second);
     for (int64_t b = 0; b < blocks; b++) {
         const float *p = part + b * 2 * c;
-        for (int64_t i = 0; i < c; i++) first[i] += p[i];
-        for (int64_t i = 0; i < c; i++) second[i] += p[c + i];
+        for (int64_t i = from; i < to; i++) first[i] += p[i];
+        for (int64_t i = from; i < to; i++) second[i] += p[c + i];
     }
 }
 

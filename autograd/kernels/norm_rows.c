@@ -95,22 +95,28 @@ SIMD_FN void norm_same(enum ad_dtype t, int64_t n, const void *x, const struct n
     norm_row(n, (struct row){t, x}, a, gain, bias, t, y, mean, var);
 }
 
-static void run_rows(const struct ad_call *c)
+static void run_rows(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
     const struct norm_attr *a = c->attr;
     struct norm_dims d = norm_dims_of(c->in[0].shape, a);
     const float *gain = a->gain ? c->in[1].data : NULL, *bias = a->bias ? c->in[1 + a->gain].data : NULL;
     float *mean = c->out[1].data, *var = c->out[2].data;
-    enum ad_dtype to = c->out[0].dtype;
-#pragma omp parallel for schedule(static) if (d.n * d.c > PAR_MIN)
-    for (int64_t i = 0; i < d.n; i++) {
+    enum ad_dtype type = c->out[0].dtype;
+    for (int64_t i = from; i < to; i++) {
         struct row x = row_of(&c->in[0], i * d.c);
-        void *y = at_as(to, c->out[0].data, i * d.c);
-        if (x.type == to)
-            BY_TYPE(to, norm_same, d.c, x.at, a, gain, bias, y, mean + i, var + i);
+        void *y = at_as(type, c->out[0].data, i * d.c);
+        if (x.type == type)
+            BY_TYPE(type, norm_same, d.c, x.at, a, gain, bias, y, mean + i, var + i);
         else
-            norm_row(d.c, x, a, gain, bias, to, y, mean + i, var + i);
+            norm_row(d.c, x, a, gain, bias, type, y, mean + i, var + i);
     }
+}
+
+static void cut_rows(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    struct norm_dims d = norm_dims_of(c->in[0].shape, c->attr);
+    p->n = 1;
+    p->phase[0] = (struct ad_phase){.items = d.n, .run = run_rows, .alone = d.n * d.c <= PAR_MIN};
 }
 
 /* Adds a row to the column sums, and returns the row's sums of u and u xhat. */
@@ -193,11 +199,10 @@ SIMD_FN void grad_same(enum ad_dtype t, const struct grad_rows *g, const struct 
     one_grad(g, a, i, t, t, t, t, part);
 }
 
-static void run_grad_rows(const struct ad_call *c)
+static struct grad_rows grad_rows_of(const struct ad_call *c)
 {
     const struct norm_attr *a = c->attr;
-    struct norm_dims d = norm_dims_of(c->in[0].shape, a);
-    struct grad_rows g = {.c = d.c,
+    struct grad_rows g = {.c = norm_dims_of(c->in[0].shape, a).c,
                           .x = row_of(&c->in[0], 0),
                           .dy = row_of(&c->in[1], 0),
                           .mean = c->in[2].data,
@@ -206,22 +211,42 @@ static void run_grad_rows(const struct ad_call *c)
                           .type = c->out[0].dtype,
                           .dx = c->out[0].data};
     if (a->residual) g.more = row_of(&c->in[4 + a->gain], 0);
+    return g;
+}
+
+static void run_grad_blocks(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    struct grad_rows g = grad_rows_of(c);
+    int64_t n = norm_dims_of(c->in[0].shape, c->attr).n, step = block_rows(n);
     enum ad_dtype t = g.type, more = g.more.at ? g.more.type : t;
     bool same = g.x.type == t && g.dy.type == t && more == t;
-    float *part = c->scratch;
-    int64_t step = block_rows(d.n), blocks = block_count(d.n);
-#pragma omp parallel for schedule(static) if (d.n * d.c > PAR_MIN)
-    for (int64_t b = 0; b < blocks; b++) {
-        float *p = part + b * 2 * d.c;
-        memset(p, 0, (size_t)(2 * d.c) * sizeof *p);
-        for (int64_t i = b * step; i < min_of(d.n, (b + 1) * step); i++) {
+    for (int64_t b = from; b < to; b++) {
+        float *p = (float *)c->scratch + b * 2 * g.c;
+        memset(p, 0, (size_t)(2 * g.c) * sizeof *p);
+        for (int64_t i = b * step; i < min_of(n, (b + 1) * step); i++) {
             if (same)
-                BY_TYPE(t, grad_same, &g, a, i, p);
+                BY_TYPE(t, grad_same, &g, c->attr, i, p);
             else
-                one_grad(&g, a, i, g.x.type, g.dy.type, more, t, p);
+                one_grad(&g, c->attr, i, g.x.type, g.dy.type, more, t, p);
         }
     }
-    join_blocks(part, blocks, d.c, c->out[1].data, c->out[2].data);
+}
+
+enum { JOIN = 64 }; /* columns of one item */
+
+static void run_join(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    struct norm_dims d = norm_dims_of(c->in[0].shape, c->attr);
+    join_blocks(c->scratch, block_count(d.n), d.c, from * JOIN, min_of(d.c, to * JOIN), c->out[1].data, c->out[2].data);
+}
+
+static void cut_grad_rows(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    struct norm_dims d = norm_dims_of(c->in[0].shape, c->attr);
+    int64_t blocks = block_count(d.n), joins = (d.c + JOIN - 1) / JOIN;
+    p->n = 2;
+    p->phase[0] = (struct ad_phase){.items = blocks, .run = run_grad_blocks, .alone = d.n * d.c <= PAR_MIN};
+    p->phase[1] = (struct ad_phase){.items = joins, .run = run_join, .alone = blocks * d.c <= PAR_MIN};
 }
 
 static bool by_rows(const struct ad_call *c)
@@ -237,8 +262,8 @@ static size_t scratch(const struct ad_call *c)
 }
 
 const struct ad_kernel ISA_FN(ad_kernels_norm_rows)[] = {
-    {&ad_op_layer_norm, AD_F32, NULL, run_rows, scratch, "rows", 1, 1},
-    {&ad_op_rms_norm, AD_F32, NULL, run_rows, scratch, "rows", 1, 1},
-    {&ad_op_norm_grad, AD_F32, by_rows, run_grad_rows, scratch, "rows", 1 | 2 | 16 | 32, 1},
+    {&ad_op_layer_norm, AD_F32, NULL, NULL, scratch, "rows", 1, 1, cut_rows},
+    {&ad_op_rms_norm, AD_F32, NULL, NULL, scratch, "rows", 1, 1, cut_rows},
+    {&ad_op_norm_grad, AD_F32, by_rows, NULL, scratch, "rows", 1 | 2 | 16 | 32, 1, cut_grad_rows},
     {0},
 };

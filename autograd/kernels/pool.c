@@ -5,7 +5,6 @@
 #include "autograd/ops/pool.h"
 
 #include <limits.h>
-#include <omp.h>
 #include <string.h>
 
 #include "autograd/kernels/simd.h"
@@ -80,14 +79,13 @@ SIMD_FN void max_window(enum ad_dtype t, const struct window *w, int64_t ch, int
         }
 }
 
-static void run_max(const struct ad_call *c)
+static void run_max(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
     const struct pool_attr *a = c->attr;
-    const struct ad_tensor *to = &c->out[0];
-    struct ad_shape x = c->in[0].shape, y = to->shape;
-    int64_t width = x.dim[3], strip = strip_of(to, width), image = x.dim[1] * x.dim[2] * width;
-#pragma omp parallel for schedule(static) if (ad_count(y) * a->kernel[0] * a->kernel[1] > PAR_MIN)
-    for (int64_t r = 0; r < y.dim[0] * y.dim[1]; r++)
+    const struct ad_tensor *out = &c->out[0];
+    struct ad_shape x = c->in[0].shape, y = out->shape;
+    int64_t width = x.dim[3], strip = strip_of(out, width), image = x.dim[1] * x.dim[2] * width;
+    for (int64_t r = from; r < to; r++)
         for (int64_t j = 0; j < y.dim[2]; j++) {
             float room[STRIP];
             struct window w = {.first = r / y.dim[1] * image, .columns = x.dim[2], .width = width, .x = c->in[0].data};
@@ -95,11 +93,20 @@ static void run_max(const struct ad_call *c)
             pool_window(a, 1, j, x.dim[2], &w.lo[1], &w.hi[1]);
             for (int64_t ch = 0; ch < width; ch += strip) {
                 int64_t n = min_of(strip, width - ch), at = (r * y.dim[2] + j) * width + ch;
-                float *top = begin_strip(to, at, room);
+                float *top = begin_strip(out, at, room);
                 BY_TYPE(c->in[0].dtype, max_window, &w, ch, n, top, (int32_t *)c->out[1].data + at);
-                end_strip(to, at, room, n);
+                end_strip(out, at, room, n);
             }
         }
+}
+
+static void cut_max(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    const struct pool_attr *a = c->attr;
+    struct ad_shape y = c->out[0].shape;
+    p->n = 1;
+    p->phase[0] = (struct ad_phase){
+        .items = y.dim[0] * y.dim[1], .run = run_max, .alone = ad_count(y) * a->kernel[0] * a->kernel[1] <= PAR_MIN};
 }
 
 /* ---- the gradient of max pooling ------------------------------------------------------------------------------------ */
@@ -176,42 +183,63 @@ static void run_band(const struct ad_call *c, const struct bands *b, int64_t t, 
     vf_narrow(c->out[0].dtype, sum, at_as(c->out[0].dtype, c->out[0].data, first), size);
 }
 
-static void run_max_grad_bands(const struct ad_call *c)
+/* What the phases know of the call. */
+struct band_job {
+    struct bands bands;
+    int64_t team;
+};
+_Static_assert(sizeof(struct band_job) <= AD_JOB_BYTES, "a job lies in struct ad_parts");
+
+static void run_bounds(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
-    struct bands b = bands_of(c);
-    b.low = c->scratch;
-    b.high = b.low + b.rows;
-    b.room = (float *)(void *)(b.high + b.rows);
-    int64_t tasks = c->out[0].shape.dim[0] * b.per_image;
-#pragma omp parallel if (ad_count(c->out[0].shape) > PAR_MIN)
-    {
-        int64_t me = omp_get_thread_num(), all = min_of(TEAM, omp_get_num_threads());
-#pragma omp for schedule(static)
-        for (int64_t r = 0; r < b.rows; r++) find_bounds(&b, c->in[1].data, r);
-        if (me < all) {
-            float *sum = b.room + me * (b.size + SPARE);
-            memset(sum + b.size, 0, SPARE * sizeof *sum);
-            for (int64_t t = tasks * me / all; t < tasks * (me + 1) / all; t++) run_band(c, &b, t, sum);
-        }
+    const struct bands *b = &((const struct band_job *)job)->bands;
+    for (int64_t r = from; r < to; r++) find_bounds(b, c->in[1].data, r);
+}
+
+/* Shares from .. to-1 of `team`, each with a room of its own. */
+static void run_bands(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct band_job *j = job;
+    const struct bands *b = &j->bands;
+    int64_t tasks = c->out[0].shape.dim[0] * b->per_image;
+    for (int64_t k = from; k < to; k++) {
+        float *sum = b->room + k * (b->size + SPARE);
+        memset(sum + b->size, 0, SPARE * sizeof *sum);
+        for (int64_t t = tasks * k / j->team; t < tasks * (k + 1) / j->team; t++) run_band(c, b, t, sum);
     }
 }
 
-static void run_max_grad(const struct ad_call *c)
+static void run_max_grad(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
     struct ad_shape x = c->out[0].shape, y = c->in[0].shape;
     int64_t in = x.dim[1] * x.dim[2] * x.dim[3], out = y.dim[1] * y.dim[2] * y.dim[3];
     const int32_t *index = c->in[1].data;
     float *dx = c->out[0].data;
-    if (ad_is_half(c->out[0].dtype)) {
-        run_max_grad_bands(c);
-        return;
-    }
-#pragma omp parallel for schedule(static) if (ad_count(x) > PAR_MIN)
-    for (int64_t n = 0; n < x.dim[0]; n++) {
+    for (int64_t n = from; n < to; n++) {
         const void *dy = at_as(c->in[0].dtype, c->in[0].data, n * out);
         memset(dx + n * in, 0, (size_t)in * sizeof *dx);
         BY_TYPE(c->in[0].dtype, add_all, out, dy, index + n * out, dx);
     }
+}
+
+static void cut_max_grad(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    bool alone = ad_count(c->out[0].shape) <= PAR_MIN;
+    if (!ad_is_half(c->out[0].dtype)) {
+        p->n = 1;
+        p->phase[0] = (struct ad_phase){.items = c->out[0].shape.dim[0], .run = run_max_grad, .alone = alone};
+        return;
+    }
+    struct band_job *j = (void *)p->job;
+    struct bands *b = &j->bands;
+    *b = bands_of(c);
+    b->low = c->scratch;
+    b->high = b->low + b->rows;
+    b->room = (float *)(void *)(b->high + b->rows);
+    j->team = min_of(TEAM, threads);
+    p->n = 2;
+    p->phase[0] = (struct ad_phase){.items = b->rows, .run = run_bounds, .alone = alone};
+    p->phase[1] = (struct ad_phase){.items = j->team, .run = run_bands, .alone = alone};
 }
 
 /* ---- resizing and averages ------------------------------------------------------------------------------------------ */
@@ -233,14 +261,18 @@ struct taps {
     const struct resample_tap *of[2];
     int64_t n[2];
 };
-static struct taps make_taps(const struct ad_call *c)
+static struct taps taps_of(const struct ad_call *c)
+{
+    const struct resample_attr *a = c->attr;
+    const struct resample_tap *tap = c->scratch;
+    return (struct taps){.of = {tap, tap + a->out[0]}, .n = {a->out[0], a->out[1]}};
+}
+static void make_taps(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
     const struct resample_attr *a = c->attr;
     struct resample_tap *tap = c->scratch;
-    struct taps t = {.of = {tap, tap + a->out[0]}, .n = {a->out[0], a->out[1]}};
     for (int k = 0; k < 2; k++)
         for (int64_t i = 0; i < a->out[k]; i++) *tap++ = resample_tap(a, k, i);
-    return t;
 }
 static size_t taps_scratch(const struct ad_call *c)
 {
@@ -259,15 +291,14 @@ SIMD_FN void read_taps(enum ad_dtype t, const struct resample_tap *v, const stru
             add_scaled(t, n, weight(v, h, p, q), at_as(t, x, (p * columns + q) * width), y);
 }
 
-static void run_resample(const struct ad_call *c)
+static void run_resample(const struct ad_call *c, const void *job, int64_t first, int64_t last)
 {
     const struct resample_attr *a = c->attr;
     const struct ad_tensor *x = &c->in[0], *to = &c->out[0];
     struct ad_shape y = to->shape;
-    struct taps taps = make_taps(c);
+    struct taps taps = taps_of(c);
     int64_t width = y.dim[3], strip = strip_of(to, width), image = a->in[0] * a->in[1] * width;
-#pragma omp parallel for schedule(static) if (ad_count(y) + ad_count(x->shape) > PAR_MIN)
-    for (int64_t r = 0; r < y.dim[0] * y.dim[1]; r++)
+    for (int64_t r = first; r < last; r++)
         for (int64_t j = 0; j < y.dim[2]; j++)
             for (int64_t ch = 0; ch < width; ch += strip) {
                 float room[STRIP];
@@ -277,6 +308,22 @@ static void run_resample(const struct ad_call *c)
                         begin_strip(to, at, room));
                 end_strip(to, at, room, n);
             }
+}
+
+/* Rows of the result by `run`, once the taps are made. */
+static void cut_by_taps(const struct ad_call *c, struct ad_parts *p,
+                        void (*run)(const struct ad_call *c, const void *job, int64_t from, int64_t to))
+{
+    struct ad_shape y = c->out[0].shape;
+    p->n = 2;
+    p->phase[0] = (struct ad_phase){.items = 1, .run = make_taps, .alone = true};
+    p->phase[1] = (struct ad_phase){
+        .items = y.dim[0] * y.dim[1], .run = run, .alone = ad_count(y) + ad_count(c->in[0].shape) <= PAR_MIN};
+}
+
+static void cut_resample(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    cut_by_taps(c, p, run_resample);
 }
 
 /* Rows (or columns) first .. last-1 of y read `at`; `first` is where they began for one before it. */
@@ -305,14 +352,13 @@ SIMD_FN void add_readers(enum ad_dtype t, const struct taps *taps, const struct 
                        at_as(t, dy, (i * taps->n[1] + j) * width), dx);
 }
 
-static void run_resample_adjoint(const struct ad_call *c)
+static void run_resample_adjoint(const struct ad_call *c, const void *job, int64_t first, int64_t last)
 {
     const struct ad_tensor *dy = &c->in[0], *to = &c->out[0];
     struct ad_shape x = to->shape, y = dy->shape;
-    struct taps taps = make_taps(c);
+    struct taps taps = taps_of(c);
     int64_t width = x.dim[3], strip = strip_of(to, width), image = y.dim[1] * y.dim[2] * width;
-#pragma omp parallel for schedule(static) if (ad_count(x) + ad_count(y) > PAR_MIN)
-    for (int64_t i = 0; i < x.dim[0] * x.dim[1]; i++) {
+    for (int64_t i = first; i < last; i++) {
         struct readers r = {.at = {i % x.dim[1]}};
         r.lo[0] = first_reader(&taps, 0, r.at[0], 0);
         r.hi[0] = last_reader(&taps, 0, r.at[0], r.lo[0]);
@@ -330,10 +376,15 @@ static void run_resample_adjoint(const struct ad_call *c)
     }
 }
 
+static void cut_resample_adjoint(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    cut_by_taps(c, p, run_resample_adjoint);
+}
+
 const struct ad_kernel ISA_FN(ad_kernels_pool)[] = {
-    {&ad_op_max_pool, AD_F32, NULL, run_max, NULL, "channels", 1, 1},
-    {&ad_op_max_pool_grad, AD_F32, NULL, run_max_grad, max_grad_scratch, "images", 1, 1},
-    {&ad_op_resample, AD_F32, NULL, run_resample, taps_scratch, "channels", 1, 1},
-    {&ad_op_resample_adjoint, AD_F32, NULL, run_resample_adjoint, taps_scratch, "channels", 1, 1},
+    {&ad_op_max_pool, AD_F32, NULL, NULL, NULL, "channels", 1, 1, cut_max},
+    {&ad_op_max_pool_grad, AD_F32, NULL, NULL, max_grad_scratch, "images", 1, 1, cut_max_grad},
+    {&ad_op_resample, AD_F32, NULL, NULL, taps_scratch, "channels", 1, 1, cut_resample},
+    {&ad_op_resample_adjoint, AD_F32, NULL, NULL, taps_scratch, "channels", 1, 1, cut_resample_adjoint},
     {0},
 };

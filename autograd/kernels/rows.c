@@ -73,25 +73,49 @@ static void logsumexp_row(const struct ad_tensor *x, int64_t at, float *y, int64
     *y = (float)(base + log(exp_from(x, at, NULL, n, base)));
 }
 
-static void each_row(const struct ad_call *c, row_fn *row, int64_t out_width)
+static int64_t last_axis(const struct ad_call *c)
 {
-    int64_t width = c->in[0].shape.dim[c->in[0].shape.rank - 1], n = ad_count(c->in[0].shape) / width;
-    float *y = c->out[0].data;
-#pragma omp parallel for schedule(static) if (n * width * 8 > PAR_MIN)
-    for (int64_t i = 0; i < n; i++) row(&c->in[0], i * width, y + i * out_width, width);
+    return c->in[0].shape.dim[c->in[0].shape.rank - 1];
 }
 
-static void run_softmax(const struct ad_call *c)
+static void each_row(const struct ad_call *c, row_fn *row, int64_t out_width, int64_t from, int64_t to)
 {
-    each_row(c, softmax_row, c->in[0].shape.dim[c->in[0].shape.rank - 1]);
+    int64_t width = last_axis(c);
+    float *y = c->out[0].data;
+    for (int64_t i = from; i < to; i++) row(&c->in[0], i * width, y + i * out_width, width);
 }
-static void run_log_softmax(const struct ad_call *c)
+
+static void run_softmax(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
-    each_row(c, log_softmax_row, c->in[0].shape.dim[c->in[0].shape.rank - 1]);
+    each_row(c, softmax_row, last_axis(c), from, to);
 }
-static void run_logsumexp(const struct ad_call *c)
+static void run_log_softmax(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
-    each_row(c, logsumexp_row, 1);
+    each_row(c, log_softmax_row, last_axis(c), from, to);
+}
+static void run_logsumexp(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    each_row(c, logsumexp_row, 1, from, to);
+}
+
+static void cut_rows(const struct ad_call *c, struct ad_parts *p,
+                     void (*run)(const struct ad_call *c, const void *job, int64_t from, int64_t to))
+{
+    int64_t width = last_axis(c), n = ad_count(c->in[0].shape) / width;
+    p->n = 1;
+    p->phase[0] = (struct ad_phase){.items = n, .run = run, .alone = n * width * 8 <= PAR_MIN};
+}
+static void cut_softmax(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    cut_rows(c, p, run_softmax);
+}
+static void cut_log_softmax(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    cut_rows(c, p, run_log_softmax);
+}
+static void cut_logsumexp(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    cut_rows(c, p, run_logsumexp);
 }
 static bool is_last(const struct ad_call *c)
 {
@@ -214,27 +238,42 @@ static double row_sum_as(const struct ad_tensor *x, int64_t at, int64_t n)
     return sum;
 }
 
-static void sum_rows(const struct ad_call *c, const struct loops *l)
+/* What a phase knows of the call. */
+struct job {
+    struct loops loops;
+    struct pieces pieces; /* ROWS */
+    int64_t blocks;       /* COLUMNS */
+};
+_Static_assert(sizeof(struct job) <= AD_JOB_BYTES, "a job lies in struct ad_parts");
+
+static void sum_row_blocks(const struct ad_call *c, const void *job, int64_t first, int64_t last)
 {
-    struct pieces p = make_pieces(l);
-    int64_t whole = l->summed[l->n_summed - 1].n, tasks = l->n_out * p.blocks;
-    float *y = c->out[0].data;
+    const struct loops *l = &((const struct job *)job)->loops;
+    struct pieces p = ((const struct job *)job)->pieces;
+    int64_t whole = l->summed[l->n_summed - 1].n;
     double *part = c->scratch;
-#pragma omp parallel for schedule(static) if (l->n_in * l->n_out > PAR_MIN)
-    for (int64_t t = 0; t < tasks; t++) {
-        int64_t base = offset_of(l->kept, l->n_kept, t / p.blocks, NULL), first = t % p.blocks * p.per_block;
+    for (int64_t t = first; t < last; t++) {
+        int64_t base = offset_of(l->kept, l->n_kept, t / p.blocks, NULL), begin = t % p.blocks * p.per_block;
         double sum = 0;
-        for (int64_t i = first; i < min64(p.n, first + p.per_block); i++) {
+        for (int64_t i = begin; i < min64(p.n, begin + p.per_block); i++) {
             int64_t from = i % p.per_row * p.length;
             sum += row_sum_as(&c->in[0], base + offset_of(l->summed, l->n_summed - 1, i / p.per_row, NULL) + from,
                               min64(p.length, whole - from));
         }
         part[t] = sum;
     }
-    for (int64_t i = 0; i < l->n_out; i++) {
+}
+
+static void join_row_blocks(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    const struct loops *l = &((const struct job *)job)->loops;
+    int64_t blocks = ((const struct job *)job)->pieces.blocks;
+    const double *part = c->scratch;
+    float *y = c->out[0].data;
+    for (int64_t i = first; i < last; i++) {
         double sum = 0;
         int64_t to;
-        for (int64_t b = 0; b < p.blocks; b++) sum += part[i * p.blocks + b];
+        for (int64_t b = 0; b < blocks; b++) sum += part[i * blocks + b];
         offset_of(l->kept, l->n_kept, i, &to);
         y[to] = (float)(sum * l->factor);
     }
@@ -262,26 +301,33 @@ SIMD_FN void add_rows(enum ad_dtype t, float *restrict acc, const void *const *r
     }
 }
 
-static void sum_columns(const struct ad_call *c, const struct loops *l)
+static void sum_column_blocks(const struct ad_call *c, const void *job, int64_t first, int64_t last)
 {
-    int64_t width = l->kept[l->n_kept - 1].n, outer = l->n_out / width, blocks = (l->n_in + STRIP - 1) / STRIP;
+    const struct loops *l = &((const struct job *)job)->loops;
+    int64_t width = l->kept[l->n_kept - 1].n, blocks = ((const struct job *)job)->blocks;
     const struct ad_tensor *x = &c->in[0];
-    float *y = c->out[0].data, *part = c->scratch; /* part (outer, blocks, width) */
-#pragma omp parallel for schedule(static) if (l->n_in * l->n_out > PAR_MIN)
-    for (int64_t t = 0; t < outer * blocks; t++) {
-        int64_t base = offset_of(l->kept, l->n_kept - 1, t / blocks, NULL), first = t % blocks * STRIP;
-        int64_t last = min64(l->n_in, first + STRIP);
+    float *part = c->scratch; /* (outer, blocks, width) */
+    for (int64_t t = first; t < last; t++) {
+        int64_t base = offset_of(l->kept, l->n_kept - 1, t / blocks, NULL), from = t % blocks * STRIP;
+        int64_t to = min64(l->n_in, from + STRIP);
         memset(part + t * width, 0, (size_t)width * sizeof *part);
-        for (int64_t i = first; i < last; i += 4) {
+        for (int64_t i = from; i < to; i += 4) {
             const void *row[4];
-            int n = (int)min64(4, last - i);
+            int n = (int)min64(4, to - i);
             for (int k = 0; k < n; k++)
                 row[k] = at_as(x->dtype, x->data, base + offset_of(l->summed, l->n_summed, i + k, NULL));
             BY_TYPE(x->dtype, add_rows, part + t * width, row, n, width);
         }
     }
-#pragma omp parallel for schedule(static) if (blocks * l->n_out > PAR_MIN)
-    for (int64_t i = 0; i < l->n_out; i++) {
+}
+
+static void join_column_blocks(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    const struct loops *l = &((const struct job *)job)->loops;
+    int64_t width = l->kept[l->n_kept - 1].n, blocks = ((const struct job *)job)->blocks;
+    const float *part = c->scratch;
+    float *y = c->out[0].data;
+    for (int64_t i = first; i < last; i++) {
         double sum = 0;
         int64_t to;
         for (int64_t b = 0; b < blocks; b++) sum += part[(i / width * blocks + b) * width + i % width];
@@ -290,13 +336,13 @@ static void sum_columns(const struct ad_call *c, const struct loops *l)
     }
 }
 
-/* No axis is contiguous: element by element, a task an output. */
-static void sum_other(const struct ad_call *c, const struct loops *l)
+/* No axis is contiguous: element by element, an item an output. */
+static void sum_other(const struct ad_call *c, const void *job, int64_t first, int64_t last)
 {
+    const struct loops *l = &((const struct job *)job)->loops;
     const struct ad_tensor *x = &c->in[0];
     float *y = c->out[0].data;
-#pragma omp parallel for schedule(static) if (l->n_in * l->n_out > PAR_MIN)
-    for (int64_t i = 0; i < l->n_out; i++) {
+    for (int64_t i = first; i < last; i++) {
         int64_t to, base = offset_of(l->kept, l->n_kept, i, &to);
         double sum = 0;
         for (int64_t k = 0; k < l->n_in; k++)
@@ -305,38 +351,52 @@ static void sum_other(const struct ad_call *c, const struct loops *l)
     }
 }
 
-static void run_sum(const struct ad_call *c)
+static void sum_nothing(const struct ad_call *c, const void *job, int64_t first, int64_t last)
 {
-    struct loops l = make_loops(c, true);
-    if (!l.n_out) return;
-    if (!l.n_in) {
-        memset(c->out[0].data, 0, (size_t)l.n_out * sizeof(float));
-        return;
-    }
-    enum way w = way_of(&l);
-    if (w == ROWS)
-        sum_rows(c, &l);
-    else if (w == COLUMNS)
-        sum_columns(c, &l);
-    else
-        sum_other(c, &l);
+    memset(c->out[0].data, 0, (size_t)((const struct job *)job)->loops.n_out * sizeof(float));
 }
 
-/* max and min: a task an output; the inner axis by vectors where it is contiguous. */
-static void run_extreme(const struct ad_call *c)
+static void cut_sum(const struct ad_call *c, int threads, struct ad_parts *p)
 {
-    struct loops l = make_loops(c, false);
+    struct job *j = (void *)p->job;
+    struct loops *l = &j->loops;
+    *l = make_loops(c, true);
+    if (!l->n_out) return;
+    bool alone = l->n_in * l->n_out <= PAR_MIN;
+    enum way w = way_of(l);
+    p->n = w == OTHER || !l->n_in ? 1 : 2;
+    if (!l->n_in) {
+        p->phase[0] = (struct ad_phase){.items = 1, .run = sum_nothing, .alone = true};
+    } else if (w == ROWS) {
+        j->pieces = make_pieces(l);
+        int64_t tasks = l->n_out * j->pieces.blocks;
+        p->phase[0] = (struct ad_phase){.items = tasks, .run = sum_row_blocks, .alone = alone};
+        p->phase[1] = (struct ad_phase){.items = l->n_out, .run = join_row_blocks, .alone = tasks <= PAR_MIN};
+    } else if (w == COLUMNS) {
+        j->blocks = (l->n_in + STRIP - 1) / STRIP;
+        int64_t outer = l->n_out / l->kept[l->n_kept - 1].n;
+        p->phase[0] = (struct ad_phase){.items = outer * j->blocks, .run = sum_column_blocks, .alone = alone};
+        alone = j->blocks * l->n_out <= PAR_MIN;
+        p->phase[1] = (struct ad_phase){.items = l->n_out, .run = join_column_blocks, .alone = alone};
+    } else {
+        p->phase[0] = (struct ad_phase){.items = l->n_out, .run = sum_other, .alone = alone};
+    }
+}
+
+/* max and min: an item an output; the inner axis by vectors where it is contiguous. */
+static void run_extreme(const struct ad_call *c, const void *job, int64_t first, int64_t last)
+{
+    const struct loops *l = &((const struct job *)job)->loops;
     float sign = c->op == &ad_op_max ? 1 : -1;
     const struct ad_tensor *x = &c->in[0];
     float *y = c->out[0].data;
-    bool rows = l.n_summed && l.summed[l.n_summed - 1].stride == 1;
-    int64_t inner = rows ? l.summed[l.n_summed - 1].n : 1, outer = inner ? l.n_in / inner : 0;
-#pragma omp parallel for schedule(static) if (l.n_in * l.n_out > PAR_MIN)
-    for (int64_t i = 0; i < l.n_out; i++) {
-        int64_t to, base = offset_of(l.kept, l.n_kept, i, &to);
+    bool rows = l->n_summed && l->summed[l->n_summed - 1].stride == 1;
+    int64_t inner = rows ? l->summed[l->n_summed - 1].n : 1, outer = inner ? l->n_in / inner : 0;
+    for (int64_t i = first; i < last; i++) {
+        int64_t to, base = offset_of(l->kept, l->n_kept, i, &to);
         float top = -INFINITY;
         for (int64_t k = 0; k < outer; k++) {
-            int64_t at = base + offset_of(l.summed, l.n_summed - rows, k, NULL);
+            int64_t at = base + offset_of(l->summed, l->n_summed - rows, k, NULL);
             float v = rows ? max_from(x, at, inner, sign) : sign * float_as(x->dtype, x->data, at);
             if (v > top || isnan(v)) top = v;
         }
@@ -344,12 +404,21 @@ static void run_extreme(const struct ad_call *c)
     }
 }
 
+static void cut_extreme(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    struct job *j = (void *)p->job;
+    j->loops = make_loops(c, false);
+    p->n = 1;
+    p->phase[0] = (struct ad_phase){
+        .items = j->loops.n_out, .run = run_extreme, .alone = j->loops.n_in * j->loops.n_out <= PAR_MIN};
+}
+
 const struct ad_kernel ISA_FN(ad_kernels_rows)[] = {
-    {.op = &ad_op_softmax, .dtype = AD_F32, .run = run_softmax, .name = "rows", .half_in = 1},
-    {.op = &ad_op_log_softmax, .dtype = AD_F32, .run = run_log_softmax, .name = "rows", .half_in = 1},
-    {.op = &ad_op_logsumexp, .dtype = AD_F32, .accepts = is_last, .run = run_logsumexp, .name = "rows", .half_in = 1},
-    {.op = &ad_op_sum, .dtype = AD_F32, .run = run_sum, .scratch = sum_scratch, .name = "rows", .half_in = 1},
-    {.op = &ad_op_max, .dtype = AD_F32, .run = run_extreme, .name = "rows", .half_in = 1},
-    {.op = &ad_op_min, .dtype = AD_F32, .run = run_extreme, .name = "rows", .half_in = 1},
+    {.op = &ad_op_softmax, .dtype = AD_F32, .cut = cut_softmax, .name = "rows", .half_in = 1},
+    {.op = &ad_op_log_softmax, .dtype = AD_F32, .cut = cut_log_softmax, .name = "rows", .half_in = 1},
+    {.op = &ad_op_logsumexp, .dtype = AD_F32, .accepts = is_last, .cut = cut_logsumexp, .name = "rows", .half_in = 1},
+    {.op = &ad_op_sum, .dtype = AD_F32, .cut = cut_sum, .scratch = sum_scratch, .name = "rows", .half_in = 1},
+    {.op = &ad_op_max, .dtype = AD_F32, .cut = cut_extreme, .name = "rows", .half_in = 1},
+    {.op = &ad_op_min, .dtype = AD_F32, .cut = cut_extreme, .name = "rows", .half_in = 1},
     {0},
 };

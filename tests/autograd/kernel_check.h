@@ -58,7 +58,7 @@ static inline struct check_run check_once(const struct ad_op *op, const void *at
 {
     struct ad_graph *g = ad_graph_new();
     struct check_run r = {.n_out = 0};
-    struct err e;
+    struct err e = {0};
     val v[9];
     char name[16];
     for (int i = 0; i < n_in; i++) {
@@ -86,7 +86,7 @@ static inline struct check_run check_once(const struct ad_op *op, const void *at
     void *room = bytes ? memset(aligned_alloc(64, (bytes + 63) / 64 * 64), 0xff, bytes) : NULL;
     c.scratch = room;
     if (k)
-        k->run(&c);
+        ad_kernel_run(k, &c);
     else
         op->eval(&c);
     free(room);

@@ -47,9 +47,9 @@ static void run_typed(struct ad_call *c, int threads)
     c->scratch = bytes ? memset(aligned_alloc(64, (bytes + 63) / 64 * 64), 0xff, bytes) : NULL;
     omp_set_num_threads(threads);
     if (h)
-        half_call_run(h, k->run, c);
+        half_call_run(h, k, c);
     else
-        k->run(c);
+        ad_kernel_run(k, c);
     free(c->scratch);
     half_call_free(h);
 }

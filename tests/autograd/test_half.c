@@ -80,7 +80,7 @@ static void run_job(const struct job *j, const struct check_run *want, const enu
                     int threads)
 {
     struct ad_tensor t[2 * MOST];
-    struct err e;
+    struct err e = {0};
     for (int i = 0; i < j->n_in; i++) t[i] = as(&j->in[i], type[i]);
     for (int k = 0; k < j->n_out; k++) {
         struct ad_tensor *o = &t[j->n_in + k];
@@ -99,7 +99,7 @@ static void run_job(const struct job *j, const struct check_run *want, const enu
     size_t bytes = scratch ? scratch(&c) : 0;
     void *room = bytes ? memset(aligned_alloc(64, (bytes + 63) / 64 * 64), 0xff, bytes) : NULL;
     c.scratch = room;
-    k->run(&c);
+    ad_kernel_run(k, &c);
     compare(j, want, c.out, type[0], threads);
     t[j->n_in].data = own;
     for (int i = 0; i < j->n_in + j->n_out; i++) free(t[i].data);

@@ -21,7 +21,6 @@ static void passes_agree(void **state)
     double loss = ad_result_scalar(want.n.p, "loss");
     struct ad_plan_stats reference = ad_plan_stats(want.n.p);
     for (unsigned flags = 0; flags <= AD_REFERENCE; flags++) {
-        if (flags & ~(unsigned)AD_REFERENCE) continue;
         struct whole got = whole_begin(flags);
         net_run(&got.n, 5, 9);
         /* f32 through two blocks, in other orders of summation */

@@ -51,18 +51,23 @@ static void drop(struct node *k)
     for (int i = 0; i < k->n->n_in + k->n->n_out; i++) free(k->t[i].data);
 }
 
-static void run_with(struct node *k, void (*run)(const struct ad_call *), size_t (*scratch)(const struct ad_call *),
+static void run_with(struct node *k, const struct ad_kernel *kernel, size_t (*scratch)(const struct ad_call *),
                      struct half_call *h)
 {
     size_t bytes = scratch ? scratch(h ? half_call_seen(h) : &k->call) : 0;
     if (h) bytes = half_call_scratch(h, bytes);
     k->call.scratch = bytes ? memset(aligned_alloc(64, (bytes + 63) / 64 * 64), 0xff, bytes) : NULL;
     if (h)
-        half_call_run(h, run, &k->call);
+        half_call_run(h, kernel, &k->call);
     else
-        run(&k->call);
+        ad_kernel_run(kernel, &k->call);
     free(k->call.scratch);
     half_call_free(h);
+}
+
+static struct ad_kernel plain(const struct ad_op *op)
+{
+    return (struct ad_kernel){.run = op->eval ? op->eval : ad_eval_elementwise};
 }
 
 /* As autograd/plan.c chooses. */
@@ -73,12 +78,12 @@ static void run_kernel(struct node *k)
     bool all = op->flags & AD_ELEMENTWISE;
     for (int i = 0; i < k->n->n_in + k->n->n_out; i++) all &= k->t[i].dtype == AD_F32 || ad_is_half(k->t[i].dtype);
     if (!kernel && all) {
-        run_with(k, ad_run_elementwise_f32, NULL, NULL);
+        run_with(k, &ad_elementwise_f32, NULL, NULL);
         return;
     }
-    void (*plain)(const struct ad_call *) = op->eval ? op->eval : ad_eval_elementwise;
+    struct ad_kernel eval = plain(op);
     struct half_call *h = half_call_new(&k->call, kernel ? kernel->half_in : 0, kernel ? kernel->half_out : 0);
-    run_with(k, kernel ? kernel->run : plain, kernel && kernel->scratch ? kernel->scratch : op->scratch, h);
+    run_with(k, kernel ? kernel : &eval, kernel && kernel->scratch ? kernel->scratch : op->scratch, h);
 }
 
 /* Half the distance of neighbours in type t at x, about. */
@@ -122,7 +127,8 @@ static int check_types(const struct ad_graph *g, const struct ad_node *n, double
     }
     make(&want, g, n, wide, seen, seed);
     run_kernel(&got);
-    run_with(&want, n->op->eval ? n->op->eval : ad_eval_elementwise, n->op->scratch, NULL);
+    struct ad_kernel eval = plain(n->op);
+    run_with(&want, &eval, n->op->scratch, NULL);
     int rc = got.fault.code || want.fault.code ? 0 : compare(&want, &got, e);
     drop(&got);
     drop(&want);
