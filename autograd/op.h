@@ -134,6 +134,13 @@ enum ad_op_flags {
     AD_MOVES = 128,     /* only moves numbers, as views do: what comes out is as exact as what went in */
 };
 
+/* A product of m rows by one of a node's inputs, which is a matrix (k, n), or (n, k) where `turned`, whatever axes it has. */
+struct ad_factor {
+    int input;
+    int64_t m, n, k;
+    bool turned;
+};
+
 struct ad_op {
     const char *name;
     size_t attr_size;
@@ -163,6 +170,9 @@ struct ad_op {
      * `g`. */
     val (*absorb)(struct ad_graph *g, const struct ad_node *n, const val *in, const struct ad_op *user, int at,
                   val other);
+    /* Asked by the panels pass: whether the node is a product whose second matrix may be given in panels too, as one more
+     * input; then sets *f, and in `attr`, a copy of the node's, that there are panels. */
+    bool (*factor)(const struct ad_graph *g, const struct ad_node *n, void *attr, struct ad_factor *f);
     /* Asked by the simplify pass: a val of `g` (an input, or a smaller expression) that equals output 0, or 0. */
     val (*simplify)(struct ad_graph *g, const struct ad_node *n, const val *in);
     const struct ad_case *cases;

@@ -5,6 +5,7 @@
  * positions. Convolution by 1 x 1 without a stride is a plain product. Depthwise convolution is in depthwise.c. */
 #include "autograd/ops/conv.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "autograd/kernels/gemm.h"
@@ -25,11 +26,6 @@ static int64_t max_of(int64_t a, int64_t b)
 static int64_t ceil_div(int64_t a, int64_t b)
 {
     return (a + b - 1) / b;
-}
-
-static bool is_pointwise(const struct conv_dims *d)
-{
-    return d->groups == 1 && d->k[0] * d->k[1] == 1 && d->stride[0] * d->stride[1] == 1 && d->pad[0] + d->pad[1] == 0;
 }
 
 /* ---- one product a group -------------------------------------------------------------------------------------------- */
@@ -54,43 +50,100 @@ static int64_t piece_rows(const struct product *p, int64_t groups)
     return p->by_column || g->k <= STEP || g->n > STEP || g->m < 16 * rows ? g->m : rows;
 }
 
-/* Rows i0 .. i0+rows-1; by all threads where `together`. */
-static void run_part(const struct product *p, int64_t i0, int64_t rows, bool together, void *scratch)
+/* Rows i0 .. i0+rows-1. `source` gives A and must stay; it follows p, whose patches it reads. */
+static struct gemm_args part_of(const struct product *p, int64_t i0, int64_t rows, struct gemm_source *source)
 {
     struct gemm_source whole = p->by_column ? patches_by_column(&p->patches) : patches_by_row(&p->patches);
-    struct gemm_source source = gemm_source_at(&whole, i0, 0);
     struct gemm_args g = p->g;
+    *source = gemm_source_at(&whole, i0, 0);
     g.stream = gemm_streams(&p->g);
-    g.source = p->plain ? NULL : &source;
+    g.source = p->plain ? NULL : source;
     if (p->plain) g.a = at_as(g.a_type, g.a, i0 * g.a_row);
     g.m = rows;
     g.c = at_as(g.c_type, g.c, i0 * g.c_row);
-    if (together)
-        gemm(&g, scratch);
-    else
-        gemm_block(&g);
+    return g;
 }
 
 typedef struct product (*product_fn)(const void *ctx, int64_t group);
 
-static void run_products(product_fn product_of, const void *ctx, int64_t groups, void *scratch)
+/* The products of all groups as items: in pieces of rows, or where `together` one product as gemm.h cuts it. */
+struct products {
+    product_fn of;
+    int64_t groups, rows, items[2];
+    bool together;
+    struct gemm_work work;
+};
+
+static struct products products_of(product_fn of, const void *ctx, int64_t groups, void *scratch, int threads)
 {
-    struct product first = product_of(ctx, 0);
-    int64_t rows = piece_rows(&first, groups), blocks = rows ? ceil_div(first.g.m, rows) : 0;
-    if (groups == 1 && blocks <= 1) {
-        run_part(&first, 0, first.g.m, true, scratch);
+    struct product first = of(ctx, 0);
+    struct gemm_source source;
+    struct products p = {.of = of, .groups = groups, .rows = piece_rows(&first, groups)};
+    int64_t blocks = p.rows ? ceil_div(first.g.m, p.rows) : 0;
+    p.together = groups == 1 && blocks <= 1;
+    p.items[0] = groups * blocks;
+    if (!p.together) return p;
+    struct gemm_args g = part_of(&first, 0, first.g.m, &source);
+    p.work = gemm_work_of(&g, scratch, threads);
+    for (int i = 0; i < 2; i++) p.items[i] = p.work.items[i];
+    return p;
+}
+
+static void do_item(const struct products *p, const void *ctx, int phase, int64_t item)
+{
+    struct gemm_source source;
+    struct product one = p->of(ctx, p->together ? 0 : item % p->groups);
+    if (p->together) {
+        struct gemm_work w = p->work;
+        w.g = part_of(&one, 0, one.g.m, &source);
+        gemm_do(&w, phase, item);
         return;
     }
-#pragma omp parallel
+    int64_t i0 = item / p->groups * p->rows;
+    struct gemm_args g = part_of(&one, i0, min_of(p->rows, one.g.m - i0), &source);
+    gemm_block(&g);
+}
+
+static void run_products(product_fn of, const void *ctx, int64_t groups, void *scratch)
+{
+    struct products p = products_of(of, ctx, groups, scratch, threads_count());
+#pragma omp parallel if (p.items[0] > 1)
     {
         gemm_enter_thread();
 #pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < groups * blocks; t++) {
-            struct product p = product_of(ctx, t % groups);
-            int64_t i0 = t / groups * rows;
-            run_part(&p, i0, min_of(rows, p.g.m - i0), false, NULL);
-        }
+        for (int64_t t = 0; t < p.items[0]; t++) do_item(&p, ctx, 0, t);
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < p.items[1]; t++) do_item(&p, ctx, 1, t);
     }
+}
+
+/* The same for a call that is products and no more. */
+struct conv_job {
+    struct conv_call k;
+    struct products p;
+};
+static_assert(sizeof(struct conv_job) <= AD_JOB_BYTES, "a convolution's job");
+
+static void do_first(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct conv_job *j = job;
+    gemm_enter_thread();
+    for (int64_t i = from; i < to; i++) do_item(&j->p, &j->k, 0, i);
+}
+static void do_second(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct conv_job *j = job;
+    for (int64_t i = from; i < to; i++) do_item(&j->p, &j->k, 1, i);
+}
+
+static void cut_products(const struct ad_call *c, product_fn of, int threads, struct ad_parts *p)
+{
+    struct conv_job *j = (void *)p->job;
+    j->k = conv_call_of(c);
+    j->p = products_of(of, &j->k, j->k.d.groups, c->scratch, threads);
+    p->n = j->p.items[1] ? 2 : 1;
+    p->phase[0] = (struct ad_phase){.items = j->p.items[0], .run = do_first, .dynamic = true};
+    p->phase[1] = (struct ad_phase){.items = j->p.items[1], .run = do_second};
 }
 
 /* ---- conv2d --------------------------------------------------------------------------------------------------------- */
@@ -108,7 +161,7 @@ static struct product forward_product(const void *ctx, int64_t group)
 {
     const struct conv_call *k = ctx;
     const struct conv_dims *d = &k->d;
-    struct product p = {.patches = forward_patches(k, group), .plain = is_pointwise(d)};
+    struct product p = {.patches = forward_patches(k, group), .plain = conv_is_pointwise(d)};
     p.g = (struct gemm_args){.m = patches_positions(&p.patches),
                              .n = d->fg,
                              .k = patches_depth(&p.patches),
@@ -123,13 +176,13 @@ static struct product forward_product(const void *ctx, int64_t group)
                              .a_type = k->x->dtype,
                              .b_type = k->w->dtype,
                              .c_type = k->y->dtype};
+    if (k->panels) p.g.panels = (struct gemm_panels){.at = k->panels->data, .n = d->f};
     return p;
 }
 
-static void run(const struct ad_call *c)
+static void cut(const struct ad_call *c, int threads, struct ad_parts *p)
 {
-    struct conv_call k = conv_call_of(c);
-    run_products(forward_product, &k, k.d.groups, c->scratch);
+    cut_products(c, forward_product, threads, p);
 }
 
 /* ---- conv2d_transpose ----------------------------------------------------------------------------------------------- */
@@ -301,31 +354,34 @@ static struct product pointwise_product(const void *ctx, int64_t group)
 {
     const struct conv_call *k = ctx;
     const struct conv_dims *d = &k->d;
-    return (struct product){.plain = true,
-                            .g = {.m = d->n * d->h[0] * d->h[1],
-                                  .n = d->c,
-                                  .k = d->f,
-                                  .a = k->y->data,
-                                  .a_row = d->f,
-                                  .a_col = 1,
-                                  .b = k->w->data,
-                                  .b_row = 1,
-                                  .b_col = d->f,
-                                  .c = k->x->data,
-                                  .c_row = d->c,
-                                  .a_type = k->y->dtype,
-                                  .b_type = k->w->dtype,
-                                  .c_type = k->x->dtype}};
+    struct product p = {.plain = true,
+                        .g = {.m = d->n * d->h[0] * d->h[1],
+                              .n = d->c,
+                              .k = d->f,
+                              .a = k->y->data,
+                              .a_row = d->f,
+                              .a_col = 1,
+                              .b = k->w->data,
+                              .b_row = 1,
+                              .b_col = d->f,
+                              .c = k->x->data,
+                              .c_row = d->c,
+                              .a_type = k->y->dtype,
+                              .b_type = k->w->dtype,
+                              .c_type = k->x->dtype}};
+    if (k->panels) p.g.panels = (struct gemm_panels){.at = k->panels->data, .n = d->c};
+    return p;
+}
+
+static void cut_pointwise(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    cut_products(c, pointwise_product, threads, p);
 }
 
 static void run_transpose(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
     const struct conv_dims *d = &k.d;
-    if (is_pointwise(d)) {
-        run_products(pointwise_product, &k, 1, c->scratch);
-        return;
-    }
     struct transpose_room r = transpose_room_of(&k);
     float *weights = c->scratch, *room = weights + r.weights;
     for (int64_t a = 0; a < d->stride[0]; a++)
@@ -344,7 +400,7 @@ static struct product dw_product(const void *ctx, int64_t group)
 {
     const struct conv_call *k = ctx;
     const struct conv_dims *d = &k->d;
-    struct product p = {.patches = forward_patches(k, group), .by_column = true, .plain = is_pointwise(d)};
+    struct product p = {.patches = forward_patches(k, group), .by_column = true, .plain = conv_is_pointwise(d)};
     p.g = (struct gemm_args){.m = patches_depth(&p.patches),
                              .n = d->fg,
                              .k = patches_positions(&p.patches),
@@ -365,7 +421,7 @@ static struct product dw_product(const void *ctx, int64_t group)
 /* Few columns leave a product's vectors half empty; as rows they do not: then w is computed across, and turned. */
 static bool is_narrow(const struct conv_dims *d)
 {
-    return is_pointwise(d) && d->f <= 48 && d->c > d->f;
+    return conv_is_pointwise(d) && d->f <= 48 && d->c > d->f;
 }
 
 static struct product across_product(const struct conv_call *k)
@@ -393,19 +449,20 @@ static int64_t across_room(const struct conv_call *k)
     return whole_lines(k->d.c * k->d.f) * (ad_is_half(k->w->dtype) ? 2 : 1);
 }
 
-static void run_dw(const struct ad_call *c)
+static void cut_dw(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    cut_products(c, dw_product, threads, p);
+}
+
+static void run_across(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
     const struct conv_dims *d = &k.d;
-    if (!is_narrow(d)) {
-        run_products(dw_product, &k, d->groups, c->scratch);
-        return;
-    }
     int64_t size = d->c * d->f;
     float *across = c->scratch, *turned = ad_is_half(k.w->dtype) ? across + whole_lines(size) : k.w->data;
     struct product p = across_product(&k);
     p.g.c = across;
-    run_part(&p, 0, d->f, true, across + across_room(&k));
+    gemm(&p.g, across + across_room(&k));
     transpose(AD_F32, across, d->c, d->f, d->c, turned);
     if (ad_is_half(k.w->dtype)) vf_narrow(k.w->dtype, turned, k.w->data, size);
 }
@@ -417,7 +474,7 @@ static size_t scratch(const struct ad_call *c)
     struct conv_call k = conv_call_of(c);
     const struct conv_dims *d = &k.d;
     int64_t total = d->n * d->out[0] * d->out[1], taps = d->k[0] * d->k[1];
-    if (c->op == &ad_op_conv2d_transpose && !is_pointwise(d)) {
+    if (c->op == &ad_op_conv2d_transpose && !conv_is_pointwise(d)) {
         struct transpose_room r = transpose_room_of(&k);
         return (size_t)r.weights * sizeof(float) + (size_t)(r.result + r.product);
     }
@@ -433,6 +490,18 @@ static bool accepts(const struct ad_call *c)
     return d.cg >= 1 && d.fg >= 1;
 }
 
+static bool is_product(const struct ad_call *c)
+{
+    struct conv_dims d = conv_call_of(c).d;
+    return accepts(c) && conv_is_pointwise(&d);
+}
+
+static bool goes_across(const struct ad_call *c)
+{
+    struct conv_dims d = conv_call_of(c).d;
+    return accepts(c) && is_narrow(&d);
+}
+
 static bool by_tiles(const struct ad_call *c)
 {
     struct conv_dims d = conv_call_of(c).d;
@@ -443,8 +512,10 @@ const struct ad_kernel ISA_FN(ad_kernels_conv)[] = {
     {&ad_op_conv2d, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd", 3, 1},
     {&ad_op_conv2d_transpose, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd", 3, 1},
     {&ad_op_conv2d_dw, AD_F32, by_tiles, winograd_run, winograd_scratch, "winograd", 3, 1},
-    {&ad_op_conv2d, AD_F32, accepts, run, scratch, "implicit", GEMM_HALF ? 3 : 0, GEMM_HALF},
+    {&ad_op_conv2d, AD_F32, accepts, NULL, scratch, "implicit", GEMM_HALF ? 7 : 0, GEMM_HALF, cut},
+    {&ad_op_conv2d_transpose, AD_F32, is_product, NULL, scratch, "implicit", GEMM_HALF ? 7 : 0, GEMM_HALF, cut_pointwise},
     {&ad_op_conv2d_transpose, AD_F32, accepts, run_transpose, scratch, "implicit", GEMM_HALF ? 3 : 0, GEMM_HALF},
-    {&ad_op_conv2d_dw, AD_F32, accepts, run_dw, scratch, "implicit", GEMM_HALF ? 3 : 0, GEMM_HALF},
+    {&ad_op_conv2d_dw, AD_F32, goes_across, run_across, scratch, "implicit", GEMM_HALF ? 3 : 0, GEMM_HALF},
+    {&ad_op_conv2d_dw, AD_F32, accepts, NULL, scratch, "implicit", GEMM_HALF ? 3 : 0, GEMM_HALF, cut_dw},
     {0},
 };

@@ -29,6 +29,7 @@ struct conv_call conv_call_of(const struct ad_call *c)
     struct conv_call k = {.x = &c->in[0], .w = &c->in[1], .y = &c->out[0]};
     if (c->op == &ad_op_conv2d_transpose) k = (struct conv_call){.x = &c->out[0], .w = &c->in[1], .y = &c->in[0]};
     if (c->op == &ad_op_conv2d_dw) k = (struct conv_call){.x = &c->in[0], .w = &c->out[0], .y = &c->in[1]};
+    if (((const struct conv_attr *)c->attr)->panels) k.panels = &c->in[2];
     k.d = dims_of(c->attr, k.x->shape, k.w->shape, k.y->shape);
     return k;
 }
@@ -43,6 +44,7 @@ static int check(struct ad_infer *f)
     for (int i = 0; i < 2; i++)
         if (a->stride[i] < 1 || a->dilation[i] < 1 || a->pad[i] < 0 || a->groups < 1)
             return ad_infer_fail(f, "stride, dilation and groups must be at least 1, padding at least 0");
+    if (a->panels != (f->n_in == 3)) return ad_infer_fail(f, "there are two inputs, and panels where it says so");
     return 0;
 }
 
@@ -144,6 +146,26 @@ static double flops(const struct ad_call *c)
     return 2.0 * (double)(d.n * d.out[0] * d.out[1]) * (double)(d.k[0] * d.k[1] * d.cg * d.f);
 }
 
+bool conv_is_pointwise(const struct conv_dims *d)
+{
+    return d->groups == 1 && d->k[0] * d->k[1] == 1 && d->stride[0] * d->stride[1] == 1 && d->pad[0] + d->pad[1] == 0;
+}
+
+/* Convolution by 3 x 3 without a stride may go by transforms of the weights instead (kernels/winograd.h). */
+static bool factor(const struct ad_graph *g, const struct ad_node *n, void *attr, struct ad_factor *f)
+{
+    struct conv_attr *a = attr;
+    bool forward = n->op == &ad_op_conv2d;
+    struct ad_shape in = ad_shape_of(g, n->in[0]), w = ad_shape_of(g, n->in[1]), out = ad_shape_of(g, n->out);
+    struct conv_dims d = dims_of(a, forward ? in : out, w, forward ? out : in);
+    bool three = d.k[0] == 3 && d.k[1] == 3 && d.stride[0] * d.stride[1] == 1;
+    if (d.groups > 1 || !ad_count(w) || (forward ? three : !conv_is_pointwise(&d))) return false;
+    *f = (struct ad_factor){.input = 1, .m = d.n * d.out[0] * d.out[1], .n = d.f, .k = d.k[0] * d.k[1] * d.c};
+    if (!forward) *f = (struct ad_factor){.input = 1, .m = f->m, .n = d.c, .k = d.f, .turned = true};
+    a->panels = 1;
+    return true;
+}
+
 static val conv(struct ad_graph *g, struct conv_attr a, val x, val w)
 {
     a.out_pad[0] = a.out_pad[1] = a.kernel[0] = a.kernel[1] = 0;
@@ -222,21 +244,21 @@ static const struct ad_case cases_transpose[] = {{.in = "2x3x2x2 2x3x3x2", .buil
                                                  {.in = "2x4x2 3x3x2", .build = build_t_time}};
 static const struct ad_case cases_dw[] = {{.in = "2x4x3x4 2x2x2x2 3x2x2x2", .build = build_dw}};
 
-#define CONV_OP(id, half_outputs, rule, derivative, which)                  \
+#define CONV_OP(id, half_outputs, rule, derivative, which, ...)             \
     const struct ad_op ad_op_##id = {.name = #id,                           \
                                      .attr_size = sizeof(struct conv_attr), \
                                      .min_in = 2,                           \
-                                     .max_in = 2,                           \
                                      .half = half_outputs,                  \
                                      .infer = rule,                         \
                                      .eval = eval,                          \
                                      .vjp = derivative,                     \
                                      .scratch = scratch,                    \
                                      .flops = flops,                        \
+                                     __VA_ARGS__,                           \
                                      AD_CASES(which)};
-CONV_OP(conv2d, 1, infer, vjp, cases)
-CONV_OP(conv2d_transpose, 1, infer_transpose, vjp_transpose, cases_transpose)
-CONV_OP(conv2d_dw, 0, infer_dw, vjp_dw, cases_dw)
+CONV_OP(conv2d, 1, infer, vjp, cases, .max_in = 3, .factor = factor)
+CONV_OP(conv2d_transpose, 1, infer_transpose, vjp_transpose, cases_transpose, .max_in = 3, .factor = factor)
+CONV_OP(conv2d_dw, 0, infer_dw, vjp_dw, cases_dw, .max_in = 2)
 
 static struct conv_attr attr_of(struct ad_conv c)
 {

@@ -10,6 +10,7 @@ struct conv_attr {
     int32_t stride[2], pad[2], dilation[2], groups;
     int32_t out_pad[2]; /* conv2d_transpose only */
     int32_t kernel[2];  /* conv2d_dw only */
+    int32_t panels;     /* the last input is the weights' panels (passes/panels.c): eval does not read them */
 };
 
 struct conv_dims {
@@ -17,12 +18,13 @@ struct conv_dims {
     int64_t stride[2], pad[2], dilation[2], groups, cg, fg;
 };
 
-/* Where x, w and y are in the call. */
+/* Where x, w, y and w's panels, if there are any, are in the call. */
 struct conv_call {
-    const struct ad_tensor *x, *w, *y;
+    const struct ad_tensor *x, *w, *y, *panels;
     struct conv_dims d;
 };
 struct conv_call conv_call_of(const struct ad_call *c);
+bool conv_is_pointwise(const struct conv_dims *d); /* 1 x 1 without a stride: a plain product of x's pixels */
 
 extern const struct ad_op ad_op_conv2d, ad_op_conv2d_transpose, ad_op_conv2d_dw;
 

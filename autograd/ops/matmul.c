@@ -180,6 +180,17 @@ static val absorb(struct ad_graph *g, const struct ad_node *n, const val *in, co
     return ad_node(g, &ad_op_matmul, &t, more, n_in);
 }
 
+static bool factor(const struct ad_graph *g, const struct ad_node *n, void *attr, struct ad_factor *f)
+{
+    struct matmul_attr *t = attr;
+    struct ad_shape b = ad_shape_of(g, n->in[1]), y = ad_shape_of(g, n->out);
+    if (b.rank != 2 || !ad_count(y)) return false;
+    *f = (struct ad_factor){.input = 1, .n = cols_of(b, t->tb), .k = rows_of(b, t->tb), .turned = t->tb};
+    f->m = ad_count(y) / f->n;
+    t->panels = 1;
+    return true;
+}
+
 static int build_nn(struct ad_graph *g, const val *in, val *out)
 {
     out[0] = ad_matmul(g, in[0], in[1], false, false);
@@ -232,6 +243,7 @@ const struct ad_op ad_op_matmul = {.name = "matmul",
                                    .flops = flops,
                                    .takes = takes,
                                    .absorb = absorb,
+                                   .factor = factor,
                                    AD_CASES(cases)};
 
 val ad_matmul(struct ad_graph *g, val a, val b, bool ta, bool tb)

@@ -7,8 +7,8 @@
 
 #include "autograd/internal.h"
 #include "autograd/kernels/gemm.h"
-#include "autograd/ops/common.h"
 #include "autograd/ops/matmul.h"
+#include "autograd/ops/ops.h"
 #include "autograd/plan.h"
 
 /* A parameter, or a view of one. */
@@ -19,51 +19,47 @@ static bool is_weight(const struct ad_graph *g, val v)
     return n->op == &ad_op_param;
 }
 
-static bool wants_panels(const struct ad_graph *g, const struct ad_node *n)
-{
-    const struct matmul_attr *t = n->attr;
-    if (n->op != &ad_op_matmul || ad_dtype_of(g, n->out) != AD_F32 || !is_weight(g, n->in[1])) return false;
-    struct ad_shape b = ad_shape_of(g, n->in[1]), y = ad_shape_of(g, n->out);
-    int64_t width = y.dim[y.rank - 1], count = ad_count(y);
-    return b.rank == 2 && count && gemm_wants_panels(count / width, width, b.dim[t->tb ? 1 : 0]);
-}
-
 /* Panels that there are: of val b of the new graph. */
 struct kept {
     val b, panels;
-    int32_t tb;
+    bool turned;
 };
 struct all_kept {
     struct kept *at;
     size_t n, cap;
 };
 
-/* For the product `user`, beside which they stand in reports. */
-static val panels_of(struct ad_graph *to, struct all_kept *kept, const struct ad_node *user, val b, int32_t tb)
+/* Those of b for the product `user`, beside which they stand in reports. */
+static val panels_of(struct ad_graph *to, struct all_kept *kept, const struct ad_node *user, val b,
+                     const struct ad_factor *f)
 {
     for (size_t i = 0; i < kept->n; i++)
-        if (kept->at[i].b == b && kept->at[i].tb == tb) return kept->at[i].panels;
-    struct panels_attr t = {.tb = tb};
+        if (kept->at[i].b == b && kept->at[i].turned == f->turned) return kept->at[i].panels;
+    struct panels_attr t = {.tb = f->turned};
     struct ad_node n = {.op = &ad_op_panels, .attr = &t, .n_in = 1, .n_out = 1, .path = user->path, .part = user->part};
+    val matrix = ad_reshape(to, b, f->turned ? SHAPE(f->n, f->k) : SHAPE(f->k, f->n));
     kept->at = mem_grow(kept->at, &kept->cap, kept->n + 1, sizeof *kept->at);
-    kept->at[kept->n] = (struct kept){b, ad_copy_node(to, &n, &b), tb};
+    kept->at[kept->n] = (struct kept){b, ad_copy_node(to, &n, &matrix), f->turned};
     return kept->at[kept->n++].panels;
 }
 
-/* Emits the product once more, with panels. */
-static val with_panels(struct ad_graph *to, const struct ad_node *n, const val *in, struct all_kept *kept)
+/* Emits the node once more, with panels if it is a product by weights that gains by them. */
+static val copy_node(struct ad_graph *to, const struct ad_graph *g, const struct ad_node *n, val *in,
+                     struct all_kept *kept)
 {
-    struct matmul_attr t;
-    val more[5];
-    memcpy(&t, n->attr, sizeof t);
-    memcpy(more, in, (size_t)n->n_in * sizeof *in);
-    more[n->n_in] = panels_of(to, kept, n, in[1], t.tb);
-    t.panels = 1;
+    char attr[256] __attribute__((aligned(16)));
+    struct ad_factor f;
     struct ad_node with = *n;
-    with.attr = &t;
-    with.in = more;
-    with.n_in = n->n_in + 1;
-    return ad_copy_node(to, &with, more);
+    if (n->op->factor) {
+        CHECK(n->op->attr_size <= sizeof attr);
+        memcpy(attr, n->attr, n->op->attr_size);
+    }
+    if (!n->op->factor || !n->op->factor(g, n, attr, &f) || ad_dtype_of(g, n->out) != AD_F32 ||
+        !is_weight(g, n->in[f.input]) || !gemm_wants_panels(f.m, f.n, f.k))
+        return ad_copy_node(to, n, in);
+    in[with.n_in++] = panels_of(to, kept, n, in[f.input], &f);
+    with.attr = attr;
+    return ad_copy_node(to, &with, in);
 }
 
 struct ad_graph *ad_panels(struct ad_graph *g)
@@ -77,7 +73,7 @@ struct ad_graph *ad_panels(struct ad_graph *g)
         if (!need[i]) continue;
         in = mem_resize(in, (size_t)(n->n_in + 1) * sizeof *in);
         for (int k = 0; k < n->n_in; k++) in[k] = map[n->in[k]];
-        val out = wants_panels(g, n) ? with_panels(to, n, in, &kept) : ad_copy_node(to, n, in);
+        val out = copy_node(to, g, n, in, &kept);
         for (int k = 0; k < n->n_out; k++) map[n->out + k] = out + k;
     }
     ad_copy_ends(to, g, map);
