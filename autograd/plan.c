@@ -179,6 +179,22 @@ static void choose(struct ad_plan *p, struct step *s, size_t node)
     s->flops = op->flops ? op->flops(c) : op->view ? 0 : (double)ad_count(c->out[0].shape);
 }
 
+static void make_step(struct ad_plan *p, struct step *s, size_t node)
+{
+    const struct ad_node *n = p->g->node[node];
+    s->node = n;
+    s->tensor = (int32_t)p->n_tensor;
+    struct ad_tensor *t = p->tensor + p->n_tensor;
+    for (int j = 0; j < n->n_in + n->n_out; j++) {
+        val v = j < n->n_in ? n->in[j] : n->out + j - n->n_in;
+        t[j] = p->l.place[v].t;
+        p->tensor_val[p->n_tensor++] = v;
+    }
+    s->call = (struct ad_call){
+        .in = t, .out = t + n->n_in, .n_in = n->n_in, .n_out = n->n_out, .attr = n->attr, .op = n->op};
+    choose(p, s, node);
+}
+
 static void make_steps(struct ad_plan *p)
 {
     struct ad_graph *g = p->g;
@@ -195,22 +211,9 @@ static void make_steps(struct ad_plan *p)
     p->tensor = mem_zero(n_tensor, sizeof *p->tensor);
     p->tensor_val = mem_zero(n_tensor, sizeof *p->tensor_val);
     size_t k = 0;
-    for (size_t i = 1; i < g->n_node; i++) {
-        if (!p->l.run[i]) continue;
-        const struct ad_node *n = g->node[i];
-        struct step *s = &p->step[k++];
-        s->node = n;
-        s->tensor = (int32_t)p->n_tensor;
-        struct ad_tensor *t = p->tensor + p->n_tensor;
-        for (int j = 0; j < n->n_in + n->n_out; j++) {
-            val v = j < n->n_in ? n->in[j] : n->out + j - n->n_in;
-            t[j] = p->l.place[v].t;
-            p->tensor_val[p->n_tensor++] = v;
-        }
-        s->call = (struct ad_call){
-            .in = t, .out = t + n->n_in, .n_in = n->n_in, .n_out = n->n_out, .attr = n->attr, .op = n->op};
-        choose(p, s, i);
-    }
+    for (int kept = 1; kept >= 0; kept--)
+        for (size_t i = 1; i < g->n_node; i++)
+            if (p->l.run[i] && ad_plan_is_kept(p, i) == kept) make_step(p, &p->step[k++], i);
 }
 
 void ad_plan_lay_out(struct ad_plan *p)
@@ -218,6 +221,7 @@ void ad_plan_lay_out(struct ad_plan *p)
     bool reuse = !(p->flags & AD_NO_REUSE);
     p->need = ad_needed(p->g);
     ad_layout(p->g, p->need, reuse, &p->l);
+    if (p->keep_panels) ad_plan_mark_kept(p);
     make_steps(p);
     ad_layout_offsets(&p->l, reuse);
     ad_plan_add_stats(p);
@@ -244,13 +248,21 @@ static int plan_build(struct ad_plan *p, const struct ad_graph *g, struct ad_sto
     if (rc) return rc;
     ad_plan_lay_out(p);
     rc = ad_plan_fit_budget(p, o, e);
-    return rc ? rc : bind_params(p, store, e);
+    if (!rc) rc = bind_params(p, store, e);
+    return rc ? rc : ad_plan_bind_kept(p, e);
+}
+
+static void free_base(struct ad_workspace *w)
+{
+    mem_block_free(w->base, w->bytes);
+    w->base = NULL;
+    w->bytes = 0;
 }
 
 static int grow(struct ad_workspace *w, size_t bytes, struct err *e)
 {
     if (w->base && w->bytes >= bytes) return 0;
-    ad_workspace_free(w);
+    free_base(w);
     w->base = mem_block(bytes, "activations", e);
     if (!w->base) return ERR_MEMORY;
     w->bytes = bytes;
@@ -259,9 +271,9 @@ static int grow(struct ad_workspace *w, size_t bytes, struct err *e)
 
 void ad_workspace_free(struct ad_workspace *w)
 {
-    mem_block_free(w->base, w->bytes);
-    w->base = NULL;
-    w->bytes = 0;
+    free_base(w);
+    ad_kept_free(w->kept);
+    w->kept = NULL;
 }
 
 struct ad_plan *ad_plan_with(const struct ad_graph *g, struct ad_store *store, const struct ad_plan_options *o,
@@ -273,6 +285,7 @@ struct ad_plan *ad_plan_with(const struct ad_graph *g, struct ad_store *store, c
     p->flags = o->flags;
     p->space = o->space ? o->space : &p->own;
     p->dry = o->dry;
+    p->keep_panels = o->keep_panels && !o->budget;
     p->limits = o->limits.flops > 0 ? o->limits : usual;
     double start = time_now();
     int rc = plan_build(p, g, store, o, e);
@@ -429,6 +442,10 @@ static int run_steps(struct ad_plan *p, struct err *e)
     int threads = omp_in_parallel() ? 1 : threads_count(), rc = 0;
     p->stats.cut_calls = p->stats.regions = p->stats.barriers = 0;
     for (size_t i = 0; i < p->n_step && !rc;) {
+        if (ad_step_is_done(p, &p->step[i])) {
+            i++;
+            continue;
+        }
         const struct region *r = one_by_one ? NULL : p->step[i].region;
         rc = r ? run_region(p, i, threads, e) : run_step(p, &p->step[i], e);
         i += r ? region_calls(r) : 1;

@@ -37,11 +37,16 @@ unsigned ad_precision_flags(enum ad_precision p);
 
 /* Memory that several plans take turns in: as large as the largest of them asks. Zero-initialise. A plan's results are
  * valid until another plan of the same workspace runs. It must outlive its plans. */
+struct ad_kept;
 struct ad_workspace {
     char *base;
     size_t bytes;
+    struct ad_kept *kept; /* panels of weights, which all plans share (keep_panels) */
+    uint64_t weights;     /* counts ad_weights_changed */
 };
 void ad_workspace_free(struct ad_workspace *w);
+/* To be called between a change of weights and the next run of a plan with keep_panels. */
+void ad_weights_changed(struct ad_workspace *w);
 
 /* Plans everything that the graph's outputs and updates need. Parameters are found in `store` by name (NULL if there
  * are none). NULL on error: a poisoned graph, a parameter that is missing or of another shape, no memory. */
@@ -55,6 +60,9 @@ struct ad_plan_options {
     unsigned flags;
     struct ad_workspace *space; /* NULL: memory of its own */
     bool dry;
+    /* Weights in panels (passes/panels.c) stay in the workspace from run to run and from plan to plan, instead of being
+     * copied in each run: until ad_weights_changed. They take up to 8 bytes a weight; with a budget nothing is kept. */
+    bool keep_panels;
     /* Bytes that the arena and `taken`, what the caller holds beside it, may have together; 0: no limit. A plan that takes
      * more computes values of the forward part a second time (recompute), as few seconds of them as it finds. With
      * AD_NO_REUSE, where every value keeps memory of its own, there is no limit. */
@@ -83,7 +91,7 @@ double ad_result_scalar(const struct ad_plan *p, const char *name); /* NAN if th
 /* Figures of the plan. */
 struct ad_plan_stats {
     int64_t nodes, steps, fused, views, in_place, recomputed; /* graph nodes needed; calls a run; ... */
-    int64_t arena_bytes, input_bytes, param_bytes, const_bytes;
+    int64_t arena_bytes, input_bytes, param_bytes, const_bytes, kept_bytes;
     int64_t unshared_bytes;  /* what the arena would be without reuse */
     int64_t free_bytes;      /* what the arena would be without a budget */
     double flops;            /* floating-point operations a run */

@@ -8,7 +8,7 @@
 
 static bool may_share(const struct step *s)
 {
-    return s->kernel.cut && !s->half;
+    return s->kernel.cut && !s->half && !s->kept;
 }
 
 /* The bytes of `t` that lie between its first and its last element, `offset` elements into the root. */

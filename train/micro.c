@@ -213,6 +213,7 @@ int train_micro_run(struct train_micro *t, const struct data_batch *b, unsigned 
                     train_micro_read *read, void *ctx, struct err *e)
 {
     int rc = 0;
+    ad_weights_changed(&t->m->space); /* by the step before, or by whoever loaded them */
     for (int i = 0; i < t->m->n && !rc; i++) {
         size_t bytes = (size_t)(b->part[i].cap * t->m->config.embed) * sizeof(float);
         rc = need(&t->side[i].unit, bytes, "embeddings", e);

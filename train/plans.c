@@ -89,6 +89,7 @@ struct ad_plan *train_plan_new(const struct train_plans *c, const struct train_k
     emit[key->part](&nn, c, key);
     struct ad_plan_options o = {
         .flags = key->flags, .space = dry ? NULL : &m->space, .dry = dry, .budget = c->budget, .taken = c->taken};
+    o.keep_panels = key->part == TRAIN_EMBED || key->part == TRAIN_REPLAY; /* many micro-batches a step */
     struct ad_plan *p = nn_status(&nn, e) ? NULL : ad_plan_with(nn.g, m->store, &o, e);
     if (!p && c->budget) err_prefix(e, "%s: train.memory", conf_where(&m->conf, &m->config.train.memory));
     ad_graph_free(nn.g);

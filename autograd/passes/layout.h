@@ -4,7 +4,7 @@
 
 #include "autograd/internal.h"
 
-enum root_kind { ROOT_NONE, ROOT_INPUT, ROOT_PARAM, ROOT_CONST, ROOT_ARENA, ROOT_CALLER };
+enum root_kind { ROOT_NONE, ROOT_INPUT, ROOT_PARAM, ROOT_CONST, ROOT_ARENA, ROOT_CALLER, ROOT_KEPT };
 
 /* A piece of memory that one or several values share. */
 struct root {

@@ -125,9 +125,62 @@ static void copies_are_shared(void **state)
     assert_false(gemm_wants_panels(40, 64, 64));
 }
 
+/* Plans of one workspace share what is kept, and copy weights again when they are told that these have changed, not
+ * before: that they do not notice by themselves is how the test sees that nothing is copied. */
+static void kept_until_weights_change(void **state)
+{
+    enum { K = 96, N = 64 };
+    struct ad_workspace w = {0};
+    struct net n[2] = {net_begin(false), net_begin(false)};
+    struct ad_store *store = n[0].m.store, *other = n[1].m.store;
+    n[1].m.store = store;
+    float *x = numbers(700 * K, "kept");
+    struct ad_plan *plan[2];
+    struct err e = {0};
+    for (int i = 0; i < 2; i++) {
+        val in = ad_input(n[i].m.g, "x", AD_F32, SHAPE(i ? 700 : 300, K));
+        ad_output(n[i].m.g, "y", nn_linear(&n[i].m, "l", in, N, false, 0));
+        assert_int_equal(nn_status(&n[i].m, &e), 0);
+    }
+    assert_int_equal(ad_store_commit(store, &e), 0);
+    for (int i = 0; i < 2; i++) {
+        plan[i] = ad_plan_with(n[i].m.g, store, &(struct ad_plan_options){.space = &w, .keep_panels = true}, &e);
+        assert_non_null(plan[i]);
+        assert_int_equal(ad_plan_stats(plan[i]).kept_bytes, 4 * gemm_panels_count(N, K));
+        ad_bind(plan[i], "x", x);
+    }
+    float *weight = net_param(&n[0], "l.weight"), before[2][300 * N];
+    for (int change = 0; change < 3; change++) { /* none yet; one that nobody tells; told */
+        for (int i = 0; i < K * N && change == 1; i++) weight[i] += 1;
+        if (change == 2) ad_weights_changed(&w);
+        for (int i = 0; i < 2; i++) {
+            assert_int_equal(ad_run(plan[i], 0, 0, &e), 0);
+            const float *y = ad_result(plan[i], "y", NULL);
+            bool same = change && !memcmp(y, before[i], sizeof before[i]);
+            memcpy(before[i], y, sizeof before[i]);
+            if (change) assert_int_equal(same, (change == 1) == gemm_wants_panels(300, N, K));
+            assert_memory_equal(before[i], before[0], sizeof before[0]);
+        }
+    }
+    struct net fresh = net_begin(false); /* what a plan without panels gives with the weights as they are now */
+    ad_output(fresh.m.g, "y", nn_linear(&fresh.m, "l", ad_input(fresh.m.g, "x", AD_F32, SHAPE(300, K)), N, false, 0));
+    net_plan(&fresh, AD_NO_PANELS);
+    memcpy(net_param(&fresh, "l.weight"), weight, K * N * sizeof *weight);
+    ad_bind(fresh.p, "x", x);
+    net_run(&fresh, 0, 0);
+    assert_memory_equal(net_out(&fresh, "y"), before[0], sizeof before[0]);
+    net_end(&fresh);
+    for (int i = 0; i < 2; i++) ad_plan_free(plan[i]);
+    ad_workspace_free(&w);
+    n[1].m.store = other;
+    for (int i = 0; i < 2; i++) net_end(&n[i]);
+    free(x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(copies_are_the_definition),
-                                       cmocka_unit_test(bits_are_those_without), cmocka_unit_test(copies_are_shared)};
+                                       cmocka_unit_test(bits_are_those_without), cmocka_unit_test(copies_are_shared),
+                                       cmocka_unit_test(kept_until_weights_change)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
