@@ -13,7 +13,7 @@
 #include "tests/support/count_malloc.h"
 #include "tests/support/whole.h"
 
-/* Every one of the thirty-two combinations against the reference executor: loss, each gradient, running statistics. */
+/* Every one of the sixty-four combinations against the reference executor: loss, each gradient, running statistics. */
 static void passes_agree(void **state)
 {
     struct whole want = whole_begin(AD_REFERENCE);
