@@ -155,6 +155,18 @@ static bool all_f32_or_half(const struct ad_call *c)
     return true;
 }
 
+/* An eval is one item: it may lie in a region between others, on one thread. */
+static void run_eval(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    (c->op->eval ? c->op->eval : ad_eval_elementwise)(c);
+}
+static void cut_eval(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    p->n = 1;
+    p->phase[0] = (struct ad_phase){.items = 1, .run = run_eval, .alone = true};
+}
+static const struct ad_kernel plain = {.cut = cut_eval, .name = "plain"};
+
 static void choose(struct ad_plan *p, struct step *s, size_t node)
 {
     const struct ad_op *op = s->node->op;
@@ -168,9 +180,9 @@ static void choose(struct ad_plan *p, struct step *s, size_t node)
     } else if (op->flags & AD_ELEMENTWISE) {
         bool tiles = !(p->flags & AD_NO_KERNELS) && all_f32_or_half(c);
         any_type = true;
-        s->kernel = tiles ? ad_elementwise_f32 : (struct ad_kernel){.run = ad_eval_elementwise, .name = "plain"};
+        s->kernel = tiles ? ad_elementwise_f32 : plain;
     } else {
-        s->kernel = (struct ad_kernel){.run = op->eval, .name = "plain"};
+        s->kernel = plain;
     }
     s->half = any_type ? NULL : half_call_new(c, k ? k->half_in : 0, k ? k->half_out : 0);
     if (s->half) c = half_call_seen(s->half);

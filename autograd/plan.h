@@ -77,7 +77,8 @@ void ad_plan_free(struct ad_plan *p);
 /* Binds an input by name to the caller's memory, contiguous, of the input's shape, valid during ad_run. A name that the
  * plan does not have, because nothing needs it, is no error: returns false. */
 bool ad_bind(struct ad_plan *p, const char *name, const void *data);
-/* Binds an output that was marked with ad_output_to_caller: it is computed straight into `data`. */
+/* Binds an output that was marked with ad_output_to_caller: it is computed straight into `data`, where no input and no
+ * other output lies. */
 bool ad_bind_out(struct ad_plan *p, const char *name, void *data);
 
 /* Runs once. ERR_STATE: an input is not bound. ERR_NONFINITE under AD_CHECK_FINITE, naming the op and the layer.

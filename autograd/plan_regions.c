@@ -46,9 +46,10 @@ static int add_spans(const struct ad_plan *p, const struct step *s, struct regio
     return n;
 }
 
-/* What can be wrong in data are indices, offsets, labels. */
+/* What can be wrong in data are indices, offsets, labels; what evals may find wrong is theirs to say. */
 static bool may_fail(const struct step *s)
 {
+    if (!s->kernel.op && s->node->op->eval) return true;
     for (int i = 0; i < s->call.n_in; i++)
         if (ad_is_int(s->call.in[i].dtype)) return true;
     return false;

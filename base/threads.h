@@ -1,7 +1,8 @@
 /* Threads: how many there are, and the rule that keeps results independent of it.
  *
  * Work is cut into blocks whose bounds depend on the sizes alone, never on the thread count; a sum over blocks is taken
- * in block order. Kernels open OpenMP regions themselves, with schedule(static) and if (work > PAR_MIN). */
+ * in block order. Who opens an OpenMP region does so only where the work is more than PAR_MIN; calls of a plan share them
+ * (autograd/region.h). */
 #ifndef TRIAD_BASE_THREADS_H
 #define TRIAD_BASE_THREADS_H
 

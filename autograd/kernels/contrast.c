@@ -40,7 +40,14 @@ struct job {
     float scale, bias, dloss;
     double *part[2]; /* [tiles.rows] sums over a block of rows: SigLIP's loss; dscale, dbias */
     int32_t *done;   /* waves behind each block of the shorter side */
-    bool siglip;
+    bool siglip, grad;
+};
+_Static_assert(sizeof(struct job) <= AD_JOB_BYTES, "a job lies in struct ad_parts");
+
+/* What the threads share, at the start of the scratch. */
+struct shared {
+    int64_t next;    /* the first tile that no thread has taken */
+    float weight[2]; /* as in struct side */
 };
 
 /* A range of one side, at most TILE long. */
@@ -57,15 +64,16 @@ static int64_t min_of(int64_t a, int64_t b)
 static size_t room_of(const struct job *j)
 {
     size_t rows = (size_t)(j->side[0].n + j->side[1].n);
-    return (size_t)(2 * j->tiles.rows) * sizeof(double) +
+    return sizeof(struct shared) + (size_t)(2 * j->tiles.rows) * sizeof(double) +
            (j->siglip ? 0 : rows * (2 * sizeof(double) + sizeof(float))) +
            (size_t)min_of(j->tiles.rows, j->tiles.columns) * sizeof(int32_t);
 }
 
-/* What both ops share: sizes, inputs, scratch. c without data gives the sizes. */
+/* Sizes, inputs, outputs, scratch: c without data gives the sizes. What is in them is for `begin` and what follows. */
 static struct job job_of(const struct ad_call *c)
 {
-    struct job j = {.siglip = ((const struct contrast_attr *)c->attr)->kind == CONTRAST_SIGLIP};
+    struct job j = {.siglip = ((const struct contrast_attr *)c->attr)->kind == CONTRAST_SIGLIP,
+                    .grad = c->op == &ad_op_contrast_grad};
     const struct ad_tensor *in = c->in;
     j.width = in[CONTRAST_A].shape.dim[1];
     j.tiles = contrast_tiles(c->attr, AD_F32, in[CONTRAST_A].shape.dim[0], in[CONTRAST_B].shape.dim[0]);
@@ -79,9 +87,7 @@ static struct job job_of(const struct ad_call *c)
         s->id = in[CONTRAST_ID_A + k].data;
     }
     if (!c->scratch) return j;
-    j.scale = *(const float *)in[CONTRAST_SCALE].data;
-    if (j.siglip) j.bias = *(const float *)in[CONTRAST_BIAS].data;
-    double *room = c->scratch;
+    double *room = (double *)(void *)((struct shared *)c->scratch + 1);
     for (int k = 0; k < 2; k++) j.part[k] = room, room += j.tiles.rows;
     for (int k = 0; k < 2 && !j.siglip; k++) {
         j.side[k].sum = room, room += j.side[k].n;
@@ -90,7 +96,6 @@ static struct job job_of(const struct ad_call *c)
     float *more = (float *)room;
     for (int k = 0; k < 2 && !j.siglip; k++) j.side[k].top = more, more += j.side[k].n;
     j.done = (int32_t *)more;
-    memset(c->scratch, 0, room_of(&j));
     return j;
 }
 
@@ -112,27 +117,30 @@ static struct span span_of(const struct job *j, int side, int64_t block)
     return (struct span){s, block * j->block, min_of(j->block, s->n - block * j->block)};
 }
 
-/* Every tile once, in the order that the top of the file tells. */
-static void each_tile(const struct job *j, tile_fn tile)
+/* Blocks of the shorter side. */
+static int64_t shorter(const struct job *j)
+{
+    return min_of(j->tiles.rows, j->tiles.columns);
+}
+
+/* One thread's part: tiles in the order that the top of the file tells, until there are none. */
+static void take_tiles(const struct job *j, int64_t *next, tile_fn tile)
 {
     bool swap = j->tiles.rows > j->tiles.columns;
-    int64_t p = swap ? j->tiles.columns : j->tiles.rows, q = swap ? j->tiles.rows : j->tiles.columns, next = 0;
+    int64_t p = shorter(j), q = swap ? j->tiles.rows : j->tiles.columns;
     int32_t *done = j->done;
-#pragma omp parallel if (p > 1)
-    {
-        float room[TILE * LD] __attribute__((aligned(64)));
-        gemm_enter_thread();
-        for (int64_t t; (t = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < p * q;) {
-            int64_t w = t / p, i = t % p, k = (i + w) % q;
-            /* Block k was last with block i + 1, one wave ago; of the last i, with block 0, q - p waves before that. */
-            bool last = i + 1 == p;
-            const int32_t *other = &done[last ? 0 : i + 1];
-            while (__atomic_load_n(&done[i], __ATOMIC_ACQUIRE) < w ||
-                   __atomic_load_n(other, __ATOMIC_ACQUIRE) < (last ? w - (q - p) : w))
-                sched_yield();
-            tile(j, span_of(j, 0, swap ? k : i), span_of(j, 1, swap ? i : k), room);
-            __atomic_store_n(&done[i], (int32_t)w + 1, __ATOMIC_RELEASE);
-        }
+    float room[TILE * LD] __attribute__((aligned(64)));
+    gemm_enter_thread();
+    for (int64_t t; (t = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < p * q;) {
+        int64_t w = t / p, i = t % p, k = (i + w) % q;
+        /* Block k was last with block i + 1, one wave ago; of the last i, with block 0, q - p waves before that. */
+        bool last = i + 1 == p;
+        const int32_t *other = &done[last ? 0 : i + 1];
+        while (__atomic_load_n(&done[i], __ATOMIC_ACQUIRE) < w ||
+               __atomic_load_n(other, __ATOMIC_ACQUIRE) < (last ? w - (q - p) : w))
+            sched_yield();
+        tile(j, span_of(j, 0, swap ? k : i), span_of(j, 1, swap ? i : k), room);
+        __atomic_store_n(&done[i], (int32_t)w + 1, __ATOMIC_RELEASE);
     }
 }
 
@@ -335,20 +343,6 @@ static double finish(const struct side *s, float *lse)
     return queries > 0 ? total / queries : 0;
 }
 
-static void run_infonce(const struct ad_call *c, struct job *j)
-{
-    double loss = 0;
-    for (int k = 0; k < 2; k++) {
-        struct side *s = &j->side[k];
-        s->count = c->out[3 + k].data;
-        memset(s->count, 0, (size_t)s->n * sizeof *s->count);
-        for (int64_t i = 0; i < s->n; i++) s->top[i] = -INFINITY;
-    }
-    each_tile(j, infonce_tile);
-    for (int k = 0; k < 2; k++) loss += finish(&j->side[k], c->out[1 + k].data) / 2;
-    *(float *)c->out[0].data = (float)loss;
-}
-
 /* ---- SigLIP forward ----------------------------------------------------------------------------------------------- */
 
 static void siglip_tile(const struct job *j, struct span r, struct span c, float *room)
@@ -376,18 +370,6 @@ static double total_of(const struct job *j, int k)
     double total = 0;
     for (int64_t i = 0; i < j->tiles.rows; i++) total += j->part[k][i];
     return total;
-}
-
-static void run_forward(const struct ad_call *c)
-{
-    struct job j = job_of(c);
-    j.kept = c->out[c->n_out - 1].data;
-    if (!j.siglip) {
-        run_infonce(c, &j);
-        return;
-    }
-    each_tile(&j, siglip_tile);
-    *(float *)c->out[0].data = (float)total_of(&j, 0);
 }
 
 /* ---- backward ----------------------------------------------------------------------------------------------------- */
@@ -512,30 +494,93 @@ static void clear_absent(const struct side *s, int64_t width)
         if (s->has[i] == 0) memset(s->dx + i * width, 0, (size_t)width * sizeof *s->dx);
 }
 
-static void run_backward(const struct ad_call *c)
+/* ---- phases --------------------------------------------------------------------------------------------------------- */
+
+static void begin_forward(const struct job *j)
 {
-    struct job j = job_of(c);
-    j.dloss = *(const float *)c->in[c->n_in - 1].data;
-    j.kept = c->in[c->n_in - 2].data;
-    j.multiplied = true;
-    for (int k = 0; k < 2; k++) {
-        struct side *s = &j.side[k];
-        s->dx = c->out[k].data;
-        memset(s->dx, 0, (size_t)(s->n * j.width) * sizeof *s->dx);
-        if (j.siglip) continue;
-        int64_t queries = 0;
-        s->lse = c->in[CONTRAST_BIAS + k].data;
-        s->count = c->in[CONTRAST_BIAS + 2 + k].data;
-        for (int64_t i = 0; i < s->n; i++) queries += s->count[i] > 0;
-        s->weight = queries ? (float)((double)j.dloss / (2 * (double)queries)) : 0;
+    for (int k = 0; k < 2 && !j->siglip; k++) {
+        const struct side *s = &j->side[k];
+        memset(s->count, 0, (size_t)s->n * sizeof *s->count);
+        for (int64_t i = 0; i < s->n; i++) s->top[i] = -INFINITY;
     }
-    each_tile(&j, j.siglip ? siglip_grad_tile : infonce_grad_tile);
-    for (int k = 0; k < 2; k++) clear_absent(&j.side[k], j.width);
-    for (int k = 0; k < c->n_out - 2; k++) *(float *)c->out[2 + k].data = (float)total_of(&j, k);
+}
+
+static void begin_backward(const struct job *j, float dloss, float *weight)
+{
+    for (int k = 0; k < 2; k++) {
+        const struct side *s = &j->side[k];
+        memset(s->dx, 0, (size_t)(s->n * j->width) * sizeof *s->dx);
+        if (j->siglip) continue;
+        int64_t queries = 0;
+        for (int64_t i = 0; i < s->n; i++) queries += s->count[i] > 0;
+        weight[k] = queries ? (float)((double)dloss / (2 * (double)queries)) : 0;
+    }
+}
+
+static float dloss_of(const struct ad_call *c)
+{
+    return *(const float *)c->in[c->n_in - 1].data;
+}
+
+static void begin(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct job *j = job;
+    struct shared *shared = c->scratch;
+    memset(shared, 0, room_of(j));
+    if (j->grad)
+        begin_backward(j, dloss_of(c), shared->weight);
+    else
+        begin_forward(j);
+}
+
+static void run_tiles(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    struct job j = *(const struct job *)job;
+    struct shared *shared = c->scratch;
+    j.scale = *(const float *)c->in[CONTRAST_SCALE].data;
+    if (j.siglip) j.bias = *(const float *)c->in[CONTRAST_BIAS].data;
+    if (j.grad) j.dloss = dloss_of(c);
+    for (int k = 0; k < 2; k++) j.side[k].weight = shared->weight[k];
+    if (j.grad)
+        take_tiles(&j, &shared->next, j.siglip ? siglip_grad_tile : infonce_grad_tile);
+    else
+        take_tiles(&j, &shared->next, j.siglip ? siglip_tile : infonce_tile);
+}
+
+static void end(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct job *j = job;
+    if (j->grad) {
+        for (int k = 0; k < 2; k++) clear_absent(&j->side[k], j->width);
+        for (int k = 0; k < c->n_out - 2; k++) *(float *)c->out[2 + k].data = (float)total_of(j, k);
+        return;
+    }
+    double loss = j->siglip ? total_of(j, 0) : 0;
+    for (int k = 0; k < 2 && !j->siglip; k++) loss += finish(&j->side[k], c->out[1 + k].data) / 2;
+    *(float *)c->out[0].data = (float)loss;
+}
+
+static void cut(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    struct job *j = (void *)p->job;
+    *j = job_of(c);
+    j->kept = j->grad ? c->in[c->n_in - 2].data : c->out[c->n_out - 1].data;
+    j->multiplied = j->grad;
+    for (int k = 0; k < 2; k++) {
+        struct side *s = &j->side[k];
+        if (j->grad) s->dx = c->out[k].data;
+        if (j->siglip) continue;
+        if (j->grad) s->lse = c->in[CONTRAST_BIAS + k].data;
+        s->count = j->grad ? c->in[CONTRAST_BIAS + 2 + k].data : c->out[3 + k].data;
+    }
+    p->n = 3;
+    p->phase[0] = (struct ad_phase){.items = 1, .run = begin, .alone = true};
+    p->phase[1] = (struct ad_phase){.items = threads, .run = run_tiles, .alone = shorter(j) <= 1};
+    p->phase[2] = (struct ad_phase){.items = 1, .run = end, .alone = true};
 }
 
 const struct ad_kernel ISA_FN(ad_kernels_contrast)[] = {
-    {&ad_op_contrast, AD_F32, NULL, run_forward, scratch, "tiles"},
-    {&ad_op_contrast_grad, AD_F32, NULL, run_backward, scratch, "tiles"},
+    {&ad_op_contrast, AD_F32, NULL, NULL, scratch, "tiles", .cut = cut},
+    {&ad_op_contrast_grad, AD_F32, NULL, NULL, scratch, "tiles", .cut = cut},
     {0},
 };
