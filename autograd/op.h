@@ -205,8 +205,8 @@ struct ad_parts {
 struct ad_kernel {
     const struct ad_op *op;
     enum ad_dtype dtype; /* of input 0 (output 0 for ops without inputs); f32 also where that is kept in 16 bits */
-    bool (*accepts)(const struct ad_call *c); /* NULL: all of them */
-    void (*run)(const struct ad_call *c);     /* the whole call, with regions of its own; NULL where there is `cut` */
+    bool (*accepts)(const struct ad_call *c);   /* NULL: all of them */
+    void (*run)(const struct ad_call *c);       /* the whole call, with regions of its own; NULL where there is `cut` */
     size_t (*scratch)(const struct ad_call *c); /* NULL: op->scratch */
     const char *name;
     /* Bit i: input i, output i may be in 16 bits, and the call's tensors say whether it is. Others are converted for it
