@@ -32,6 +32,9 @@ ISA_DECLARE(void, gemm, (const struct gemm_args *g, void *scratch));
 ISA_DECLARE(size_t, gemm_scratch, (int64_t m, int64_t n, int64_t k));
 ISA_DECLARE(void, gemm_block, (const struct gemm_args *g));
 ISA_DECLARE(void, gemm_enter_thread, (void));
+ISA_DECLARE(enum gemm_backend, gemm_backend_of, (const struct gemm_args *g));
+ISA_DECLARE(bool, gemm_can, (enum gemm_backend by, const struct gemm_args *g));
+ISA_DECLARE(void, gemm_block_by, (enum gemm_backend by, const struct gemm_args *g));
 void gemm(const struct gemm_args *g, void *scratch)
 {
     ISA_PICK(gemm)(g, scratch);
@@ -63,4 +66,17 @@ int64_t gemm_panels_count(int64_t n, int64_t k)
 bool gemm_panels_place(int64_t n, int64_t k, int64_t i, int64_t *row, int64_t *column)
 {
     return ISA_PICK(gemm_panels_place)(n, k, i, row, column);
+}
+
+enum gemm_backend gemm_backend_of(const struct gemm_args *g)
+{
+    return ISA_PICK(gemm_backend_of)(g);
+}
+bool gemm_can(enum gemm_backend by, const struct gemm_args *g)
+{
+    return ISA_PICK(gemm_can)(by, g);
+}
+void gemm_block_by(enum gemm_backend by, const struct gemm_args *g)
+{
+    ISA_PICK(gemm_block_by)(by, g);
 }

@@ -149,6 +149,12 @@ SIMD_FN vf vf_load_part(const float *p, int64_t n, float rest)
 {
 #ifdef __AVX512F__
     return _mm512_mask_loadu_ps(vf_set(rest), (__mmask16)((1u << n) - 1), p);
+#elif defined(__AVX2__)
+    static const int32_t lanes[2 * VL] = {-1, -1, -1, -1, -1, -1, -1, -1};
+    vi m;
+    memcpy(&m, lanes + VL - n, sizeof m);
+    vf x = _mm256_maskload_ps(p, (__m256i)m);
+    return rest == 0 ? x : vf_pick(m, x, vf_set(rest));
 #else
     vf x = vf_set(rest);
     float room[VL];
@@ -161,6 +167,19 @@ SIMD_FN void vf_store_part(float *p, vf x, int64_t n)
 {
 #ifdef __AVX512F__
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), x);
+#elif defined(__AVX2__)
+    __m128 y = _mm256_castps256_ps128(x); /* by halves: some processors take long for a masked store */
+    if (n & 4) {
+        _mm_storeu_ps(p, y);
+        y = _mm256_extractf128_ps(x, 1);
+        p += 4;
+    }
+    if (n & 2) {
+        _mm_storel_pi((__m64 *)p, y);
+        y = _mm_movehl_ps(y, y);
+        p += 2;
+    }
+    if (n & 1) _mm_store_ss(p, y);
 #else
     float room[VL];
     vf_store(room, x);

@@ -45,5 +45,9 @@ double bench_median(double *x, int64_t n);
  * JSON each on standard output. `seconds` a product (0: once each); `part`: only those with this in their name (NULL:
  * all). ERR_USAGE where none has; ERR_STATE where the two disagree on the numbers. */
 int bench_gemm(const char *part, double seconds, struct err *e) MUST_CHECK;
+/* Classes of products, a line each: how fast triad's back ends, the BLAS and, where it is installed, libxsmm multiply them,
+ * in turn and on one thread; which is the fastest, which the table in the code chooses, and whether that is more than 5 %
+ * behind ("slow"). */
+int bench_gemm_table(const char *part, double seconds, struct err *e) MUST_CHECK;
 
 #endif

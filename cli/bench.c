@@ -13,8 +13,9 @@ static const char summary[] =
     "Times training steps of a row (a name in configs/bench, or a path to a YAML file) on fixed input and prints one\n"
     "line of JSON; docs/performance.md explains its fields. ROW may also be `peak`, for the machine's rates of\n"
     "multiply-adds and memory, or `gemm [PART]`, for a table of matrix products beside the BLAS (those with PART in\n"
-    "their name). Keys of the row may be set behind it: batch=64, precision=bf16, memory=1GB (what a\n"
-    "step may take).";
+    "their name); `gemm --table [PART]` times each back end of the product on one thread, by classes of sizes, and\n"
+    "marks those where another than the chosen one is faster. Keys of the row may be set behind it: batch=64,\n"
+    "precision=bf16, memory=1GB (what a step may take).";
 
 static int print(struct buf *b, FILE *to, struct err *e)
 {
@@ -68,12 +69,15 @@ int cli_bench(int argc, char **argv)
     struct bench_options o = {.steps = 7, .warmup = 1, .base = process_peak_rss()};
     int64_t threads = 0;
     const char *profile = NULL;
+    bool table = false;
     double seconds = 0.25;
     const struct arg_flag flags[] = {
         {"steps", 0, ARG_INT, &o.steps, "N", "steps that are timed", 1, 1e6},
         {"warmup", 0, ARG_INT, &o.warmup, "N", "steps after the first that are not", 0, 1e6},
         {"threads", 0, ARG_INT, &threads, "N", "threads that compute; 0: all cores", 0, 4096},
         {"profile", 0, ARG_OPTIONAL, &profile, "ops|layers", "time by op or by layer, to standard error"},
+        {"table", 0, ARG_BOOL, &table, NULL,
+         "gemm: each back end by classes of sizes, on one thread, and the choice among them"},
         {"seconds", 0, ARG_DURATION, &seconds, "TIME", "gemm: for each product", 0, 3600},
         {0},
     };
@@ -84,7 +88,8 @@ int cli_bench(int argc, char **argv)
                            1,
                            -1,
                            "examples:\n  triad bench vit_s16\n  triad bench clip_small --threads 1 --profile\n"
-                           "  triad bench vit_s16 batch=64 --profile=layers\n  triad bench peak\n"};
+                           "  triad bench vit_s16 batch=64 --profile=layers\n  triad bench peak\n"
+                           "  triad bench gemm --table cube\n"};
     struct err e = {0};
     int n, rc = args_parse(&a, argc, argv, &n, &e);
     if (rc > 0) return 0;
@@ -95,9 +100,11 @@ int cli_bench(int argc, char **argv)
         bool peak = !strcmp(argv[1], "peak"), gemm = !strcmp(argv[1], "gemm");
         if (n > 1 + gemm && (peak || gemm))
             rc = err_set(&e, ERR_USAGE, "triad bench: one word too many: '%s'", argv[2 + gemm]);
+        else if (table && !gemm)
+            rc = err_set(&e, ERR_USAGE, "triad bench: --table goes with gemm, not with '%s'", argv[1]);
         else
             rc = peak   ? show_peak(&e)
-                 : gemm ? bench_gemm(n > 1 ? argv[2] : NULL, seconds, &e)
+                 : gemm ? (table ? bench_gemm_table : bench_gemm)(n > 1 ? argv[2] : NULL, seconds, &e)
                         : show_row(argv[1], (const char *const *)(argv + 2), n - 1, &o, profile, &e);
     }
     if (rc) log_error("%s", e.msg);

@@ -62,13 +62,7 @@ void gemm_block(const struct gemm_args *g)
 {
     if (g->m == 0 || g->n == 0) return;
     if (g->k > 0) {
-#ifdef __AVX2__
-        if (!g->panels.at && gemm_is_direct(g)) {
-            gemm_direct(g);
-            return;
-        }
-#endif
-        gemm_multiply(g);
+        gemm_block_by(gemm_backend_of(g), g);
         return;
     }
     for (int64_t i = 0; i < g->m; i++) {

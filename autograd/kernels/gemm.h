@@ -14,8 +14,9 @@
 enum { GEMM_MOST_K = 512 };
 static inline int64_t gemm_k_block(int64_t k)
 {
+    if (k <= GEMM_MOST_K) return k > 0 ? (k + 7) / 8 * 8 : 8; /* a division counts where a product is small */
     int64_t blocks = (k + GEMM_MOST_K - 1) / GEMM_MOST_K;
-    return blocks ? ((k + blocks - 1) / blocks + 7) / 8 * 8 : 8;
+    return ((k + blocks - 1) / blocks + 7) / 8 * 8;
 }
 
 /* An operand A that lies nowhere as a matrix (a convolution's patches): `fill` writes rows i0 .. i0+ni-1, columns k0 ..
@@ -91,6 +92,11 @@ struct gemm_work {
     float *sums;
 };
 
+/* What multiplies a block: operands read where they lie, so few rows that reading B is the cost, so few columns that they do
+ * not fill a vector, packed panels, and OpenBLAS where there is no AVX2. All but the last give the same bits, so that how a
+ * product is cut may decide which of them has a block. */
+enum gemm_backend { GEMM_DIRECT, GEMM_THIN, GEMM_NARROW, GEMM_PACKED, GEMM_BLAS };
+
 /* `gemm` goes over all threads. `scratch` has gemm_scratch(m, n, k) bytes, which is 0 unless M and N are small and K is
  * long. `gemm_block` stays on the calling thread; inside a parallel region each thread calls gemm_enter_thread() once
  * before. */
@@ -101,6 +107,9 @@ struct gemm_work {
 #define gemm_do ISA_FN(gemm_do)
 #define gemm_block ISA_FN(gemm_block)
 #define gemm_enter_thread ISA_FN(gemm_enter_thread)
+#define gemm_backend_of ISA_FN(gemm_backend_of)
+#define gemm_can ISA_FN(gemm_can)
+#define gemm_block_by ISA_FN(gemm_block_by)
 #define gemm_streams ISA_FN(gemm_streams)
 #define gemm_wants_panels ISA_FN(gemm_wants_panels)
 #define gemm_panels_count ISA_FN(gemm_panels_count)
@@ -125,18 +134,27 @@ bool gemm_panels_place(int64_t n, int64_t k, int64_t i, int64_t *row, int64_t *c
 int64_t gemm_panels_pieces(int64_t n, int64_t k);
 void gemm_panels_copy(const struct gemm_args *g, int64_t piece, float *to); /* of g's b, b_row, b_col, b_type, n, k */
 
+/* The one that gemm_block takes, by the table in gemm_choice.c. For measuring: gemm_block by another that can. */
+enum gemm_backend gemm_backend_of(const struct gemm_args *g);
+bool gemm_can(enum gemm_backend by, const struct gemm_args *g);
+void gemm_block_by(enum gemm_backend by, const struct gemm_args *g);
+
 #ifdef TRIAD_ISA
 /* What gemm.c and the files behind it share: C (M, N) of one block, on this thread; and the epilogue of row i, columns
  * j .. j+n-1, whose sums are in `sum`, which is C's row itself where C is f32. */
 #define gemm_multiply ISA_FN(gemm_multiply)
 #define gemm_epilogue_row ISA_FN(gemm_epilogue_row)
-#define gemm_is_direct ISA_FN(gemm_is_direct)
 #define gemm_direct ISA_FN(gemm_direct)
+#define gemm_thin ISA_FN(gemm_thin)
+#define gemm_narrow ISA_FN(gemm_narrow)
 void gemm_multiply(const struct gemm_args *g);
 #ifdef __AVX2__
-/* A small product or one of a few rows, and whether it is one: the same bits as gemm_multiply. */
-bool gemm_is_direct(const struct gemm_args *g);
+/* Of f32 alone, A no source. thin: B's rows are contiguous. The same bits as
+ * gemm_multiply. */
+enum { GEMM_THIN_ROWS = 4, GEMM_NARROW_COLUMNS = 8 };
 void gemm_direct(const struct gemm_args *g);
+void gemm_thin(const struct gemm_args *g);
+void gemm_narrow(const struct gemm_args *g);
 #endif
 void gemm_epilogue_row(const struct gemm_args *g, float *sum, int64_t n, int64_t i, int64_t j);
 #endif

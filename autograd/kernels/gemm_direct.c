@@ -6,95 +6,118 @@
 
 #if defined(__AVX2__)
 #include "autograd/kernels/register_block.h"
+#include "autograd/kernels/transpose.h"
 
-enum { MR = 6, NR = 2 * VL, MOST = 192, NUMBERS = 73728 };
-enum { THIN = 4, STRIP = 256, AT_ONCE = 8 };
+/* Rows at a time, of two vectors and of one, which needs as many sums on the way to fill the units. */
+enum { MR = 6, MR_1 = 12, NR = 2 * VL };
+/* Numbers of B at a time, which the first-level cache holds beside a little of A and C. */
+enum { ROOM = GEMM_MOST_K * NR };
+enum { THIN = GEMM_THIN_ROWS, STRIP = 256, AT_ONCE = 8 };
 
-/* Lines that lie so far apart meet in a few sets of the first cache. */
-static bool meet(int64_t step, int64_t k)
+/* Blocks of C beside one another: `count` whole ones, or one whose last vector has `last` columns; k numbers to sum. */
+struct blocks {
+    int64_t k, count, last;
+    const float *a, *b;
+    int64_t lda, ldb;
+    float *c;
+    int64_t ldc;
+    bool add;
+};
+
+/* Of a block whose last vector has fewer columns than lanes. */
+SIMD_FN void store_part(int mr, int nv, block_sums sum, float *c, int64_t ldc, bool add, int64_t last)
 {
-    return step % 128 == 0 && k > 64;
-}
-
-/* So few rows that B, read once, is the whole cost. */
-static bool is_thin(const struct gemm_args *g)
-{
-    return g->m <= THIN && g->n >= STRIP && g->k >= AT_ONCE;
-}
-
-bool gemm_is_direct(const struct gemm_args *g)
-{
-    bool f32 = g->a_type == AD_F32 && g->b_type == AD_F32 && g->c_type == AD_F32;
-    bool small = g->m <= MOST && g->n <= MOST && (g->m + g->n) * g->k <= NUMBERS;
-    bool rows = g->a_col == 1 || g->k == 1 || !meet(g->a_col, g->k);
-    return f32 && !g->source && (g->b_col == 1 || g->n == 1) && (is_thin(g) || (small && rows));
-}
-
-/* C (mr x nv vectors) = A B, or += where `add`. Element (i, k) of A is at a[i * row + k * col], where `by_row` says that
- * col is 1, and else row is. */
-SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t n, const float *a, int64_t lda, const float *b, int64_t ldb,
-                    float *c, int64_t ldc, bool add)
-{
-    block_sums sum;
-    block_clear(mr, nv, sum);
-    const float *high = a + 3 * lda;
-#pragma GCC unroll 4
-    for (int64_t k = 0; k < n; k++) {
-        block_step(mr, nv, a, by_row ? high : a + 3, by_row ? lda : 1, b, sum);
-        a += by_row ? 1 : lda;
-        high++;
-        b += ldb;
+#pragma GCC unroll 12
+    for (int i = 0; i < mr; i++, c += ldc) {
+        float *end = c + (nv - 1) * VL;
+        vf x = sum[i][nv - 1];
+        if (nv > 1) vf_store(c, add ? vf_load(c) + sum[i][0] : sum[i][0]);
+        vf_store_part(end, add ? vf_load_part(end, last, 0) + x : x, last);
     }
-    block_store(mr, nv, sum, c, ldc, add);
 }
 
-typedef void kernel_fn(int64_t n, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc,
-                       bool add);
+/* C (mr x nv vectors) = A B, or += where `add`, block after block. Element (i, k) of A is at a[i * lda + k] where `by_row`,
+ * else at a[i + k * lda]. */
+SIMD_FN void kernel(int mr, int nv, bool by_row, bool part, const struct blocks *t)
+{
+    int64_t lda = t->lda, ldb = t->ldb, last = t->last, n = t->k;
+    float *c = t->c;
+    const float *first = t->b;
+    for (int64_t left = t->count; left > 0; left--, c += nv * VL, first += nv * VL) {
+        block_sums sum;
+        block_clear(mr, nv, sum);
+        const float *a = t->a, *high = a + 3 * lda, *b = first;
+#pragma GCC unroll 4
+        for (int64_t k = 0; k < n; k++) {
+            const float *end = b + (nv - 1) * VL;
+            vf b1 = part ? vf_load_part(end, last, 0) : vf_load(end), b0 = nv > 1 ? vf_load(b) : b1;
+            block_add(mr, nv, a, by_row ? high : a + 3, by_row ? lda : 1, b0, b1, sum);
+            a += by_row ? 1 : lda;
+            high++;
+            b += ldb;
+        }
+        if (part)
+            store_part(mr, nv, sum, c, t->ldc, t->add, last);
+        else
+            block_store(mr, nv, sum, c, t->ldc, t->add);
+    }
+}
+
+typedef void kernel_fn(const struct blocks *t);
 
 /* clang-format off */
-#define KERNEL(mr, nv, by_row)                                                                                  \
-    static void kernel_##mr##_##nv##_##by_row(int64_t n, const float *a, int64_t lda, const float *b, int64_t ldb, \
-                                              float *c, int64_t ldc, bool add)                                  \
-    {                                                                                                           \
-        kernel(mr, nv, by_row, n, a, lda, b, ldb, c, ldc, add);                                                 \
+#define KERNEL(mr, nv, by_row, part)                                          \
+    static void kernel_##mr##_##nv##_##by_row##_##part(const struct blocks *t) \
+    {                                                                         \
+        kernel(mr, nv, by_row, part, t);                                      \
     }
-#define EACH_OF(mr) KERNEL(mr, 1, 0) KERNEL(mr, 1, 1) KERNEL(mr, 2, 0) KERNEL(mr, 2, 1)
-#define ROW_OF(mr) {{kernel_##mr##_1_0, kernel_##mr##_1_1}, {kernel_##mr##_2_0, kernel_##mr##_2_1}},
-#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6)
-HEIGHTS(EACH_OF)
-static kernel_fn *const kernels[MR][2][2] = {HEIGHTS(ROW_OF)};
+#define EACH_OF(mr, nv) KERNEL(mr, nv, 0, 0) KERNEL(mr, nv, 0, 1) KERNEL(mr, nv, 1, 0) KERNEL(mr, nv, 1, 1)
+#define NAME(mr, nv, by_row, part) kernel_##mr##_##nv##_##by_row##_##part
+#define NAMES_OF(mr, nv) {{NAME(mr, nv, 0, 0), NAME(mr, nv, 0, 1)}, {NAME(mr, nv, 1, 0), NAME(mr, nv, 1, 1)}},
+#define HEIGHTS(X, nv) X(1, nv) X(2, nv) X(3, nv) X(4, nv) X(5, nv) X(6, nv)
+#define MORE_HEIGHTS(X, nv) X(7, nv) X(8, nv) X(9, nv) X(10, nv) X(11, nv) X(12, nv)
+HEIGHTS(EACH_OF, 1) MORE_HEIGHTS(EACH_OF, 1) HEIGHTS(EACH_OF, 2)
+/* by rows, by row, part */
+static kernel_fn *const kernels_1[MR_1 + 1][2][2] = {{{0}}, HEIGHTS(NAMES_OF, 1) MORE_HEIGHTS(NAMES_OF, 1)};
+static kernel_fn *const kernels_2[MR + 1][2][2] = {{{0}}, HEIGHTS(NAMES_OF, 2)};
 /* clang-format on */
 
-/* All rows of `width` (VL or NR) columns and kc of K; a and b are the first of them, `n` of the columns are C's. */
-static void columns(const struct gemm_args *g, const float *a, int64_t kc, const float *b, int64_t ldb, int64_t width,
-                    float *c, int64_t n, bool add)
+/* All rows of n columns, so many at a time as `two` vectors or one have: what B has there is in the first cache, and C is
+ * written along its rows. t's operands are the first ones. */
+static void strip(const struct gemm_args *g, bool by_row, bool two, int64_t n, struct blocks t)
 {
-    bool by_row = g->a_col == 1 || g->k == 1;
-    int64_t panels = (g->m + MR - 1) / MR, lda = by_row ? g->a_row : g->a_col;
-    float tile[MR * NR];
-    for (int64_t x = 0, i = 0, mr; x < panels; x++, i += mr) {
-        mr = (g->m - i + panels - x - 1) / (panels - x); /* about equal heights */
-        kernel_fn *run = kernels[mr - 1][width / VL - 1][by_row];
-        if (n == width) {
-            run(kc, a + i * g->a_row, lda, b, ldb, c + i * g->c_row, g->c_row, add);
-            continue;
-        }
-        run(kc, a + i * g->a_row, lda, b, ldb, tile, NR, false);
-        for (int64_t r = 0; r < mr; r++)
-            for (int64_t j = 0; j < n; j++) {
-                float *to = c + (i + r) * g->c_row + j;
-                *to = add ? *to + tile[r * NR + j] : tile[r * NR + j];
-            }
+    int64_t panels = two ? (g->m + MR - 1) / MR : (g->m + MR_1 - 1) / MR_1, width = two ? NR : VL;
+    int64_t low = panels == 1 ? g->m : g->m / panels;
+    int64_t tall = g->m - panels * low; /* heights are about equal: so many have a row more than `low` */
+    for (int64_t x = 0; x < panels; x++) {
+        int64_t mr = low + (x < tall);
+        kernel_fn *const *run = (two ? kernels_2 : kernels_1)[mr][by_row];
+        struct blocks at = t;
+        at.count = n / width;
+        if (at.count) run[0](&at);
+        at.b += at.count * width;
+        at.c += at.count * width;
+        at.last = n - at.count * width - (two ? VL : 0);
+        at.count = 1;
+        if (n % width) run[1](&at);
+        t.a += mr * g->a_row;
+        t.c += mr * g->c_row;
     }
 }
 
-/* kc rows, `width` columns of B, of which the last may not be there. */
-static void copy_panel(const float *b, int64_t ldb, int64_t kc, int64_t n, int64_t width, float *to)
+/* kc rows, n columns of a B whose columns are contiguous into rows of `ld`, eight by eight: for columns behind the last one
+ * the last stands again, and rows behind the last are zero; neither is read. */
+static void turn(const float *b, int64_t ldb, int64_t kc, int64_t n, float *to, int64_t ld)
 {
-    for (int64_t k = 0; k < kc; k++)
-        for (int64_t j = 0; j < width; j += VL)
-            vf_store(to + k * width + j,
-                     n - j >= VL ? vf_load(b + k * ldb + j) : vf_load_part(b + k * ldb + j, n - j, 0));
+    static const int32_t lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+    for (int64_t j = 0; j < n; j += 8)
+        for (int64_t k = 0; k < kc; k += 8) {
+            __m256i there = _mm256_loadu_si256((const __m256i *)(lanes + 8 - (kc - k < 8 ? kc - k : 8)));
+            transpose_row r[8];
+#pragma GCC unroll 8
+            for (int x = 0; x < 8; x++) r[x] = _mm256_maskload_ps(b + (j + x < n ? j + x : n - 1) * ldb + k, there);
+            transpose_registers(r, to + k * ld + j, ld);
+        }
 }
 
 /* ---- few rows ------------------------------------------------------------------------------------------------------ */
@@ -139,39 +162,77 @@ static void thin_strip(const struct gemm_args *g, int64_t j, int64_t n, int64_t 
     }
 }
 
-static void thin(const struct gemm_args *g)
+static void end(const struct gemm_args *g)
+{
+    for (int64_t i = 0; i < g->m && (g->bias || g->residual || g->act); i++)
+        gemm_epilogue_row(g, (float *)g->c + i * g->c_row, g->n, i, 0);
+}
+
+void gemm_thin(const struct gemm_args *g)
 {
     int64_t block = gemm_k_block(g->k);
     for (int64_t j = 0; j < g->n; j += STRIP)
         for (int64_t k = 0; k < g->k; k += block)
             thin_strip(g, j, g->n - j < STRIP ? g->n - j : STRIP, k, g->k - k < block ? g->k - k : block);
-}
-
-static void small(const struct gemm_args *g)
-{
-    float panel[GEMM_MOST_K * NR] __attribute__((aligned(64)));
-    float *c = g->c;
-    int64_t block = gemm_k_block(g->k);
-    for (int64_t k = 0, kc; k < g->k; k += kc) {
-        kc = g->k - k < block ? g->k - k : block;
-        const float *a = (const float *)g->a + k * g->a_col, *b = (const float *)g->b + k * g->b_row;
-        for (int64_t j = 0, width; j < g->n; j += width) {
-            width = g->n - j > VL ? NR : VL;
-            int64_t n = g->n - j < width ? g->n - j : width;
-            bool copied = n < width || meet(g->b_row, g->k);
-            if (copied) copy_panel(b + j, g->b_row, kc, n, width, panel);
-            columns(g, a, kc, copied ? panel : b + j, copied ? width : g->b_row, width, c + j, n, g->add || k > 0);
-        }
-    }
+    end(g);
 }
 
 void gemm_direct(const struct gemm_args *g)
 {
-    if (is_thin(g))
-        thin(g);
-    else
-        small(g);
-    for (int64_t i = 0; i < g->m && (g->bias || g->residual || g->act); i++)
-        gemm_epilogue_row(g, (float *)g->c + i * g->c_row, g->n, i, 0);
+    float room[ROOM + GEMM_MOST_K * VL] __attribute__((aligned(64)));
+    int64_t block = gemm_k_block(g->k), columns = g->n <= NR ? NR : ROOM / block / NR * NR;
+    int64_t ld = (g->n < columns ? (g->n + NR - 1) / NR * NR : columns) + VL; /* odd: rows must not meet in the cache */
+    bool a_rows = g->a_col == 1 || g->k == 1, b_rows = g->b_col == 1 || g->n == 1;
+    struct blocks t = {.lda = a_rows ? g->a_row : g->a_col, .ldb = b_rows ? g->b_row : ld, .ldc = g->c_row};
+    for (int64_t k = 0; k < g->k; k += t.k) {
+        t.k = g->k - k < block ? g->k - k : block;
+        t.add = g->add || k > 0;
+        for (int64_t j = 0; j < g->n; j += columns) {
+            int64_t n = g->n - j < columns ? g->n - j : columns, rest = n % NR, one = rest <= VL ? rest : 0;
+            t.a = (const float *)g->a + k * g->a_col;
+            t.b = (const float *)g->b + k * g->b_row + j * g->b_col;
+            t.c = (float *)g->c + j;
+            if (!b_rows) {
+                turn(t.b, g->b_col, t.k, n, room, ld);
+                t.b = room;
+            }
+            if (n > one) strip(g, a_rows, true, n - one, t);
+            t.b += n - one;
+            t.c += n - one;
+            if (one) strip(g, a_rows, false, one, t);
+        }
+    }
+    end(g);
+}
+
+/* ---- few columns ---------------------------------------------------------------------------------------------------- */
+
+/* C' = B' A': vectors lie along the rows of A, where C's rows would not fill one. A factor of each product changes places
+ * with the other, which changes no bit. */
+void gemm_narrow(const struct gemm_args *g)
+{
+    enum { ROWS = 512 };
+    float turned[GEMM_NARROW_COLUMNS * ROWS] __attribute__((aligned(64)));
+    struct gemm_args t = {.m = g->n,
+                          .k = g->k,
+                          .a = g->b,
+                          .a_row = g->b_col,
+                          .a_col = g->b_row,
+                          .b_row = g->a_col,
+                          .b_col = g->a_row,
+                          .c = turned,
+                          .c_row = ROWS,
+                          .add = g->add};
+    for (int64_t i = 0; i < g->m; i += ROWS) {
+        float *c = (float *)g->c + i * g->c_row;
+        t.n = g->m - i < ROWS ? g->m - i : ROWS;
+        t.b = (const float *)g->a + i * g->a_row;
+        for (int64_t x = 0; x < t.n && g->add; x++)
+            for (int64_t j = 0; j < g->n; j++) turned[j * ROWS + x] = c[x * g->c_row + j];
+        gemm_direct(&t);
+        for (int64_t x = 0; x < t.n; x++)
+            for (int64_t j = 0; j < g->n; j++) c[x * g->c_row + j] = turned[j * ROWS + x];
+    }
+    end(g);
 }
 #endif

@@ -57,9 +57,9 @@ SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, con
     block_sums sum;
     block_clear(mr, nv, sum);
     block_multiply(mr, nv, kc, a, by_row ? ROW : 1, by_row ? 1 : MR, b, ldb, sum);
-    if (e->from) block_add(mr, nv, sum, e->from, e->from_row);
-    if (e->bias) block_add(mr, nv, sum, e->bias, 0);
-    if (e->residual) block_add(mr, nv, sum, e->residual, e->res_row);
+    if (e->from) block_add_rows(mr, nv, sum, e->from, e->from_row);
+    if (e->bias) block_add_rows(mr, nv, sum, e->bias, 0);
+    if (e->residual) block_add_rows(mr, nv, sum, e->residual, e->res_row);
     block_store(mr, nv, sum, e->to, e->to_row, false);
 }
 

@@ -13,7 +13,7 @@ enum { BLOCK_ROWS = 6 }; /* 12 sums, 2 of B, 1 of A in 16 registers */
  * the loop's own instructions are spread over several steps. */
 enum { BLOCK_UNROLL = 8 };
 
-typedef vf block_sums[BLOCK_ROWS][2];
+typedef vf block_sums[2 * BLOCK_ROWS][2]; /* of one vector there may be twice as many rows */
 
 SIMD_FN void block_clear(int mr, int nv, block_sums sum)
 {
@@ -32,7 +32,7 @@ SIMD_FN void block_load(int mr, int nv, block_sums sum, const float *c, int64_t 
 }
 
 /* sum += rows of C, ldc apart: 0 where all are the same */
-SIMD_FN void block_add(int mr, int nv, block_sums sum, const float *c, int64_t ldc)
+SIMD_FN void block_add_rows(int mr, int nv, block_sums sum, const float *c, int64_t ldc)
 {
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++)
@@ -43,7 +43,7 @@ SIMD_FN void block_add(int mr, int nv, block_sums sum, const float *c, int64_t l
 /* C = sum, or += where `add` */
 SIMD_FN void block_store(int mr, int nv, block_sums sum, float *c, int64_t ldc, bool add)
 {
-    if (add) block_add(mr, nv, sum, c, ldc);
+    if (add) block_add_rows(mr, nv, sum, c, ldc);
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++)
 #pragma GCC unroll 2
@@ -60,18 +60,23 @@ SIMD_FN void block_add_product(vf *sum, vf x, vf y)
 #endif
 }
 
-/* sum += a column of A times a row of B. Row i of A is at a + i * a_row, from the fourth on at high + (i - 3) * a_row: of an
+/* sum += a column of A times a row of B, whose vectors are b0 and b1. Row i of A is at a + i * a_row, from the fourth on at high + (i - 3) * a_row: of an
  * a_row that is known at run time only, one, two and none are what the addressing of the machine reaches. */
-SIMD_FN void block_step(int mr, int nv, const float *a, const float *high, int64_t a_row, const float *b,
-                        block_sums sum)
+SIMD_FN void block_add(int mr, int nv, const float *a, const float *high, int64_t a_row, vf b0, vf b1, block_sums sum)
 {
-    vf b0 = vf_load(b), b1 = nv > 1 ? vf_load(b + VL) : b0;
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++) {
         vf x = vf_set(i < 3 ? a[i * a_row] : high[(i - 3) * a_row]);
         block_add_product(&sum[i][0], x, b0);
         if (nv > 1) block_add_product(&sum[i][1], x, b1);
     }
+}
+
+SIMD_FN void block_step(int mr, int nv, const float *a, const float *high, int64_t a_row, const float *b,
+                        block_sums sum)
+{
+    vf b0 = vf_load(b), b1 = nv > 1 ? vf_load(b + VL) : b0;
+    block_add(mr, nv, a, high, a_row, b0, b1, sum);
 }
 
 /* sum += A (mr, n) B (n, nv vectors), k by k. Element (i, k) of A is at a[i * a_row + k * a_col], row k of B at b + k * ldb.

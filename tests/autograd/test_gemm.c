@@ -2,9 +2,11 @@
  * for any number of threads. */
 #include "tests/autograd/kernel_check.h"
 
+#include "autograd/kernels/gemm.h"
 #include "autograd/ops/matmul.h"
 #include "autograd/ops/ops.h"
 #include "autograd/plan.h"
+#include "base/isa.h"
 #include "base/threads.h"
 
 static const int64_t sizes[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 65, 130};
@@ -100,7 +102,7 @@ static void test_cuts(void **state) /* sizes that are cut into blocks: rows, col
     check((struct matmul_attr){.tb = 1}, SHAPE(3), SHAPE(3), 200, 130, 100, true);
 }
 
-/* What is read where it lies (gemm_direct.c) and its borders; B's rows a power of two apart; few rows. */
+/* What is read where it lies (gemm_direct.c), its blocks of K, its strips of columns; few rows. */
 static void test_small_and_thin(void **state)
 {
     static const int64_t at[][3] = {{192, 192, 192}, {193, 192, 100}, {192, 193, 100}, {192, 192, 193}, {64, 32, 288},
@@ -116,6 +118,101 @@ static void test_small_and_thin(void **state)
         for (size_t i = 0; i < sizeof thin / sizeof *thin; i++)
             check((struct matmul_attr){.ta = m & 1, .bias = i & 1, .residual = m == 2}, SCALAR, SCALAR, m, thin[i][0],
                   thin[i][1], i % 2);
+}
+
+/* ---- the table of back ends (gemm_choice.c) ------------------------------------------------------------------------- */
+
+struct size {
+    int64_t m, n, k;
+    bool ta, tb;
+};
+
+static struct gemm_args product(struct size z, const float *a, const float *b, float *c)
+{
+    struct gemm_args g = {.m = z.m, .n = z.n, .k = z.k, .a = a, .b = b, .c = c, .c_row = z.n};
+    g.a_row = z.ta ? 1 : z.k;
+    g.a_col = z.ta ? z.m : 1;
+    g.b_row = z.tb ? 1 : z.n;
+    g.b_col = z.tb ? z.k : 1;
+    return g;
+}
+
+static enum gemm_backend choice(struct size z)
+{
+    struct gemm_args g = product(z, NULL, NULL, NULL);
+    return gemm_backend_of(&g);
+}
+
+/* Every back end that can multiply it gives the bits of the packed panels, whose sums test_odd_sizes and others hold against
+ * the plain loops; operands end where their memory does, so that a sanitizer sees a number that is read too far. */
+static void assert_same_bits(struct size z, bool more)
+{
+    struct ad_tensor a = check_tensor(SHAPE(z.m * z.k)), b = check_tensor(SHAPE(z.k * z.n)),
+                     bias = check_tensor(SHAPE(z.n)), start = check_tensor(SHAPE(z.m, z.n)),
+                     want = check_tensor(SHAPE(z.m, z.n)), got = check_tensor(SHAPE(z.m, z.n));
+    size_t bytes = (size_t)(z.m * z.n) * sizeof(float);
+    struct gemm_args g = product(z, a.data, b.data, want.data);
+    if (more) g.add = true, g.bias = bias.data;
+    memcpy(want.data, start.data, bytes);
+    gemm_block_by(GEMM_PACKED, &g);
+    g.c = got.data;
+    for (int by = GEMM_DIRECT; by < GEMM_PACKED; by++) {
+        if (!gemm_can((enum gemm_backend)by, &g)) continue;
+        memcpy(got.data, start.data, bytes);
+        gemm_block_by((enum gemm_backend)by, &g);
+        if (memcmp(got.data, want.data, bytes))
+            fail_msg("back end %d: other bits at m %lld n %lld k %lld ta %d tb %d", by, (long long)z.m, (long long)z.n,
+                     (long long)z.k, z.ta, z.tb);
+    }
+    float *const data[] = {a.data, b.data, bias.data, start.data, want.data, got.data};
+    for (size_t i = 0; i < sizeof data / sizeof *data; i++) free(data[i]);
+}
+
+static void test_back_ends_agree(void **state)
+{
+    static const int64_t at[][3] = {{1, 1, 1},     {5, 1, 9},      {600, 3, 520}, {513, 8, 17},
+                                    {4, 300, 513}, {3, 257, 1030}, {13, 40, 80},  {25, 97, 515},
+                                    {12, 15, 600}, {7, 530, 5},    {100, 33, 24}, {6, 1100, 12}};
+    if (isa_now() == ISA_PLAIN) {
+        assert_int_equal(choice((struct size){8, 8, 8, false, false}), GEMM_BLAS);
+        return;
+    }
+    for (int layout = 0; layout < 4; layout++) {
+        for (size_t i = 0; i < sizeof at / sizeof *at; i++)
+            assert_same_bits((struct size){at[i][0], at[i][1], at[i][2], layout & 1, layout >> 1}, i & 1);
+        for (int i = 0; i < 100; i++)
+            assert_same_bits((struct size){pick(), pick(), pick(), layout & 1, layout >> 1}, i & 1);
+    }
+}
+
+/* What is chosen changes along lines of m, n or k; the products on both sides of each change. */
+static void test_borders_of_the_table(void **state)
+{
+    static const struct {
+        struct size z; /* the size that moves is 0 here */
+        int64_t most;
+    } lines[] = {{{0, 300, 9}, 600}, {{0, 5, 12}, 600},   {{0, 1100, 8}, 40},  {{0, 40, 3}, 600},
+                 {{3, 0, 9}, 1100},  {{4, 0, 9}, 1100},   {{20, 0, 9}, 1100},  {{40, 0, 11}, 600},
+                 {{2, 600, 0}, 20},  {{33, 40, 0}, 4000}, {{140, 20, 0}, 2000}};
+    int found = 0;
+    for (int layout = 0; layout < 4; layout++)
+        for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+            struct size z = lines[i].z, last = z;
+            z.ta = layout & 1, z.tb = layout >> 1;
+            int64_t *moves = !z.m ? &z.m : !z.n ? &z.n : &z.k;
+            for (*moves = 1; *moves <= lines[i].most; last = z, ++*moves) {
+                if (*moves == 1 || choice(z) == choice(last)) continue;
+                const struct size sides[] = {last, z};
+                for (int side = 0; side < 2; side++) {
+                    struct size s = sides[side];
+                    assert_same_bits(s, side);
+                    check((struct matmul_attr){.ta = s.ta, .tb = s.tb, .bias = side}, SCALAR, SCALAR, s.m, s.n, s.k,
+                          false);
+                }
+                found++;
+            }
+        }
+    assert_true(isa_now() == ISA_PLAIN ? found == 0 : found > 20);
 }
 
 static void test_empty(void **state)
@@ -183,9 +280,14 @@ static void test_absorb(void **state)
 int main(void)
 {
     threads_init(2);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_odd_sizes), cmocka_unit_test(test_batches),
-                                       cmocka_unit_test(test_cuts),      cmocka_unit_test(test_small_and_thin),
-                                       cmocka_unit_test(test_empty),     cmocka_unit_test(test_activations),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_odd_sizes),
+                                       cmocka_unit_test(test_batches),
+                                       cmocka_unit_test(test_cuts),
+                                       cmocka_unit_test(test_small_and_thin),
+                                       cmocka_unit_test(test_back_ends_agree),
+                                       cmocka_unit_test(test_borders_of_the_table),
+                                       cmocka_unit_test(test_empty),
+                                       cmocka_unit_test(test_activations),
                                        cmocka_unit_test(test_absorb)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -270,6 +270,68 @@ static void products_are_compared(void **state)
     assert_int_equal(lines, 6); /* two layers: forward, dX, dW */
 }
 
+static const char *text(const json_t *j, const char *name)
+{
+    const char *x = json_string_value(json_object_get(j, name));
+    if (!x) fail_msg("no text '%s' in \"%s\"", name, out);
+    return x;
+}
+
+/* A class of products: the rate of each who takes part, of whom one is the fastest and one of triad's is chosen. */
+static void assert_class(const json_t *j)
+{
+    static const char *const names[] = {"direct", "thin", "narrow", "packed", "blas", "xsmm"};
+    enum { OURS = 5, ALL = 6 }; /* blas is triad's where it has no vectors of its own */
+    double best = 0, rate_chosen = 0, rate_fastest = 0;
+    const char *fastest = text(j, "fastest"), *chosen = text(j, "chosen");
+    int takes = 0;
+    for (int i = 0; i < ALL; i++) {
+        char field[32];
+        snprintf(field, sizeof field, "%s_gflops", names[i]);
+        if (!json_object_get(j, field)) continue;
+        double rate = number(j, field);
+        assert_true(rate > 0);
+        if (rate > best) best = rate;
+        if (!strcmp(names[i], fastest)) rate_fastest = rate;
+        if (!strcmp(names[i], chosen) && i < OURS) rate_chosen = rate;
+        takes++;
+    }
+    assert_true(takes >= 1 && json_object_get(j, "blas_gflops"));
+    assert_true(rate_chosen > 0 && rate_fastest == best);
+    double behind = number(j, "behind");
+    assert_true(behind >= 0 && (takes == 1 || number(j, "ahead") >= 0));
+    assert_true(json_is_true(json_object_get(j, "slow")) ? behind > 0.0499 : behind < 0.0501);
+    assert_true(!strcmp(text(j, "a_by"), "row") || !strcmp(text(j, "a_by"), "column"));
+    assert_true(!strcmp(text(j, "b_by"), "row") || !strcmp(text(j, "b_by"), "column"));
+    assert_true(number(j, "m") >= 1 && number(j, "n") >= 1 && number(j, "k") >= 1);
+    text(j, "isa");
+}
+
+static void back_ends_are_compared(void **state)
+{
+    assert_int_equal(RUN("gemm", "--table", "sphere"), 2);
+    assert_says("no class of products has 'sphere' in its name; there are cube, few rows");
+    assert_int_equal(RUN("vit_s16", "--table"), 2);
+    assert_says("--table goes with gemm, not with 'vit_s16'");
+    assert_int_equal(RUN("gemm", "--tabel"), 2);
+    assert_says("did you mean '--table'?");
+    int lines = 0;
+    const char *const parts[] = {"few columns", "few rows", "cube A' B'"};
+    for (int i = 0; i < 3; i++) {
+        if (RUN("gemm", parts[i], "--table", "--seconds", "0")) fail_msg("%s", said);
+        for (char *p = out, *end; *p; p = end + 1, lines++) {
+            end = strchr(p, '\n');
+            assert_non_null(end);
+            json_t *j = json_loadb(p, (size_t)(end - p), 0, NULL);
+            assert_non_null(j);
+            assert_true(!strncmp(text(j, "name"), parts[i], strlen(parts[i])));
+            assert_class(j);
+            json_decref(j);
+        }
+    }
+    assert_true(lines > 40);
+}
+
 int main(void)
 {
     temp_dir_begin(&dir);
@@ -278,6 +340,7 @@ int main(void)
         cmocka_unit_test(a_limit_of_memory_is_kept),     cmocka_unit_test(every_kind_of_work_runs),
         cmocka_unit_test(profiles_go_to_standard_error), cmocka_unit_test(slips_are_told),
         cmocka_unit_test(the_machine_is_measured),       cmocka_unit_test(products_are_compared),
+        cmocka_unit_test(back_ends_are_compared),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(out);

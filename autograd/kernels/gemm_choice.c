@@ -1,0 +1,103 @@
+/* Which back end multiplies a block: a table of what was measured. It is made from, and held against, the lines of
+ *
+ *     triad bench gemm --table
+ *     OPENBLAS_CORETYPE=Haswell LIBXSMM_TARGET=hsw TRIAD_ISA=avx2 triad bench gemm --table
+ *
+ * which mark a class of products where the choice is more than 5 % behind the fastest; `make bench-backends` keeps both for
+ * docs/performance.md. OpenBLAS and libxsmm sum in another order, so that they could multiply whole products only, never a
+ * block of one that is cut for the threads. */
+#include "autograd/kernels/gemm.h"
+
+bool gemm_can(enum gemm_backend by, const struct gemm_args *g)
+{
+#ifdef __AVX2__
+    bool f32 = g->a_type == AD_F32 && g->b_type == AD_F32 && g->c_type == AD_F32;
+    if (by == GEMM_PACKED) return true;
+    if (!f32 || g->source || g->stream) return false;
+    if (by == GEMM_THIN) return g->m <= GEMM_THIN_ROWS && (g->b_col == 1 || g->n == 1);
+    return by == GEMM_DIRECT || (by == GEMM_NARROW && g->n <= GEMM_NARROW_COLUMNS);
+#else
+    return by == GEMM_BLAS;
+#endif
+}
+
+#ifdef __AVX2__
+enum layout { ANY, ROWS, COLUMNS }; /* which of an operand are contiguous */
+
+/* Of products whose B is not in panels yet: the first row that holds and that can multiply the block has it; where none does, the packed panels. A limit of 0 is
+ * none. `numbers`: of the operands, (m + n) k. */
+struct row {
+    enum layout a, b;
+    struct {
+        int64_t least, most;
+    } m, n, k;
+    int64_t numbers;
+    enum gemm_backend by;
+};
+
+/* clang-format off */
+static const struct row table[] = {
+#ifdef __AVX512F__ /* measured on Zen 4 */
+    /* A       B        m         n          k       numbers */
+    {ANY,     ANY,     {0, 31},  {0, 255},  {0, 0}, 65536,  GEMM_DIRECT}, /* the smallest, first: asking counts there */
+    {ANY,     ROWS,    {0, 3},   {512, 0},  {8, 0}, 0,      GEMM_THIN},
+    {ANY,     ROWS,    {0, 4},   {1024, 0}, {8, 0}, 0,      GEMM_THIN},
+    {ROWS,    ANY,     {0, 6},   {0, 0},    {0, 0}, 0,      GEMM_DIRECT},
+    {ANY,     ANY,     {32, 0},  {0, 8},    {0, 0}, 0,      GEMM_NARROW},
+    {ROWS,    ANY,     {0, 0},   {0, 512},  {0, 0}, 262144, GEMM_DIRECT},
+    {COLUMNS, ANY,     {0, 512}, {0, 512},  {0, 0}, 262144, GEMM_DIRECT},
+#else /* measured on Zen 4 */
+    {ANY,     ANY,     {0, 31},  {0, 255},  {0, 0}, 65536,  GEMM_DIRECT},
+    {ANY,     ROWS,    {0, 2},   {256, 0},  {8, 0}, 0,      GEMM_THIN},
+    {ANY,     ROWS,    {0, 4},   {1024, 0}, {8, 0}, 0,      GEMM_THIN},
+    {ROWS,    ANY,     {0, 16},  {0, 0},    {0, 0}, 0,      GEMM_DIRECT},
+    {ANY,     ANY,     {32, 0},  {0, 4},    {0, 0}, 0,      GEMM_NARROW},
+    {ROWS,    ROWS,    {0, 0},   {0, 320},  {0, 0}, 262144, GEMM_DIRECT},
+    {ROWS,    COLUMNS, {0, 0},   {0, 512},  {0, 0}, 262144, GEMM_DIRECT},
+    {COLUMNS, ANY,     {0, 256}, {0, 256},  {0, 0}, 262144, GEMM_DIRECT},
+#endif
+};
+/* clang-format on */
+
+static bool within(int64_t x, int64_t least, int64_t most)
+{
+    return x >= least && (most == 0 || x <= most);
+}
+
+static bool lies(enum layout want, bool rows)
+{
+    return want == ANY || (want == ROWS) == rows;
+}
+
+enum gemm_backend gemm_backend_of(const struct gemm_args *g)
+{
+    if (g->panels.at) return GEMM_PACKED;
+    bool a_rows = g->a_col == 1 || g->k == 1, b_rows = g->b_col == 1 || g->n == 1;
+    int64_t numbers = (g->m + g->n) * g->k;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        const struct row *r = &table[i];
+        if (within(g->m, r->m.least, r->m.most) && within(g->n, r->n.least, r->n.most) &&
+            within(g->k, r->k.least, r->k.most) && within(numbers, 0, r->numbers) && lies(r->a, a_rows) &&
+            lies(r->b, b_rows) && gemm_can(r->by, g))
+            return r->by;
+    }
+    return GEMM_PACKED;
+}
+#else
+enum gemm_backend gemm_backend_of(const struct gemm_args *g)
+{
+    return GEMM_BLAS;
+}
+#endif
+
+void gemm_block_by(enum gemm_backend by, const struct gemm_args *g)
+{
+    switch (by) {
+#ifdef __AVX2__
+    case GEMM_DIRECT: gemm_direct(g); break;
+    case GEMM_THIN: gemm_thin(g); break;
+    case GEMM_NARROW: gemm_narrow(g); break;
+#endif
+    default: gemm_multiply(g);
+    }
+}
