@@ -99,8 +99,9 @@ struct ad_plan_stats {
     double again_flops;      /* of those: what is computed a second time */
     double limit_s, again_s; /* seconds at the roofline of the options' limits: all calls, those that come again */
     double build_s, clear_s; /* seconds spent in passes and planning; in getting cleared memory for the arena */
-    /* Of the last run, but for calls that open regions of their own: calls that shared regions with others or with none;
-     * the parallel regions that were opened, and the barriers in these. */
+    /* Of the last run (0 before it, and while calls run one by one): calls whose kernels tell their work by parts; the
+     * parallel regions that were opened for them, and the barriers in these. Other calls open regions of their own, which
+     * are not counted. */
     int64_t cut_calls, regions, barriers;
 };
 struct ad_plan_stats ad_plan_stats(const struct ad_plan *p);
