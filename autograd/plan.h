@@ -13,18 +13,20 @@ struct ad_plan;
 struct buf;
 
 enum ad_pass_flags {
-    AD_NO_SIMPLIFY = 1,   /* no common subexpressions, constants, identities (dead nodes are never run) */
-    AD_NO_FUSE = 2,       /* no fused elementwise chains, no matmul epilogues */
-    AD_NO_REUSE = 4,      /* every value has memory of its own, nothing in place, no views */
-    AD_NO_KERNELS = 8,    /* the plain evals: with all of these the plan is the reference executor */
-    AD_NO_RECOMPUTE = 16, /* whatever the gradients need is kept, even what is cheap to compute again */
-    AD_NO_PANELS = 32,    /* weights are multiplied by where they lie */
-    AD_NO_MERGE = 64,     /* every call opens parallel regions of its own */
+    AD_NO_SIMPLIFY = 1,    /* no common subexpressions, constants, identities (dead nodes are never run) */
+    AD_NO_FUSE = 2,        /* no fused elementwise chains, no matmul epilogues */
+    AD_NO_REUSE = 4,       /* every value has memory of its own, nothing in place, no views */
+    AD_NO_KERNELS = 8,     /* the plain evals: with all of these the plan is the reference executor */
+    AD_NO_RECOMPUTE = 16,  /* whatever the gradients need is kept, even what is cheap to compute again */
+    AD_NO_PANELS = 32,     /* weights are multiplied by where they lie */
+    AD_NO_MERGE = 64,      /* every call opens parallel regions of its own */
     AD_CHECK_FINITE = 128, /* stop at the first node that makes a NaN or infinity from finite inputs */
-    AD_BF16_VALUES = 256, /* mixed precision: activations and their gradients are kept in 16 bits (passes/autocast.c); */
+    AD_BF16_VALUES =
+        256,             /* mixed precision: activations and their gradients are kept in 16 bits (passes/autocast.c); */
     AD_F16_VALUES = 512, /* arithmetic, weights, losses, weights' gradients and whatever the caller sees stay in f32 */
     AD_NO_AUTOCAST = 1024, /* all in f32 in spite of those two */
-    AD_REFERENCE = AD_NO_SIMPLIFY | AD_NO_FUSE | AD_NO_REUSE | AD_NO_KERNELS | AD_NO_RECOMPUTE | AD_NO_PANELS | AD_NO_MERGE,
+    AD_REFERENCE =
+        AD_NO_SIMPLIFY | AD_NO_FUSE | AD_NO_REUSE | AD_NO_KERNELS | AD_NO_RECOMPUTE | AD_NO_PANELS | AD_NO_MERGE,
 };
 /* "nofuse,noplan,nan,nokernels,nosimplify,norecompute,nopanels,nomerge,noautocast" -> flags; ERR_USAGE names the wrong
  * word. */

@@ -9,23 +9,18 @@
 #include "autograd/kernels/gemm.h"
 
 #if defined(__AVX2__)
+#include "autograd/kernels/gemm_panels.h"
 #include "autograd/kernels/register_block.h"
 #include "autograd/kernels/stream.h"
-#include "autograd/kernels/transpose.h"
 
 enum { MR = BLOCK_ROWS, GROUP = VL > 8 ? 4 : 8 }; /* a group has 112 KB, 96 with AVX2 */
 /* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
-enum { NR = 2 * VL, ROW = GEMM_MOST_K + 16, HEAP = MR * ROW + 16, GAP = 2 * 16, PANELS_OF_B = 576 / NR };
+enum { ROW = GEMM_MOST_K + 16, HEAP = MR * ROW + 16, PANELS_OF_B = 576 / NR };
+enum { KEPT_COLUMNS = 4096 }; /* that a group of A meets where B is kept in panels */
 
 struct room {
     float a[GROUP * HEAP + VL], b[PANELS_OF_B * (GEMM_MOST_K * NR + GAP)], tile[MR * NR], res[MR * NR];
 } __attribute__((aligned(64)));
-
-/* From one packed panel of B to the next. */
-static int64_t panel_size(int64_t kc)
-{
-    return kc * NR + GAP;
-}
 
 /* Columns of B that there is room for. */
 static int64_t most_columns(int64_t kc)
@@ -83,111 +78,7 @@ HEIGHTS(EACH_OF)
 static const kernel_fn kernels[MR][2][2] = {HEIGHTS(ROW_OF)};
 /* clang-format on */
 
-/* ---- packing -------------------------------------------------------------------------------------------------------- */
-
-/* Panels of a block are NR wide, the last VL where that is enough. */
-static int64_t width_of(int64_t n, int64_t j)
-{
-    return n - j > VL ? NR : VL;
-}
-
-/* n columns of kc rows of B from `b` on, a row at a time: memory is read in the order in which it lies. */
-SIMD_FN void pack_rows(enum ad_dtype type, const void *b, int64_t b_row, int64_t n, int64_t kc, float *to)
-{
-    int64_t whole = n / NR * NR, size = panel_size(kc);
-    for (int64_t t = 0; t < kc; t++) {
-        const void *row = at_as(type, b, t * b_row);
-        int64_t j = 0;
-        for (; j < whole; j += NR) {
-            vf_store(to + j / NR * size + t * NR, vf_load_as(type, row, j));
-            vf_store(to + j / NR * size + t * NR + VL, vf_load_as(type, row, j + VL));
-        }
-        if (j == n) continue;
-        float *end = to + j / NR * size + t * width_of(n, j);
-        vf_widen(type, at_as(type, row, j), end, n - j);
-        for (int64_t x = n - j; x < width_of(n, j); x++) end[x] = 0;
-    }
-}
-
-/* Lines of 16-bit numbers are widened eight at a time. */
-static void transpose_half(enum ad_dtype type, const void *from, int64_t ld, int64_t n, int64_t kc, float *to,
-                           int64_t step)
-{
-    float wide[8 * ROW];
-    for (int64_t j = 0; j < n; j += 8) {
-        int64_t here = min_of(8, n - j);
-        for (int64_t x = 0; x < here; x++) vf_widen(type, at_as(type, from, (j + x) * ld), wide + x * ROW, kc);
-        transpose_lines(wide, ROW, here, kc, to + j, step);
-    }
-}
-
-/* Rows k .. k+kc-1, columns j0 .. j0+n-1 of B; columns behind the last are zero. */
-static void pack_b(const struct gemm_args *g, int64_t j0, int64_t n, int64_t k, int64_t kc, float *to)
-{
-    const void *b = at_as(g->b_type, g->b, k * g->b_row + j0 * g->b_col);
-    if (g->b_col == 1 || g->n == 1) {
-        BY_TYPE(g->b_type, pack_rows, b, g->b_row, n, kc, to);
-        return;
-    }
-    for (int64_t j = 0; j < n; j += NR) {
-        int64_t width = width_of(n, j), here = min_of(n - j, width);
-        float *panel = to + j / NR * panel_size(kc);
-        const void *line = at_as(g->b_type, b, j * g->b_col);
-        if (g->b_type == AD_F32)
-            transpose_lines(line, g->b_col, here, kc, panel, width);
-        else
-            transpose_half(g->b_type, line, g->b_col, here, kc, panel, width);
-        for (int64_t t = 0; t < kc && here < width; t++)
-            memset(panel + t * width + here, 0, (size_t)(width - here) * sizeof *panel);
-    }
-}
-
-/* ---- B that is kept in panels --------------------------------------------------------------------------------------- */
-
-enum { PIECE = 256 / NR, KEPT_COLUMNS = 4096 }; /* panels that are copied together; columns that a group of A meets */
-
-/* All panels of a block of K that is kc long. */
-static int64_t block_size(int64_t n, int64_t kc)
-{
-    return (n + NR - 1) / NR * panel_size(kc);
-}
-
-int64_t gemm_panels_count(int64_t n, int64_t k)
-{
-    int64_t block = gemm_k_block(k), whole = k / block, rest = k % block;
-    return whole * block_size(n, block) + (rest ? block_size(n, rest) : 0);
-}
-
-/* The panel with the product's column j, at row k, where a block of K begins. */
-static float *kept_panel(const struct gemm_panels *p, int64_t k, int64_t kc, int64_t block, int64_t j)
-{
-    return (float *)(uintptr_t)p->at + k / block * block_size(p->n, block) + (p->first + j) / NR * panel_size(kc);
-}
-
-bool gemm_panels_place(int64_t n, int64_t k, int64_t i, int64_t *row, int64_t *column)
-{
-    int64_t block = gemm_k_block(k), first = i / block_size(n, block) * block, kc = min_of(block, k - first);
-    i %= block_size(n, block);
-    int64_t j = i / panel_size(kc) * NR, width = width_of(n, j);
-    i %= panel_size(kc);
-    *row = first + i / width;
-    *column = j + i % width;
-    return i / width < kc && *column < n;
-}
-
-int64_t gemm_panels_pieces(int64_t n, int64_t k)
-{
-    int64_t block = gemm_k_block(k);
-    return (k + block - 1) / block * ((n + PIECE * NR - 1) / (PIECE * NR));
-}
-
-void gemm_panels_copy(const struct gemm_args *g, int64_t piece, float *to)
-{
-    int64_t block = gemm_k_block(g->k), across = (g->n + PIECE * NR - 1) / (PIECE * NR);
-    int64_t k = piece / across * block, kc = min_of(block, g->k - k), j = piece % across * PIECE * NR;
-    struct gemm_panels p = {.at = to, .n = g->n};
-    pack_b(g, j, min_of(PIECE * NR, g->n - j), k, kc, kept_panel(&p, k, kc, block, j));
-}
+/* ---- packing A ------------------------------------------------------------------------------------------------------ */
 
 /* Rows of A in panels of about equal height. */
 struct heights {
@@ -370,7 +261,8 @@ static void add_ends(const struct gemm_args *g, struct room *room, int mr, int64
     e->residual = res;
     e->res_row = g->res_row;
     if (g->res_type == AD_F32) return;
-    for (int r = 0; r < mr; r++) vf_widen(g->res_type, at_as(g->res_type, res, r * g->res_row), room->res + r * NR, width);
+    for (int r = 0; r < mr; r++)
+        vf_widen(g->res_type, at_as(g->res_type, res, r * g->res_row), room->res + r * NR, width);
     e->residual = room->res;
     e->res_row = NR;
 }
@@ -457,7 +349,7 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
         next = group_of(h, 0), next_k += s->kc, next_kc = min_of(s->block, g->k - next_k);
     struct ahead next_a = ahead_of_a(g, s->by_row, next, next_k, next_kc, p.panels * panels);
     for (int64_t j = 0; j < s->n;) {
-        int64_t width = j < s->first ? min_of(NR, s->first - j) : width_of(s->n, j);
+        int64_t width = j < s->first ? min_of(NR, s->first - j) : panel_width(s->n, j);
         struct panel b = {s->b + j / NR * size, width, min_of(width, s->n - j), width};
         if (j < s->first) b.b = (const float *)g->b + s->k * g->b_row + s->j0 + j, b.ldb = g->b_row;
         for (int64_t x = 0, i = p.i; x < p.panels; x++) {
@@ -485,9 +377,9 @@ static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int6
     bool ends = g->bias || g->residual || g->act || g->c_type != AD_F32;
     for (s.k = 0; s.k < g->k; s.k += s.block) {
         s.kc = min_of(s.block, g->k - s.k);
-        s.b = g->panels.at ? kept_panel(&g->panels, s.k, s.kc, s.block, j0) : room->b;
+        s.b = g->panels.at ? panel_at(&g->panels, s.k, s.kc, s.block, j0) : room->b;
         if (s.first < n && !g->panels.at)
-            pack_b(g, j0 + s.first, n - s.first, s.k, s.kc, room->b + s.first / NR * panel_size(s.kc));
+            gemm_pack_b(g, j0 + s.first, n - s.first, s.k, s.kc, room->b + s.first / NR * panel_size(s.kc));
         s.ends = ends && s.k + s.kc == g->k;
         for (int64_t first = 0; first < h.panels; first += GROUP)
             group_times_strip(g, room, &s, &h, group_of(&h, first));

@@ -140,7 +140,8 @@ static void cut(const struct ad_call *c, int threads, struct ad_parts *p)
     }
     j->one = gemm_work_of(g, c->scratch, threads);
     p->n = j->one.items[1] ? 2 : 1;
-    p->phase[0] = (struct ad_phase){.items = j->j.count * j->one.items[0], .run = do_blocks, .dynamic = true, .alone = alone};
+    p->phase[0] =
+        (struct ad_phase){.items = j->j.count * j->one.items[0], .run = do_blocks, .dynamic = true, .alone = alone};
     p->phase[1] = (struct ad_phase){.items = j->j.count * j->one.items[1], .run = do_sums};
 }
 
