@@ -133,6 +133,16 @@ bench-peers: all $(VENV)/bin/python ## triad beside PyTorch, taking turns -> bui
 bench-emoji: all $(VENV)/bin/python ## the model of configs/emoji-peer.yaml trained by both -> build/bench/emoji.json, docs/emoji-losses.svg; BENCH="--steps 330"
 	@python3 bench/emoji_peer.py --triad $(BUILD)/triad --out $(BUILD)/bench --python $(VENV)/bin/python $(BENCH)
 
+# Debian's libxsmm-dev has archives alone, and the bench finds a library at run time.
+XSMM_DIR := $(shell pkg-config --variable=libdir libxsmm 2>/dev/null)
+XSMM := $(wildcard $(XSMM_DIR)/libxsmm.a $(XSMM_DIR)/libxsmmnoblas.a)
+$(BUILD)/libxsmm.so: $(XSMM)
+	@mkdir -p $(@D)
+	$(call say,link $@)
+	$(Q)$(CC) -shared -o $@ -Wl,--whole-archive $^ -Wl,--no-whole-archive -ldl -lpthread -lm
+bench-backends: all $(if $(XSMM),$(BUILD)/libxsmm.so) ## gemm's back ends beside OpenBLAS and libxsmm -> build/bench/backends.json
+	@LD_LIBRARY_PATH=$(BUILD):$$LD_LIBRARY_PATH python3 bench/compare.py backends --triad $(BUILD)/triad --out $(BUILD)/bench $(BENCH)
+
 bench-page: ## docs/performance.md and its pictures from the results in build/bench
 	@python3 bench/page.py $(BUILD)/bench
 
@@ -171,5 +181,5 @@ help: ## this list
 
 -include $(shell find $(BUILD) -name '*.d' -not -path '$(BUILD)/asan/*' -not -path '$(BUILD)/fuzz/*' -not -path '$(BUILD)/neon/*' 2>/dev/null)
 
-.PHONY: all tests test-bins examples test neon quickstart bench bench-peers bench-emoji bench-page asan fuzz fuzz-bins style format deps check install clean help
+.PHONY: all tests test-bins examples test neon quickstart bench bench-peers bench-emoji bench-backends bench-page asan fuzz fuzz-bins style format deps check install clean help
 .SECONDARY:

@@ -3,6 +3,7 @@
 
     bench/compare.py alone                    every row by triad -> build/bench/triad.json, and a table
     bench/compare.py peers                    triad and PyTorch, taking turns -> build/bench/peers.json, and a table
+    bench/compare.py backends                 the back ends of gemm beside OpenBLAS and libxsmm -> build/bench/backends.json
         --rows vit_s16,gpt  --rounds 3  --steps 7  --threads 2  --modes eager,compile  --python build/venv/bin/python
 
 In each round every program runs each row once, in a process of its own, pinned to the same cores with the same number of
@@ -127,6 +128,34 @@ def alone(options):
     write(options, "triad.json", result)
 
 
+def medians(rounds):
+    """Of each class of products the median rates over the rounds; who is the fastest, and how far the choice is behind."""
+    out = []
+    for lines in zip(*rounds):
+        r = dict(lines[0])
+        rates = {f: statistics.median(line[f] for line in lines) for f in r if f.endswith("_gflops")}
+        best = max(rates, key=rates.get)
+        r.update(rates, fastest=best.removesuffix("_gflops"), behind=rates[best] / rates[r["chosen"] + "_gflops"] - 1)
+        out.append(dict(r, slow=r["behind"] > 0.05))
+    return out
+
+
+def backends(options):
+    """`triad bench gemm --table` on AVX-512 and on AVX2, the libraries held to the same instructions."""
+    older = dict(TRIAD_ISA="avx2", OPENBLAS_CORETYPE="Haswell", LIBXSMM_TARGET="hsw")
+    result = dict(header(options), backends={})
+    for more in {}, older:
+        words = pinned(1) + [options.triad, "bench", "gemm", "--table"]
+        done = [subprocess.run(words, env=dict(os.environ, **more), capture_output=True, text=True, check=True)
+                for _ in range(options.rounds)]  # fmt: skip
+        table = medians([[json.loads(line) for line in d.stdout.splitlines()] for d in done])
+        result["backends"][table[0]["isa"]] = table
+        for r in table:
+            if r["slow"]:
+                print(f"{r['isa']:8}{r['name']:18} {r['m']:5} {r['n']:5} {r['k']:5} {r['chosen']} is {100 * r['behind']:.0f} % behind {r['fastest']}")
+    write(options, "backends.json", result)
+
+
 def summary(row, runs, variants):
     """Ratios by variant over rounds, and the variant whose own median is the least."""
     ours = [r for r in runs if r["program"] == "triad"]
@@ -195,7 +224,7 @@ def peers(options):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("what", choices=["alone", "peers"])
+    p.add_argument("what", choices=["alone", "peers", "backends"])
     p.add_argument("--rows", help="by default all")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--steps", type=int, default=7)
@@ -211,7 +240,7 @@ def main():
     unknown = [r for r in options.rows if r.partition("+")[0] not in ROWS]
     if unknown:
         p.error(f"unknown row '{unknown[0]}'; there are {', '.join(ROWS)}")
-    alone(options) if options.what == "alone" else peers(options)
+    dict(alone=alone, peers=peers, backends=backends)[options.what](options)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes docs/performance.md and its bars from the results in build/bench (triad.json, peers.json, emoji.json; the curves of
-the last are drawn by bench/emoji_peer.py).
+"""Writes docs/performance.md and its bars from the results in build/bench (triad.json, peers.json, backends.json, emoji.json; the
+curves of the last are drawn by bench/emoji_peer.py).
 
     bench/page.py [build/bench]
 
@@ -9,6 +9,7 @@ The numbers are the results'; the sentences between `<!-- why NAME -->` and `<!-
 import json
 import os
 import re
+import statistics
 import sys
 from xml.sax.saxutils import escape
 
@@ -205,7 +206,44 @@ def gemm_part(alone, sentences):
         lines = [line + [f"{g['dnnl_gflops']:.0f}", f"{g['dnnl_ratio']:.2f}"] for line, g in zip(lines, rows)]
     text = "C (M, N) = A (M, K) B (K, N) on all threads, triad's `gemm`, OpenBLAS and, where its library is installed, oneDNN\n\
 taking turns; medians. dX and dW are the products of the gradients, with one operand transposed.\n"
+    if any("xsmm_ratio" in g for g in rows):
+        head += ["libxsmm GF/s", "ratio"]
+        lines = [line + ([f"{g['xsmm_gflops']:.0f}", f"{g['xsmm_ratio']:.2f}"] if "xsmm_ratio" in g else ["", ""])
+                 for line, g in zip(lines, rows)]  # fmt: skip
     return ["## Matrix products\n", text, table(head, lines), why(sentences, "gemm")]
+
+
+ISAS = dict(avx512="AVX-512", avx2="AVX2")
+
+
+def over(rows, who):
+    """The choice's rate over that of `who`, the median over the rows where it takes part, and the least."""
+    ratios = [r[r["chosen"] + "_gflops"] / r[who] for r in rows if who in r]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f})" if ratios else ""
+
+
+def backends_part(data, sentences):
+    isas = [isa for isa in ISAS if isa in data["backends"]]
+    kinds = list(dict.fromkeys(r["name"] for isa in isas for r in data["backends"][isa]))
+    lines, slow = [], []
+    for kind in kinds:
+        line = [kind, ""]
+        for isa in isas:
+            rows = [r for r in data["backends"][isa] if r["name"] == kind]
+            line[1] = len(rows)
+            chosen = ", ".join(dict.fromkeys(r["chosen"] for r in rows))
+            line += [chosen, *(over(rows, who + "_gflops") for who in ("packed", "blas", "xsmm"))]
+            slow += [[ISAS[isa], kind, r["m"], r["n"], r["k"], r["chosen"], f"{r[r['chosen'] + '_gflops']:.1f}", r["fastest"],
+                      f"{r[r['fastest'] + '_gflops']:.1f}", f"{100 * r['behind']:.0f}"] for r in rows if r["slow"]]  # fmt: skip
+        lines.append(line)
+    head = ["class", "products"] + [h for isa in isas for h in (ISAS[isa], "over packed", "OpenBLAS", "libxsmm")]
+    text = f"{data['cpu']}, one thread, {data['date']}; `make bench-backends`. By classes of sizes and layouts (A' is stored (K, M),\n\
+B' (N, K)) the back ends that autograd/kernels/gemm_choice.c chooses, and how fast they are: their rate over that of\n\
+packed panels, of OpenBLAS and of libxsmm, the median over the class's products and, in brackets, the least.\n"
+    more = "The products whose choice is more than 5 % behind the fastest:\n"
+    head_slow = ["vectors", "class", "M", "N", "K", "chosen", "GF/s", "fastest", "GF/s", "behind %"]
+    return ["## The back ends of gemm\n", text, table(head, lines)] + ([more, table(head_slow, slow)] if slow else []) + \
+           [why(sentences, "backends")]  # fmt: skip
 
 
 def emoji_part(emoji, sentences):
@@ -252,7 +290,8 @@ FIELDS = """## The fields of `triad bench ROW`
 
 def main():
     folder = sys.argv[1] if len(sys.argv) > 1 else "build/bench"
-    alone, peers, emoji = (load(folder, name) for name in ("triad.json", "peers.json", "emoji.json"))
+    names = ("triad.json", "peers.json", "emoji.json", "backends.json")
+    alone, peers, emoji, products = (load(folder, name) for name in names)
     sentences = kept_sentences()
     parts = [TOP]
     if peers:
@@ -261,6 +300,8 @@ def main():
         parts += emoji_part(emoji, sentences)
     if alone:
         parts += roofline_part(alone, sentences) + ops_part(alone, sentences) + gemm_part(alone, sentences)
+    if products:
+        parts += backends_part(products, sentences)
     parts.append(FIELDS)
     with open(PAGE, "w") as f:
         f.write("\n".join(parts))

@@ -1,5 +1,5 @@
 /* The one interface for f32 matrix products; every kernel that multiplies goes through it. Behind it: our own packed
- * kernels for AVX2 and AVX-512 (gemm_packed.c; gemm_direct.c of small products), OpenBLAS elsewhere (gemm_blas.c). Results
+ * kernels for AVX2 and AVX-512 (gemm_packed.c, gemm_direct.c; gemm_choice.c has the table), OpenBLAS elsewhere (gemm_blas.c). Results
  * are the same bits for any thread count: every number of C is one chain over k in blocks whose bounds depend on the sizes
  * only. */
 #ifndef TRIAD_AUTOGRAD_KERNELS_GEMM_H

@@ -38,23 +38,27 @@ struct row {
 /* clang-format off */
 static const struct row table[] = {
 #ifdef __AVX512F__ /* measured on Zen 4 */
-    /* A       B        m         n          k       numbers */
-    {ANY,     ANY,     {0, 31},  {0, 255},  {0, 0}, 65536,  GEMM_DIRECT}, /* the smallest, first: asking counts there */
-    {ANY,     ROWS,    {0, 3},   {512, 0},  {8, 0}, 0,      GEMM_THIN},
-    {ANY,     ROWS,    {0, 4},   {1024, 0}, {8, 0}, 0,      GEMM_THIN},
-    {ROWS,    ANY,     {0, 6},   {0, 0},    {0, 0}, 0,      GEMM_DIRECT},
-    {ANY,     ANY,     {32, 0},  {0, 8},    {0, 0}, 0,      GEMM_NARROW},
-    {ROWS,    ANY,     {0, 0},   {0, 512},  {0, 0}, 262144, GEMM_DIRECT},
-    {COLUMNS, ANY,     {0, 512}, {0, 512},  {0, 0}, 262144, GEMM_DIRECT},
+    /* A     B        m          n          k       numbers */
+    {ANY,     ANY,     {0, 31},   {0, 255},  {0, 0}, 65536,  GEMM_DIRECT}, /* the smallest, first: asking counts there */
+    {ANY,     ROWS,    {0, 3},    {512, 0},  {8, 0}, 0,      GEMM_THIN},
+    {ANY,     ROWS,    {0, 4},    {1024, 0}, {8, 0}, 0,      GEMM_THIN},
+    {ROWS,    ANY,     {0, 6},    {0, 0},    {0, 0}, 0,      GEMM_DIRECT},
+    {ANY,     ANY,     {32, 0},   {0, 8},    {0, 0}, 0,      GEMM_NARROW},
+    {ROWS,    COLUMNS, {0, 0},    {0, 0},    {0, 0}, 524288, GEMM_DIRECT},
+    {ROWS,    ROWS,    {0, 0},    {0, 2048}, {0, 0}, 262144, GEMM_DIRECT},
+    {COLUMNS, ANY,     {0, 2048}, {0, 2048}, {0, 0}, 262144, GEMM_DIRECT},
 #else /* measured on Zen 4 */
-    {ANY,     ANY,     {0, 31},  {0, 255},  {0, 0}, 65536,  GEMM_DIRECT},
-    {ANY,     ROWS,    {0, 2},   {256, 0},  {8, 0}, 0,      GEMM_THIN},
-    {ANY,     ROWS,    {0, 4},   {1024, 0}, {8, 0}, 0,      GEMM_THIN},
-    {ROWS,    ANY,     {0, 16},  {0, 0},    {0, 0}, 0,      GEMM_DIRECT},
-    {ANY,     ANY,     {32, 0},  {0, 4},    {0, 0}, 0,      GEMM_NARROW},
-    {ROWS,    ROWS,    {0, 0},   {0, 320},  {0, 0}, 262144, GEMM_DIRECT},
-    {ROWS,    COLUMNS, {0, 0},   {0, 512},  {0, 0}, 262144, GEMM_DIRECT},
-    {COLUMNS, ANY,     {0, 256}, {0, 256},  {0, 0}, 262144, GEMM_DIRECT},
+    {ANY,     ANY,     {0, 31},   {0, 255},  {0, 0}, 65536,  GEMM_DIRECT},
+    {ANY,     ROWS,    {0, 2},    {256, 0},  {8, 0}, 0,      GEMM_THIN},
+    {ANY,     ROWS,    {0, 4},    {1024, 0}, {8, 0}, 0,      GEMM_THIN},
+    {ROWS,    ANY,     {0, 16},   {0, 0},    {0, 0}, 0,      GEMM_DIRECT},
+    {ANY,     ANY,     {32, 0},   {0, 4},    {0, 0}, 0,      GEMM_NARROW},
+    {ANY,     ANY,     {0, 0},    {0, 16},   {0, 0}, 0,      GEMM_DIRECT},
+    {ROWS,    COLUMNS, {0, 0},    {0, 0},    {0, 0}, 300000, GEMM_DIRECT},
+    {ROWS,    ROWS,    {0, 0},    {0, 512},  {0, 0}, 65536,  GEMM_DIRECT},
+    {ROWS,    ROWS,    {0, 0},    {0, 320},  {0, 0}, 262144, GEMM_DIRECT},
+    {COLUMNS, ANY,     {0, 512},  {0, 512},  {0, 0}, 65536,  GEMM_DIRECT},
+    {COLUMNS, ANY,     {0, 256},  {0, 256},  {0, 0}, 262144, GEMM_DIRECT},
 #endif
 };
 /* clang-format on */

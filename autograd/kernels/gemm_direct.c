@@ -1,6 +1,6 @@
-/* Small products: operands that the first two caches hold are read where they lie, since copying them into panels would
- * take as long as multiplying; and products of a few rows, which wait for B. The sums are those of gemm_packed.c, bit for
- * bit: how a product is cut decides which of the two has a block. */
+/* Operands read where they lie: copying them into panels would take as long as multiplying while the first two caches hold
+ * them; products of a few rows, which wait for B; and of a few columns. The sums are those of gemm_packed.c, bit for bit:
+ * how a product is cut decides which of them has a block. */
 #pragma GCC optimize("O3")
 #include "autograd/kernels/gemm.h"
 
@@ -162,6 +162,7 @@ static void thin_strip(const struct gemm_args *g, int64_t j, int64_t n, int64_t 
     }
 }
 
+/* What follows the sums. */
 static void end(const struct gemm_args *g)
 {
     for (int64_t i = 0; i < g->m && (g->bias || g->residual || g->act); i++)
@@ -177,7 +178,8 @@ void gemm_thin(const struct gemm_args *g)
     end(g);
 }
 
-void gemm_direct(const struct gemm_args *g)
+/* The sums alone: a strip of columns after the other, as wide as the first-level cache allows. */
+static void multiply(const struct gemm_args *g)
 {
     float room[ROOM + GEMM_MOST_K * VL] __attribute__((aligned(64)));
     int64_t block = gemm_k_block(g->k), columns = g->n <= NR ? NR : ROOM / block / NR * NR;
@@ -202,14 +204,13 @@ void gemm_direct(const struct gemm_args *g)
             if (one) strip(g, a_rows, false, one, t);
         }
     }
-    end(g);
 }
 
 /* ---- few columns ---------------------------------------------------------------------------------------------------- */
 
 /* C' = B' A': vectors lie along the rows of A, where C's rows would not fill one. A factor of each product changes places
  * with the other, which changes no bit. */
-void gemm_narrow(const struct gemm_args *g)
+static void narrow(const struct gemm_args *g)
 {
     enum { ROWS = 512 };
     float turned[GEMM_NARROW_COLUMNS * ROWS] __attribute__((aligned(64)));
@@ -229,9 +230,34 @@ void gemm_narrow(const struct gemm_args *g)
         t.b = (const float *)g->a + i * g->a_row;
         for (int64_t x = 0; x < t.n && g->add; x++)
             for (int64_t j = 0; j < g->n; j++) turned[j * ROWS + x] = c[x * g->c_row + j];
-        gemm_direct(&t);
+        multiply(&t);
         for (int64_t x = 0; x < t.n; x++)
             for (int64_t j = 0; j < g->n; j++) c[x * g->c_row + j] = turned[j * ROWS + x];
+    }
+}
+
+void gemm_narrow(const struct gemm_args *g)
+{
+    narrow(g);
+    end(g);
+}
+
+/* A few columns behind the last whole vector cost as much as a wide one: where there are rows enough, turning A for them
+ * costs less. */
+void gemm_direct(const struct gemm_args *g)
+{
+    enum { FEW = VL > 8 ? 4 : 0, WORTH = 32 };
+    int64_t rest = g->n > NR && g->m >= WORTH && g->n % VL <= FEW ? g->n % VL : 0;
+    if (rest) {
+        struct gemm_args whole = *g, few = *g;
+        whole.n -= rest;
+        few.n = rest;
+        few.b = (const float *)g->b + whole.n * g->b_col;
+        few.c = (float *)g->c + whole.n;
+        multiply(&whole);
+        narrow(&few);
+    } else {
+        multiply(g);
     }
     end(g);
 }
