@@ -212,7 +212,7 @@ static struct gemm_cut cut_of(const struct gemm_args *g, int64_t threads)
     struct gemm_cut best = {m, n, 1, 1, .last = 1, .pieces = 1};
     if (threads == 1 || m * n * g->k < 1 << 18) return best;
     struct packing p = {.a = !g->source && g->a_col != 1 ? 1.2 : 0.6, .b = g->b_col == 1 ? 0.8 : 1.8, .columns = 512};
-    if (g->panels.at) p.b = 0, p.columns = 4096;
+    if (g->panels.at) p.b = 0, p.columns = 2048;
     double least = cost_of(&best, p, threads);
     for (int64_t parts = threads; parts <= 4 * threads; parts += threads)
         for (int64_t pm = 1; pm <= parts; pm++) {

@@ -16,7 +16,7 @@
 enum { MR = BLOCK_ROWS, GROUP = VL > 8 ? 4 : 8 }; /* a group has 112 KB, 96 with AVX2 */
 /* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
 enum { ROW = GEMM_MOST_K + 16, HEAP = MR * ROW + 16, PANELS_OF_B = 576 / NR };
-enum { KEPT_COLUMNS = 4096 }; /* that a group of A meets where B is kept in panels */
+enum { KEPT_COLUMNS = 2048 }; /* that a group of A meets where B is kept in panels */
 
 struct room {
     float a[GROUP * HEAP + VL], b[PANELS_OF_B * (GEMM_MOST_K * NR + GAP)], tile[MR * NR], res[MR * NR];
