@@ -228,8 +228,10 @@ static int make_gradient(struct bench_job *j, struct err *e)
 /* Within row.memory, of which the parameters, gradients, moments and inputs are taken. */
 static int plan_model(struct bench_job *j, const struct ad_graph *g, struct err *e)
 {
-    struct ad_plan_options o = {.flags = ad_precision_flags((enum ad_precision)j->row->precision)};
-    int rc = run_memory(j->row->memory, &o.budget, e);
+    struct ad_plan_options o = {0};
+    int rc = ad_pass_flags_parse(j->row->debug, &o.flags, e);
+    o.flags |= ad_precision_flags((enum ad_precision)j->row->precision);
+    if (!rc) rc = run_memory(j->row->memory, &o.budget, e);
     double taken = 2 * (double)j->grad_bytes + j->state_per_parameter * (double)j->n_grad;
     for (int i = 0; i < j->n_input; i++) taken += (double)j->input[i].bytes;
     o.taken = (int64_t)taken;

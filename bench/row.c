@@ -142,6 +142,7 @@ static const struct conf_field row_fields[] = {
     {"name", CONF_STRING, AT(name), NULL, .help = "of the row"},
     {"batch", CONF_INT, AT(batch), "1", 1, 1e6, .help = "samples a step"},
     {"precision", CONF_ENUM, AT(precision), "f32", .choices = ad_precision_names, .help = "as train.precision"},
+    {"debug", CONF_STRING, AT(debug), "''", .help = "as train.debug"},
     {"towers", CONF_MAP, AT(towers), "{}", .sub = &run_modality_table, .most = 2, .help = "as the modalities of a run"},
     {"lengths", CONF_STRUCT, AT(lengths), "{}", .sub = &length_table, .help = "of a text tower's items"},
     {"lr", CONF_DOUBLE, AT(lr), "1e-4", CONF_ABOVE_0, 100, .help = "of AdamW"},

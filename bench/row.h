@@ -58,6 +58,7 @@ struct bench_row {
     } towers;
     struct bench_lengths lengths;
     int precision;           /* enum ad_precision */
+    const char *debug;       /* pass switches, as train.debug */
     double lr, weight_decay; /* of AdamW */
     const char *memory;      /* what a step may take, the program left out: run_memory (run/config.h) */
     int state;               /* enum opt_store of its moments */
