@@ -13,6 +13,7 @@
 #include "autograd/kernels/register_block.h"
 #include "autograd/kernels/stream.h"
 
+enum { MR_IN_PLACE = 6, GROUP_IN_PLACE = 16 };
 enum { MR = BLOCK_ROWS, GROUP = VL > 8 ? 4 : 8 }; /* a group has 112 KB, 96 with AVX2 */
 /* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
 enum { ROW = GEMM_MOST_K + 16, HEAP = MR * ROW + 16, PANELS_OF_B = 576 / NR };
@@ -58,11 +59,29 @@ SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, con
     block_store(mr, nv, sum, e->to, e->to_row, false);
 }
 
-typedef void (*kernel_fn)(int64_t kc, const float *a, const float *b, int64_t ldb, const struct end *e);
+/* The same where A is read in place, by rows lda apart. */
+SIMD_FN void kernel_in_place(int mr, int nv, int64_t kc, const float *a, int64_t lda, const float *b, int64_t ldb,
+                             const struct end *e)
+{
+    block_sums sum;
+    block_clear(mr, nv, sum);
+    const float *high = a + 3 * lda;
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < kc; k++) {
+        block_step(mr, nv, a++, high++, lda, b, sum);
+        b += ldb;
+    }
+    if (e->from) block_add_rows(mr, nv, sum, e->from, e->from_row);
+    if (e->bias) block_add_rows(mr, nv, sum, e->bias, 0);
+    if (e->residual) block_add_rows(mr, nv, sum, e->residual, e->res_row);
+    block_store(mr, nv, sum, e->to, e->to_row, false);
+}
+
+typedef void (*kernel_fn)(int64_t kc, const float *a, int64_t lda, const float *b, int64_t ldb, const struct end *e);
 
 /* clang-format off */
 #define KERNEL(mr, nv, by_row)                                                                             \
-    static void kernel_##mr##_##nv##_##by_row(int64_t kc, const float *a, const float *b, int64_t ldb,     \
+    static void kernel_##mr##_##nv##_##by_row(int64_t kc, const float *a, int64_t lda, const float *b, int64_t ldb,     \
                                               const struct end *e)                                         \
     {                                                                                                      \
         kernel(mr, nv, by_row, kc, a, b, ldb, e);                                                          \
@@ -76,6 +95,17 @@ typedef void (*kernel_fn)(int64_t kc, const float *a, const float *b, int64_t ld
 #endif
 HEIGHTS(EACH_OF)
 static const kernel_fn kernels[MR][2][2] = {HEIGHTS(ROW_OF)};
+#define IN_PLACE(mr, nv)                                                                                              \
+    static void in_place_##mr##_##nv(int64_t kc, const float *a, int64_t lda, const float *b, int64_t ldb,            \
+                                     const struct end *e)                                                             \
+    {                                                                                                                 \
+        kernel_in_place(mr, nv, kc, a, lda, b, ldb, e);                                                               \
+    }
+#define BOTH_WIDTHS(mr) IN_PLACE(mr, 1) IN_PLACE(mr, 2)
+#define PLACE_OF(mr) {in_place_##mr##_1, in_place_##mr##_2},
+#define LOW_HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6)
+LOW_HEIGHTS(BOTH_WIDTHS)
+static const kernel_fn kernels_in_place[MR_IN_PLACE][2] = {LOW_HEIGHTS(PLACE_OF)};
 /* clang-format on */
 
 /* ---- packing A ------------------------------------------------------------------------------------------------------ */
@@ -84,9 +114,9 @@ static const kernel_fn kernels[MR][2][2] = {HEIGHTS(ROW_OF)};
 struct heights {
     int64_t panels, tall, mr; /* the first `tall` panels have mr rows, the others mr - 1 */
 };
-static struct heights heights_of(int64_t m)
+static struct heights heights_of(int64_t m, int64_t mr)
 {
-    struct heights h = {.panels = (m + MR - 1) / MR};
+    struct heights h = {.panels = (m + mr - 1) / mr};
     h.mr = (m + h.panels - 1) / h.panels;
     h.tall = m - h.panels * (h.mr - 1);
     return h;
@@ -96,9 +126,9 @@ static struct heights heights_of(int64_t m)
 struct group {
     int64_t i, n, first, panels; /* first: of the panels */
 };
-static struct group group_of(const struct heights *h, int64_t first)
+static struct group group_of(const struct heights *h, int64_t first, int64_t most)
 {
-    struct group g = {.first = first, .panels = min_of(GROUP, h->panels - first)};
+    struct group g = {.first = first, .panels = min_of(most, h->panels - first)};
     int64_t tall = min_of(first, h->tall), end = first + g.panels;
     g.i = first * (h->mr - 1) + tall;
     g.n = g.panels * (h->mr - 1) + min_of(end, h->tall) - tall;
@@ -239,6 +269,7 @@ struct strip {
     int64_t j0, n, first; /* first: the columns before it are read from B in place */
     int64_t k, kc, block; /* block: of K, but for the last */
     const float *b;       /* its panels of B */
+    int64_t lda, group;   /* lda: of A, where it is read in place, or 0; group: panels of A */
     bool by_row, ends;    /* ends: the sums are whole behind this block, and something is still to be done to them */
     float *sum;
     int64_t ld;
@@ -275,7 +306,7 @@ static void last_tile(const struct gemm_args *g, struct room *room, kernel_fn ru
     bool in_place = !g->act && g->c_type == AD_F32;
     add_ends(g, room, a.mr, b.width, a.i, s->j0 + j, &e);
     if (!in_place) e.to = room->tile, e.to_row = b.width;
-    run(s->kc, a.a, b.b, b.ldb, &e);
+    run(s->kc, a.a, s->lda, b.b, b.ldb, &e);
     if (g->act) g->act(a.mr * b.width, (const float *const[]){e.to}, (const int[]){1}, e.to, NULL);
     for (int r = 0; r < a.mr && !in_place; r++) {
         void *c = at_as(g->c_type, g->c, (a.i + r) * g->c_row + s->j0 + j);
@@ -291,7 +322,7 @@ static void edge_tile(const struct gemm_args *g, struct room *room, kernel_fn ru
                       struct panel b, bool add, int64_t j)
 {
     bool apart = s->ends && g->c_type != AD_F32;
-    run(s->kc, a.a, b.b, b.ldb, &(struct end){.to = room->tile, .to_row = NR});
+    run(s->kc, a.a, s->lda, b.b, b.ldb, &(struct end){.to = room->tile, .to_row = NR});
     for (int r = 0; r < a.mr; r++) {
         float *tile = room->tile + r * NR, *sum = s->sum + (a.i + r) * s->ld + j, *to = apart ? tile : sum;
         for (int64_t x = 0; x < b.n; x++) to[x] = add ? sum[x] + tile[x] : tile[x];
@@ -303,7 +334,8 @@ static void edge_tile(const struct gemm_args *g, struct room *room, kernel_fn ru
 static void tile(const struct gemm_args *g, struct room *room, const struct strip *s, struct rows a, struct panel b,
                  int64_t j)
 {
-    kernel_fn run = kernels[a.mr - 1][b.width / VL - 1][s->by_row];
+    kernel_fn run =
+        s->lda ? kernels_in_place[a.mr - 1][b.width / VL - 1] : kernels[a.mr - 1][b.width / VL - 1][s->by_row];
     bool add = g->add || s->k > 0;
     if (b.n < b.width) {
         edge_tile(g, room, run, s, a, b, add, j);
@@ -312,7 +344,7 @@ static void tile(const struct gemm_args *g, struct room *room, const struct stri
     float *c = s->sum + a.i * s->ld + j;
     struct end e = {.to = c, .to_row = s->ld, .from = add ? c : NULL, .from_row = s->ld};
     if (g->stream && b.n == NR) { /* a line of each row, whole: it need not be read first */
-        run(s->kc, a.a, b.b, b.ldb, &(struct end){.to = room->tile, .to_row = NR});
+        run(s->kc, a.a, s->lda, b.b, b.ldb, &(struct end){.to = room->tile, .to_row = NR});
         for (int r = 0; r < a.mr; r++) {
             vf_stream(c + r * s->ld, vf_load(room->tile + r * NR));
             vf_stream(c + r * s->ld + VL, vf_load(room->tile + r * NR + VL));
@@ -326,7 +358,7 @@ static void tile(const struct gemm_args *g, struct room *room, const struct stri
     if (s->ends)
         last_tile(g, room, run, s, a, b, e, j);
     else
-        run(s->kc, a.a, b.b, b.ldb, &e);
+        run(s->kc, a.a, s->lda, b.b, b.ldb, &e);
 }
 
 /* Few rows of A: B is read where it lies, but for the last columns, which do not fill a vector. */
@@ -341,12 +373,12 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
 {
     int64_t size = panel_size(s->kc), panels = (s->n + NR - 1) / NR;
     struct group next = p;
-    pack_a(g, s->by_row, h, p, s->k, s->kc, room->a);
+    if (!s->lda) pack_a(g, s->by_row, h, p, s->k, s->kc, room->a);
     int64_t next_k = s->k, next_kc = s->kc;
     if (p.first + p.panels < h->panels)
-        next = group_of(h, p.first + p.panels);
+        next = group_of(h, p.first + p.panels, s->group);
     else
-        next = group_of(h, 0), next_k += s->kc, next_kc = min_of(s->block, g->k - next_k);
+        next = group_of(h, 0, s->group), next_k += s->kc, next_kc = min_of(s->block, g->k - next_k);
     struct ahead next_a = ahead_of_a(g, s->by_row, next, next_k, next_kc, p.panels * panels);
     for (int64_t j = 0; j < s->n;) {
         int64_t width = j < s->first ? min_of(NR, s->first - j) : panel_width(s->n, j);
@@ -354,6 +386,7 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
         if (j < s->first) b.b = (const float *)g->b + s->k * g->b_row + s->j0 + j, b.ldb = g->b_row;
         for (int64_t x = 0, i = p.i; x < p.panels; x++) {
             struct rows a = {room->a + x * HEAP, i, height(h, p.first + x)};
+            if (s->lda) a.a = (const float *)g->a + i * s->lda + s->k;
             ask(&next_a);
             tile(g, room, s, a, b, j);
             i += a.mr;
@@ -366,11 +399,14 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
  * apart. */
 static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int64_t n, float *sum, int64_t ld)
 {
-    struct heights h = heights_of(g->m);
+    bool in_place = g->panels.at && !g->source && g->a_type == AD_F32 && g->a_col == 1;
+    struct heights h = heights_of(g->m, in_place ? MR_IN_PLACE : MR);
     struct strip s = {.j0 = j0,
                       .n = n,
                       .first = reads_in_place(g) ? n / VL * VL : 0,
                       .block = gemm_k_block(g->k),
+                      .lda = in_place ? g->a_row : 0,
+                      .group = in_place ? GROUP_IN_PLACE : GROUP,
                       .sum = sum,
                       .ld = ld};
     s.by_row = g->source ? !g->source->by_column : g->a_col == 1 || g->k == 1;
@@ -381,8 +417,8 @@ static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int6
         if (s.first < n && !g->panels.at)
             gemm_pack_b(g, j0 + s.first, n - s.first, s.k, s.kc, room->b + s.first / NR * panel_size(s.kc));
         s.ends = ends && s.k + s.kc == g->k;
-        for (int64_t first = 0; first < h.panels; first += GROUP)
-            group_times_strip(g, room, &s, &h, group_of(&h, first));
+        for (int64_t first = 0; first < h.panels; first += s.group)
+            group_times_strip(g, room, &s, &h, group_of(&h, first, s.group));
     }
 }
 
