@@ -213,6 +213,7 @@ static struct gemm_cut cut_of(const struct gemm_args *g, int64_t threads)
     if (threads == 1 || m * n * g->k < 1 << 18) return best;
     struct packing p = {.a = !g->source && g->a_col != 1 ? 1.2 : 0.6, .b = g->b_col == 1 ? 0.8 : 1.8, .columns = 512};
     if (g->panels.at) p.b = 0, p.columns = 2048;
+    if (g->panels.at && !g->source && g->a_col == 1 && g->a_type == AD_F32) p.a = 0; /* read where it lies */
     double least = cost_of(&best, p, threads);
     for (int64_t parts = threads; parts <= 4 * threads; parts += threads)
         for (int64_t pm = 1; pm <= parts; pm++) {

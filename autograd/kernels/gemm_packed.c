@@ -3,7 +3,8 @@
  * A is copied into panels of MR rows: [row][ROW] where its rows are contiguous, [k][MR] where its columns are; the
  * strides are constants, so that the kernel needs one pointer. B is copied into panels [k][NR]. GROUP panels of A stand in
  * the second-level cache while panel after panel of B passes through the first, or comes from there too (AVX-512).
- * What is packed next, of A and of B, is asked for ahead. Each number of C is summed over k in order, in the blocks of
+ * Where B is kept in panels, A's rows are read where they lie, if they are of f32: nothing is copied at all. What is packed
+ * or read next is asked for ahead. Each number of C is summed over k in order, in the blocks of
  * gemm_k_block: how the rest is cut does not change a bit. */
 #pragma GCC optimize("O3")
 #include "autograd/kernels/gemm.h"
@@ -13,7 +14,7 @@
 #include "autograd/kernels/register_block.h"
 #include "autograd/kernels/stream.h"
 
-enum { MR_IN_PLACE = 6, GROUP_IN_PLACE = 16 };
+enum { MR_IN_PLACE = 6, GROUP_IN_PLACE = 16 };    /* of A that is read where it lies */
 enum { MR = BLOCK_ROWS, GROUP = VL > 8 ? 4 : 8 }; /* a group has 112 KB, 96 with AVX2 */
 /* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
 enum { ROW = GEMM_MOST_K + 16, HEAP = MR * ROW + 16, PANELS_OF_B = 576 / NR };
@@ -46,6 +47,14 @@ struct end {
     int64_t to_row, from_row, res_row;
 };
 
+SIMD_FN void finish(int mr, int nv, block_sums sum, const struct end *e)
+{
+    if (e->from) block_add_rows(mr, nv, sum, e->from, e->from_row);
+    if (e->bias) block_add_rows(mr, nv, sum, e->bias, 0);
+    if (e->residual) block_add_rows(mr, nv, sum, e->residual, e->res_row);
+    block_store(mr, nv, sum, e->to, e->to_row, false);
+}
+
 /* A B (mr x nv vectors), and its end. */
 SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, const float *b, int64_t ldb,
                     const struct end *e)
@@ -53,10 +62,7 @@ SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, con
     block_sums sum;
     block_clear(mr, nv, sum);
     block_multiply(mr, nv, kc, a, by_row ? ROW : 1, by_row ? 1 : MR, b, ldb, sum);
-    if (e->from) block_add_rows(mr, nv, sum, e->from, e->from_row);
-    if (e->bias) block_add_rows(mr, nv, sum, e->bias, 0);
-    if (e->residual) block_add_rows(mr, nv, sum, e->residual, e->res_row);
-    block_store(mr, nv, sum, e->to, e->to_row, false);
+    finish(mr, nv, sum, e);
 }
 
 /* The same where A is read in place, by rows lda apart. */
@@ -71,10 +77,7 @@ SIMD_FN void kernel_in_place(int mr, int nv, int64_t kc, const float *a, int64_t
         block_step(mr, nv, a++, high++, lda, b, sum);
         b += ldb;
     }
-    if (e->from) block_add_rows(mr, nv, sum, e->from, e->from_row);
-    if (e->bias) block_add_rows(mr, nv, sum, e->bias, 0);
-    if (e->residual) block_add_rows(mr, nv, sum, e->residual, e->res_row);
-    block_store(mr, nv, sum, e->to, e->to_row, false);
+    finish(mr, nv, sum, e);
 }
 
 typedef void (*kernel_fn)(int64_t kc, const float *a, int64_t lda, const float *b, int64_t ldb, const struct end *e);

@@ -233,6 +233,8 @@ static void slips_are_told(void **state)
     put("bad.yaml", tiny_vit);
     assert_int_equal(RUN(temp_path(&dir, "bad.yaml"), "towers.image.size=17"), 3);
     assert_says("image size 17 must be a multiple of patch 8");
+    assert_int_equal(RUN(temp_path(&dir, "bad.yaml"), "debug=nopannels"), 2);
+    assert_says("unknown debug word 'nopannels'");
     assert_int_equal(RUN("adamw", "--profile=ob"), 2);
     assert_says("--profile: expected ops or layers, got 'ob'");
     assert_int_equal(RUN("adamw", "--steps", "0"), 2);
