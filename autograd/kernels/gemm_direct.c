@@ -82,10 +82,18 @@ static kernel_fn *const kernels_1[MR_1 + 1][2][2] = {{{0}}, HEIGHTS(NAMES_OF, 1)
 static kernel_fn *const kernels_2[MR + 1][2][2] = {{{0}}, HEIGHTS(NAMES_OF, 2)};
 /* clang-format on */
 
-/* All rows of n columns, so many at a time as `two` vectors or one have: what B has there is in the first cache, and C is
- * written along its rows. t's operands are the first ones. */
-static void strip(const struct gemm_args *g, bool by_row, bool two, int64_t n, struct blocks t)
+/* Whether something is to be done behind the sums. */
+static bool has_end(const struct gemm_args *g)
 {
+    return g->bias || g->residual || g->act;
+}
+
+/* All rows of n columns, so many at a time as `two` vectors or one have: what B has there is in the first cache, and C is
+ * written along its rows. t's operands are the first ones. Where `ends` the sums are whole, and what comes behind them is
+ * done to these rows while they are in the cache. */
+static void strip(const struct gemm_args *g, bool by_row, bool two, int64_t n, struct blocks t, bool ends)
+{
+    int64_t i = 0, first = t.c - (float *)g->c; /* the column */
     int64_t panels = two ? (g->m + MR - 1) / MR : (g->m + MR_1 - 1) / MR_1, width = two ? NR : VL;
     int64_t low = panels == 1 ? g->m : g->m / panels;
     int64_t tall = g->m - panels * low; /* heights are about equal: so many have a row more than `low` */
@@ -100,6 +108,8 @@ static void strip(const struct gemm_args *g, bool by_row, bool two, int64_t n, s
         at.last = n - at.count * width - (two ? VL : 0);
         at.count = 1;
         if (n % width) run[1](&at);
+        for (int64_t r = 0; r < mr && ends; r++) gemm_epilogue_row(g, t.c + r * g->c_row, n, i + r, first);
+        i += mr;
         t.a += mr * g->a_row;
         t.c += mr * g->c_row;
     }
@@ -162,10 +172,10 @@ static void thin_strip(const struct gemm_args *g, int64_t j, int64_t n, int64_t 
     }
 }
 
-/* What follows the sums. */
+/* What follows the sums, of few rows or columns. */
 static void end(const struct gemm_args *g)
 {
-    for (int64_t i = 0; i < g->m && (g->bias || g->residual || g->act); i++)
+    for (int64_t i = 0; i < g->m && has_end(g); i++)
         gemm_epilogue_row(g, (float *)g->c + i * g->c_row, g->n, i, 0);
 }
 
@@ -178,7 +188,7 @@ void gemm_thin(const struct gemm_args *g)
     end(g);
 }
 
-/* The sums alone: a strip of columns after the other, as wide as the first-level cache allows. */
+/* A strip of columns after the other, as wide as the first-level cache allows. */
 static void multiply(const struct gemm_args *g)
 {
     float room[ROOM + GEMM_MOST_K * VL] __attribute__((aligned(64)));
@@ -189,6 +199,7 @@ static void multiply(const struct gemm_args *g)
     for (int64_t k = 0; k < g->k; k += t.k) {
         t.k = g->k - k < block ? g->k - k : block;
         t.add = g->add || k > 0;
+        bool ends = has_end(g) && k + t.k == g->k;
         for (int64_t j = 0; j < g->n; j += columns) {
             int64_t n = g->n - j < columns ? g->n - j : columns, rest = n % NR, one = rest <= VL ? rest : 0;
             t.a = (const float *)g->a + k * g->a_col;
@@ -198,10 +209,10 @@ static void multiply(const struct gemm_args *g)
                 turn(t.b, g->b_col, t.k, n, room, ld);
                 t.b = room;
             }
-            if (n > one) strip(g, a_rows, true, n - one, t);
+            if (n > one) strip(g, a_rows, true, n - one, t, ends);
             t.b += n - one;
             t.c += n - one;
-            if (one) strip(g, a_rows, false, one, t);
+            if (one) strip(g, a_rows, false, one, t, ends);
         }
     }
 }
@@ -254,11 +265,12 @@ void gemm_direct(const struct gemm_args *g)
         few.n = rest;
         few.b = (const float *)g->b + whole.n * g->b_col;
         few.c = (float *)g->c + whole.n;
+        if (g->bias) few.bias += whole.n;
+        if (g->residual) few.residual = at_as(g->res_type, g->residual, whole.n);
         multiply(&whole);
-        narrow(&few);
+        gemm_narrow(&few);
     } else {
         multiply(g);
     }
-    end(g);
 }
 #endif
