@@ -175,8 +175,7 @@ static void thin_strip(const struct gemm_args *g, int64_t j, int64_t n, int64_t 
 /* What follows the sums, of few rows or columns. */
 static void end(const struct gemm_args *g)
 {
-    for (int64_t i = 0; i < g->m && has_end(g); i++)
-        gemm_epilogue_row(g, (float *)g->c + i * g->c_row, g->n, i, 0);
+    for (int64_t i = 0; i < g->m && has_end(g); i++) gemm_epilogue_row(g, (float *)g->c + i * g->c_row, g->n, i, 0);
 }
 
 void gemm_thin(const struct gemm_args *g)
