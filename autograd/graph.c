@@ -393,6 +393,14 @@ void ad_copy_ends(struct ad_graph *to, const struct ad_graph *from, const val *m
     for (size_t i = 0; i < from->n_update; i++) ad_update(to, map[from->update[i].v], map[from->update[i].next]);
 }
 
+void ad_take_place(struct ad_graph *to, struct ad_graph *from, const val *map)
+{
+    ad_copy_ends(to, from, map);
+    if (from->status.code) to->status = from->status;
+    arena_join(&to->mem, &from->mem); /* fused programs lie there */
+    ad_graph_free(from);
+}
+
 char *ad_needed(const struct ad_graph *g)
 {
     char *need = mem_zero(g->n_node, 1);

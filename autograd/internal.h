@@ -71,6 +71,8 @@ char *ad_needed(const struct ad_graph *g);
 int32_t *ad_readers(const struct ad_graph *g, const char *need);
 /* Gives outputs and updates of `from` to `to` through the map of vals. */
 void ad_copy_ends(struct ad_graph *to, const struct ad_graph *from, const val *map);
+/* The same, and its status and memory; then frees `from`. */
+void ad_take_place(struct ad_graph *to, struct ad_graph *from, const val *map);
 
 /* The shared rule and loop of elementwise ops. */
 int ad_infer_elementwise(struct ad_infer *f);

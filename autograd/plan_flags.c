@@ -23,8 +23,7 @@ int ad_pass_flags_parse(const char *text, unsigned *flags, struct err *e)
         if (i == count)
             return err_set(e, ERR_USAGE,
                            "unknown debug word '%.*s'; there are nosimplify, nofuse, noplan, nokernels, norecompute, "
-                           "nopanels, nomerge, "
-                           "noautocast, nan, reference",
+                           "nopanels, nomerge, noautocast, nan, reference",
                            (int)n, p);
         *flags |= words[i].flag;
         p += n + (p[n] == ',');

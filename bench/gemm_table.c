@@ -155,9 +155,7 @@ int bench_gemm_table(const char *part, double seconds, struct err *e)
     if (n == 0)
         return err_set(e, ERR_USAGE,
                        "no class of products has '%s' in its name; there are cube, few rows, few columns, short k, "
-                       "long k, many rows, many "
-                       "columns, odd, and with A' "
-                       "or B' those of a transposed operand",
+                       "long k, many rows, many columns, odd, and with A' or B' those of a transposed operand",
                        part);
     threads_init(1);
     struct bench_gemm w;

@@ -132,18 +132,13 @@ static struct gemm_args part_of(const struct gemm_args *g, int64_t i0, int64_t m
 static void multiply_range(const struct gemm_work *w, int64_t p)
 {
     const struct gemm_args *g = &w->g;
-    struct gemm_args whole = {.m = g->m,
-                              .n = g->n,
-                              .k = g->k,
-                              .a = g->a,
-                              .b = g->b,
-                              .a_row = g->a_row,
-                              .a_col = g->a_col,
-                              .b_row = g->b_row,
-                              .b_col = g->b_col,
-                              .source = g->source,
-                              .a_type = g->a_type,
-                              .b_type = g->b_type};
+    struct gemm_args whole = *g; /* but for what is done to the whole sums */
+    whole.bias = NULL;
+    whole.residual = NULL;
+    whole.act = NULL;
+    whole.add = false;
+    whole.c_type = AD_F32;
+    whole.panels.at = NULL; /* their blocks of K are others */
     struct gemm_source room;
     int64_t length = range_length(g->k, w->ranges), k0 = min_of(p * length, g->k);
     struct gemm_args s = part_of(&whole, 0, g->m, 0, g->n, k0, min_of(length, g->k - k0), &room);
@@ -213,7 +208,7 @@ static struct gemm_cut cut_of(const struct gemm_args *g, int64_t threads)
     if (threads == 1 || m * n * g->k < 1 << 18) return best;
     struct packing p = {.a = !g->source && g->a_col != 1 ? 1.2 : 0.6, .b = g->b_col == 1 ? 0.8 : 1.8, .columns = 512};
     if (g->panels.at) p.b = 0, p.columns = 2048;
-    if (g->panels.at && !g->source && g->a_col == 1 && g->a_type == AD_F32) p.a = 0; /* read where it lies */
+    if (gemm_reads_a(g)) p.a = 0;
     double least = cost_of(&best, p, threads);
     for (int64_t parts = threads; parts <= 4 * threads; parts += threads)
         for (int64_t pm = 1; pm <= parts; pm++) {

@@ -70,6 +70,12 @@ struct gemm_args {
     /* C goes past the caches: set by `gemm`; callers of gemm_block ask gemm_streams, of the whole product. */
     bool stream;
 };
+/* Whether A's rows are read where they lie: B is in panels, and A f32 by rows. */
+static inline bool gemm_reads_a(const struct gemm_args *g)
+{
+    return g->panels.at && !g->source && g->a_type == AD_F32 && g->a_col == 1;
+}
+
 #ifdef __AVX2__
 #define GEMM_HALF 1
 #else

@@ -402,7 +402,7 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
  * apart. */
 static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int64_t n, float *sum, int64_t ld)
 {
-    bool in_place = g->panels.at && !g->source && g->a_type == AD_F32 && g->a_col == 1;
+    bool in_place = gemm_reads_a(g);
     struct heights h = heights_of(g->m, in_place ? MR_IN_PLACE : MR);
     struct strip s = {.j0 = j0,
                       .n = n,

@@ -76,13 +76,10 @@ struct ad_graph *ad_panels(struct ad_graph *g)
         val out = copy_node(to, g, n, in, &kept);
         for (int k = 0; k < n->n_out; k++) map[n->out + k] = out + k;
     }
-    ad_copy_ends(to, g, map);
-    if (g->status.code) to->status = g->status;
+    ad_take_place(to, g, map);
     free(kept.at);
     free(in);
     free(map);
     free(need);
-    arena_join(&to->mem, &g->mem); /* fused programs lie there */
-    ad_graph_free(g);
     return to;
 }

@@ -108,12 +108,9 @@ struct ad_graph *ad_recompute(struct ad_graph *g, int64_t *count)
         copy_node(to, g, n, map);
         for (int k = 0; k < n->n_out; k++) map[n->out + k] = out + k;
     }
-    ad_copy_ends(to, g, map);
-    if (g->status.code) to->status = g->status;
+    ad_take_place(to, g, map);
     free(map);
     free(far);
     free(need);
-    arena_join(&to->mem, &g->mem); /* fused programs lie there */
-    ad_graph_free(g);
     return to;
 }

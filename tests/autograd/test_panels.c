@@ -107,6 +107,49 @@ static void bits_are_those_without(void **state)
     threads_init(0);
 }
 
+/* Convolutions as plain products and by patches, forward and backward; one whose weights may be transformed has none. */
+static void convolutions_too(void **state)
+{
+    static const struct nn_conv convs[] = {{.out = 48, .kernel = 1, .stride = 1, .pad = 0},
+                                           {.out = 40, .kernel = 3, .stride = 2, .pad = -1},
+                                           {.out = 33, .kernel = 5, .stride = 1, .pad = -1},
+                                           {.out = 48, .kernel = 3, .stride = 1, .pad = -1}};
+    enum { SIDE = 24, CHANNELS = 40 };
+    float *x = numbers(SIDE * SIDE * CHANNELS, "image");
+    for (size_t i = 0; i < sizeof convs / sizeof *convs; i++) {
+        float *want = NULL;
+        int64_t without = 0, n_y = 0;
+        for (int panels = 0; panels < 2; panels++) {
+            struct net n = net_begin(false);
+            struct ad_graph *g = n.m.g;
+            val in = ad_input(g, "x", AD_F32, SHAPE(1, SIDE, SIDE, CHANNELS)), d;
+            val y = nn_conv2d(&n.m, "c", in, convs[i]), loss = ad_sum_all(g, ad_square(g, y));
+            ad_grad(g, &loss, NULL, 1, &in, 1, &d);
+            ad_output(g, "y", y);
+            ad_output(g, "d", d);
+            n_y = ad_count(ad_shape_of(g, y));
+            net_plan(&n, panels ? 0 : AD_NO_PANELS);
+            ad_bind(n.p, "x", x);
+            net_run(&n, 0, 0);
+            int64_t n_d = SIDE * SIDE * CHANNELS, steps = ad_plan_stats(n.p).steps;
+            if (!panels) {
+                without = steps;
+                want = mem_alloc((size_t)(n_y + n_d) * sizeof *want);
+                memcpy(want, net_out(&n, "y"), (size_t)n_y * sizeof *want);
+                memcpy(want + n_y, net_out(&n, "d"), (size_t)n_d * sizeof *want);
+            } else {
+                static const int expected[] = {2, 0, 1, 0}; /* 12 x 12 results are too few rows */
+                assert_memory_equal(net_out(&n, "y"), want, (size_t)n_y * sizeof *want);
+                assert_memory_equal(net_out(&n, "d"), want + n_y, (size_t)n_d * sizeof *want);
+                assert_int_equal(steps - without, gemm_wants_panels(576, 48, 40) ? expected[i] : 0);
+            }
+            net_end(&n);
+        }
+        free(want);
+    }
+    free(x);
+}
+
 /* One copy of the weights serves all products that read them in the same order; few rows ask for none. */
 static void copies_are_shared(void **state)
 {
@@ -180,7 +223,8 @@ static void kept_until_weights_change(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(copies_are_the_definition),
-                                       cmocka_unit_test(bits_are_those_without), cmocka_unit_test(copies_are_shared),
+                                       cmocka_unit_test(bits_are_those_without), cmocka_unit_test(convolutions_too),
+                                       cmocka_unit_test(copies_are_shared),
                                        cmocka_unit_test(kept_until_weights_change)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
