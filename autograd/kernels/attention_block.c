@@ -137,7 +137,7 @@ SIMD_FN void kernel(int mr, int nv, int a_row, int a_col, int64_t kn, const floa
         block_load(mr, nv, sum, c, ldc);
     else
         block_clear(mr, nv, sum);
-    block_multiply(mr, nv, kn, a, a_row, a_col, b, ldb, sum);
+    block_multiply(mr, nv, kn, a, a_row, a_col, b, ldb, (struct block_ahead){0}, sum);
     block_store(mr, nv, sum, c, ldc, false);
 }
 

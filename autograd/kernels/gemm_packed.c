@@ -1,8 +1,9 @@
 /* One block of a product on this thread, by register-blocked kernels on packed panels (Goto & van de Geijn 2008).
  *
- * A is copied into panels of MR rows: [row][ROW] where its rows are contiguous, [k][MR] where its columns are; the
- * strides are constants, so that the kernel needs one pointer. B is copied into panels [k][NR]. GROUP panels of A stand in
- * the second-level cache while panel after panel of B passes through the first, or comes from there too (AVX-512).
+ * A is copied into panels of MR rows: [row][ROW] where its rows are contiguous, [k][COLUMN] where its columns are; the
+ * strides are constants, so that the kernel needs one pointer. GROUP panels of A stand in the second-level cache while panel
+ * after panel of B passes through the first, or comes from there too (AVX-512). The first group copies each panel of B,
+ * [k][NR], when it gets there, while the kernels before it have asked for the panel's numbers.
  * Where B is kept in panels, A's rows are read where they lie, if they are of f32: nothing is copied at all. What is packed
  * or read next is asked for ahead. Each number of C is summed over k in order, in the blocks of
  * gemm_k_block: how the rest is cut does not change a bit. */
@@ -15,9 +16,11 @@
 #include "autograd/kernels/stream.h"
 
 enum { MR_IN_PLACE = 6, GROUP_IN_PLACE = 16 };    /* of A that is read where it lies */
-enum { MR = BLOCK_ROWS, GROUP = VL > 8 ? 4 : 8 }; /* a group has 112 KB, 96 with AVX2 */
+enum { MR = BLOCK_ROWS, GROUP = VL > 8 ? 4 : 8 }; /* a group has 128 KB, 96 with AVX2 */
 /* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
-enum { ROW = GEMM_MOST_K + 16, HEAP = MR * ROW + 16, PANELS_OF_B = 576 / NR };
+enum { ROW = GEMM_MOST_K + 16, PANELS_OF_B = 576 / NR };
+enum { COLUMN = VL > 8 ? 16 : BLOCK_ROWS }; /* from column to column: a line of the cache each */
+enum { HEAP = (VL > 8 ? 16 : BLOCK_ROWS) * ROW + 16 };
 enum { KEPT_COLUMNS = 2048 }; /* that a group of A meets where B is kept in panels */
 
 struct room {
@@ -55,39 +58,48 @@ SIMD_FN void finish(int mr, int nv, block_sums sum, const struct end *e)
     block_store(mr, nv, sum, e->to, e->to_row, false);
 }
 
+/* A panel of B as the kernel reads it, and rows of memory that it asks for: the numbers of the next panel to be copied. */
+struct panel {
+    const float *b;
+    int64_t ldb, n, width;
+    const char *next;
+    int64_t next_row, next_last; /* bytes to the next row, and to the last one of each row */
+};
+enum { NEXT_EACH = GROUP }; /* one row in so many steps: a group of tiles has asked for all */
+
 /* A B (mr x nv vectors), and its end. */
-SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, const float *b, int64_t ldb,
-                    const struct end *e)
+SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, const struct panel *b, const struct end *e)
 {
+    struct block_ahead next = {b->next, b->next_row, b->next_last, NEXT_EACH};
     block_sums sum;
     block_clear(mr, nv, sum);
-    block_multiply(mr, nv, kc, a, by_row ? ROW : 1, by_row ? 1 : MR, b, ldb, sum);
+    block_multiply(mr, nv, kc, a, by_row ? ROW : 1, by_row ? 1 : COLUMN, b->b, b->ldb, next, sum);
     finish(mr, nv, sum, e);
 }
 
 /* The same where A is read in place, by rows lda apart. */
-SIMD_FN void kernel_in_place(int mr, int nv, int64_t kc, const float *a, int64_t lda, const float *b, int64_t ldb,
+SIMD_FN void kernel_in_place(int mr, int nv, int64_t kc, const float *a, int64_t lda, const struct panel *p,
                              const struct end *e)
 {
     block_sums sum;
     block_clear(mr, nv, sum);
-    const float *high = a + 3 * lda;
+    const float *high = a + 3 * lda, *b = p->b;
 #pragma GCC unroll 4
     for (int64_t k = 0; k < kc; k++) {
         block_step(mr, nv, a++, high++, lda, b, sum);
-        b += ldb;
+        b += p->ldb;
     }
     finish(mr, nv, sum, e);
 }
 
-typedef void (*kernel_fn)(int64_t kc, const float *a, int64_t lda, const float *b, int64_t ldb, const struct end *e);
+typedef void (*kernel_fn)(int64_t kc, const float *a, int64_t lda, const struct panel *b, const struct end *e);
 
 /* clang-format off */
-#define KERNEL(mr, nv, by_row)                                                                             \
-    static void kernel_##mr##_##nv##_##by_row(int64_t kc, const float *a, int64_t lda, const float *b, int64_t ldb,     \
-                                              const struct end *e)                                         \
-    {                                                                                                      \
-        kernel(mr, nv, by_row, kc, a, b, ldb, e);                                                          \
+#define KERNEL(mr, nv, by_row)                                                                           \
+    static void kernel_##mr##_##nv##_##by_row(int64_t kc, const float *a, int64_t lda, const struct panel *b, \
+                                              const struct end *e)                                       \
+    {                                                                                                    \
+        kernel(mr, nv, by_row, kc, a, b, e);                                                             \
     }
 #define EACH_OF(mr) KERNEL(mr, 1, 0) KERNEL(mr, 1, 1) KERNEL(mr, 2, 0) KERNEL(mr, 2, 1)
 #define ROW_OF(mr) {{kernel_##mr##_1_0, kernel_##mr##_1_1}, {kernel_##mr##_2_0, kernel_##mr##_2_1}},
@@ -98,11 +110,11 @@ typedef void (*kernel_fn)(int64_t kc, const float *a, int64_t lda, const float *
 #endif
 HEIGHTS(EACH_OF)
 static const kernel_fn kernels[MR][2][2] = {HEIGHTS(ROW_OF)};
-#define IN_PLACE(mr, nv)                                                                                              \
-    static void in_place_##mr##_##nv(int64_t kc, const float *a, int64_t lda, const float *b, int64_t ldb,            \
-                                     const struct end *e)                                                             \
-    {                                                                                                                 \
-        kernel_in_place(mr, nv, kc, a, lda, b, ldb, e);                                                               \
+#define IN_PLACE(mr, nv)                                                                                 \
+    static void in_place_##mr##_##nv(int64_t kc, const float *a, int64_t lda, const struct panel *b,     \
+                                     const struct end *e)                                                \
+    {                                                                                                    \
+        kernel_in_place(mr, nv, kc, a, lda, b, e);                                                       \
     }
 #define BOTH_WIDTHS(mr) IN_PLACE(mr, 1) IN_PLACE(mr, 2)
 #define PLACE_OF(mr) {in_place_##mr##_1, in_place_##mr##_2},
@@ -142,13 +154,13 @@ static int height(const struct heights *h, int64_t panel)
     return (int)(panel < h->tall ? h->mr : h->mr - 1);
 }
 
-/* n columns of mr numbers, a_col apart, to [k][MR]. Whole vectors where `whole`: what is too much is overwritten by the
+/* n columns of mr numbers, a_col apart, to [k][COLUMN]. Whole vectors where `whole`: what is too much is overwritten by the
  * next column, or is room behind the last. */
 SIMD_FN void pack_column(enum ad_dtype type, int n, bool whole, const struct gemm_args *g, const void *a, int mr,
                          float *to)
 {
 #pragma GCC unroll 4
-    for (int t = 0; t < n; t++, to += MR) {
+    for (int t = 0; t < n; t++, to += COLUMN) {
         if (whole) {
             vf_store(to, vf_load_as(type, a, t * g->a_col));
             continue;
@@ -168,7 +180,7 @@ SIMD_FN void pack_columns(enum ad_dtype type, const struct gemm_args *g, const s
         n = t + FEW <= kc ? FEW : 1;
         for (int64_t x = 0, i = p.i; x < p.panels; x++) {
             const void *a = at_as(type, g->a, i * g->a_row + (k + t) * g->a_col);
-            float *at = to + x * HEAP + t * MR;
+            float *at = to + x * HEAP + t * COLUMN;
             int mr = height(h, p.first + x);
             bool whole = i + VL <= g->m;
             if (n == FEW && whole)
@@ -213,7 +225,7 @@ static void pack_a(const struct gemm_args *g, bool by_row, const struct heights 
 {
     for (int64_t x = 0, i = p.i; x < p.panels && g->source; x++, to += HEAP) {
         int mr = height(h, p.first + x);
-        gemm_fill(g->source, i, mr, k, kc, to, by_row ? ROW : 1, by_row ? 1 : MR);
+        gemm_fill(g->source, i, mr, k, kc, to, by_row ? ROW : 1, by_row ? 1 : COLUMN);
         i += mr;
     }
     if (g->source) return;
@@ -260,12 +272,6 @@ static struct ahead ahead_of_a(const struct gemm_args *g, bool by_row, struct gr
 
 /* ---- a block -------------------------------------------------------------------------------------------------------- */
 
-/* A panel of B as the kernel reads it. */
-struct panel {
-    const float *b;
-    int64_t ldb, n, width;
-};
-
 /* Where a strip of C is: its columns j0 .. j0+n-1, and the block of K; and where it is summed: element (i, j) of C at
  * sum[i * ld + j - j0]. */
 struct strip {
@@ -309,7 +315,7 @@ static void last_tile(const struct gemm_args *g, struct room *room, kernel_fn ru
     bool in_place = !g->act && g->c_type == AD_F32;
     add_ends(g, room, a.mr, b.width, a.i, s->j0 + j, &e);
     if (!in_place) e.to = room->tile, e.to_row = b.width;
-    run(s->kc, a.a, s->lda, b.b, b.ldb, &e);
+    run(s->kc, a.a, s->lda, &b, &e);
     if (g->act) g->act(a.mr * b.width, (const float *const[]){e.to}, (const int[]){1}, e.to, NULL);
     for (int r = 0; r < a.mr && !in_place; r++) {
         void *c = at_as(g->c_type, g->c, (a.i + r) * g->c_row + s->j0 + j);
@@ -325,7 +331,7 @@ static void edge_tile(const struct gemm_args *g, struct room *room, kernel_fn ru
                       struct panel b, bool add, int64_t j)
 {
     bool apart = s->ends && g->c_type != AD_F32;
-    run(s->kc, a.a, s->lda, b.b, b.ldb, &(struct end){.to = room->tile, .to_row = NR});
+    run(s->kc, a.a, s->lda, &b, &(struct end){.to = room->tile, .to_row = NR});
     for (int r = 0; r < a.mr; r++) {
         float *tile = room->tile + r * NR, *sum = s->sum + (a.i + r) * s->ld + j, *to = apart ? tile : sum;
         for (int64_t x = 0; x < b.n; x++) to[x] = add ? sum[x] + tile[x] : tile[x];
@@ -347,7 +353,7 @@ static void tile(const struct gemm_args *g, struct room *room, const struct stri
     float *c = s->sum + a.i * s->ld + j;
     struct end e = {.to = c, .to_row = s->ld, .from = add ? c : NULL, .from_row = s->ld};
     if (g->stream && b.n == NR) { /* a line of each row, whole: it need not be read first */
-        run(s->kc, a.a, s->lda, b.b, b.ldb, &(struct end){.to = room->tile, .to_row = NR});
+        run(s->kc, a.a, s->lda, &b, &(struct end){.to = room->tile, .to_row = NR});
         for (int r = 0; r < a.mr; r++) {
             vf_stream(c + r * s->ld, vf_load(room->tile + r * NR));
             vf_stream(c + r * s->ld + VL, vf_load(room->tile + r * NR + VL));
@@ -361,13 +367,33 @@ static void tile(const struct gemm_args *g, struct room *room, const struct stri
     if (s->ends)
         last_tile(g, room, run, s, a, b, e, j);
     else
-        run(s->kc, a.a, s->lda, b.b, b.ldb, &e);
+        run(s->kc, a.a, s->lda, &b, &e);
 }
 
 /* Few rows of A: B is read where it lies, but for the last columns, which do not fill a vector. */
 static bool reads_in_place(const struct gemm_args *g)
 {
     return !g->panels.at && g->b_col == 1 && g->m <= 4 * MR && g->b_type == AD_F32;
+}
+
+/* Rows that lie a multiple of this many bytes apart meet in so few sets of the second-level cache that a panel's numbers, asked
+ * for one by one, throw one another out: then all the strip's panels are copied at once, row by row. */
+enum { CROWDED = 16384 };
+
+/* The first group of A comes to the strip's column j: B's panel is copied, unless it is read in place; and where the next
+ * one is copied from. */
+static void first_time(const struct gemm_args *g, struct room *room, const struct strip *s, int64_t j, struct panel *b)
+{
+    int64_t k = s->k, row = g->b_row * size_as(g->b_type), end = j + b->width;
+    bool crowded = g->b_col == 1 && row % CROWDED == 0;
+    float *to = room->b + j / NR * panel_size(s->kc);
+    if (!crowded && j >= s->first) gemm_pack_b(g, s->j0 + j, b->n, k, s->kc, to);
+    if (crowded && j == s->first) gemm_pack_b(g, s->j0 + j, s->n - j, k, s->kc, to);
+    if (end >= s->n) end = 0, k += s->kc;
+    if (g->b_col != 1 || crowded || k >= g->k) return;
+    b->next = at_as(g->b_type, g->b, k * g->b_row + s->j0 + end);
+    b->next_row = row;
+    b->next_last = NR * size_as(g->b_type) - 1;
 }
 
 /* A group of panels of A meets the strip's panels of B. */
@@ -385,13 +411,16 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
     struct ahead next_a = ahead_of_a(g, s->by_row, next, next_k, next_kc, p.panels * panels);
     for (int64_t j = 0; j < s->n;) {
         int64_t width = j < s->first ? min_of(NR, s->first - j) : panel_width(s->n, j);
-        struct panel b = {s->b + j / NR * size, width, min_of(width, s->n - j), width};
+        struct panel b = {.b = s->b + j / NR * size, .ldb = width, .n = min_of(width, s->n - j), .width = width};
+        b.next = (const char *)b.b;
         if (j < s->first) b.b = (const float *)g->b + s->k * g->b_row + s->j0 + j, b.ldb = g->b_row;
+        if (p.first == 0 && !g->panels.at) first_time(g, room, s, j, &b);
         for (int64_t x = 0, i = p.i; x < p.panels; x++) {
             struct rows a = {room->a + x * HEAP, i, height(h, p.first + x)};
             if (s->lda) a.a = (const float *)g->a + i * s->lda + s->k;
             ask(&next_a);
             tile(g, room, s, a, b, j);
+            b.next += s->kc / NEXT_EACH * b.next_row;
             i += a.mr;
         }
         j += width;
@@ -417,8 +446,6 @@ static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int6
     for (s.k = 0; s.k < g->k; s.k += s.block) {
         s.kc = min_of(s.block, g->k - s.k);
         s.b = g->panels.at ? panel_at(&g->panels, s.k, s.kc, s.block, j0) : room->b;
-        if (s.first < n && !g->panels.at)
-            gemm_pack_b(g, j0 + s.first, n - s.first, s.k, s.kc, room->b + s.first / NR * panel_size(s.kc));
         s.ends = ends && s.k + s.kc == g->k;
         for (int64_t first = 0; first < h.panels; first += s.group)
             group_times_strip(g, room, &s, &h, group_of(&h, first, s.group));

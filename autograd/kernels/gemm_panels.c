@@ -10,14 +10,18 @@ static int64_t min_of(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* n columns of kc rows of B from `b` on, a row at a time: memory is read in the order in which it lies. */
+/* n columns of kc rows of B from `b` on, a row at a time: memory is read in the order in which it lies, and asked for some
+ * rows ahead; a single panel's numbers have been asked for by who copies it. */
 SIMD_FN void pack_rows(enum ad_dtype type, const void *b, int64_t b_row, int64_t n, int64_t kc, float *to)
 {
+    enum { AHEAD = 4 };
     int64_t whole = n / NR * NR, size = panel_size(kc);
     for (int64_t t = 0; t < kc; t++) {
         const void *row = at_as(type, b, t * b_row);
         int64_t j = 0;
         for (; j < whole; j += NR) {
+            if (n > NR)
+                ask_l2(at_as(type, row, AHEAD * b_row + j)), ask_l2(at_as(type, row, AHEAD * b_row + j + NR - 1));
             vf_store(to + j / NR * size + t * NR, vf_load_as(type, row, j));
             vf_store(to + j / NR * size + t * NR + VL, vf_load_as(type, row, j + VL));
         }

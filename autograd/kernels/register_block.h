@@ -79,15 +79,28 @@ SIMD_FN void block_step(int mr, int nv, const float *a, const float *high, int64
     block_add(mr, nv, a, high, a_row, b0, b1, sum);
 }
 
+/* Short rows of memory that are wanted later, `step` bytes apart: one is asked for, its first and its last byte, in every
+ * `each` steps of k, so that the processor always has room to note it. */
+struct block_ahead {
+    const char *at;
+    int64_t step, last;
+    int each; /* 0: none; to be a constant */
+};
+
 /* sum += A (mr, n) B (n, nv vectors), k by k. Element (i, k) of A is at a[i * a_row + k * a_col], row k of B at b + k * ldb.
  * mr, nv and a_row are to be constants. */
 SIMD_FN void block_multiply(int mr, int nv, int64_t n, const float *a, int64_t a_row, int64_t a_col, const float *b,
-                            int64_t ldb, block_sums sum)
+                            int64_t ldb, struct block_ahead ahead, block_sums sum)
 {
     int64_t k = 0;
     for (; k + BLOCK_UNROLL <= n; k += BLOCK_UNROLL) {
 #pragma GCC unroll 8
         for (int u = 0; u < BLOCK_UNROLL; u++) {
+            if (ahead.each && u % ahead.each == 0) {
+                ask_l2(ahead.at);
+                ask_l2(ahead.at + ahead.last);
+                ahead.at += ahead.step;
+            }
             block_step(mr, nv, a, a + 3 * a_row, a_row, b + u * ldb, sum);
             a += a_col;
         }
