@@ -18,9 +18,10 @@
 enum { MR_IN_PLACE = 6, GROUP_IN_PLACE = 16 };    /* of A that is read where it lies */
 enum { MR = BLOCK_ROWS, GROUP = VL > 8 ? 4 : 8 }; /* a group has 128 KB, 96 with AVX2 */
 /* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
-enum { ROW = GEMM_MOST_K + 16, PANELS_OF_B = 576 / NR };
-enum { COLUMN = VL > 8 ? 16 : BLOCK_ROWS }; /* from column to column: a line of the cache each */
-enum { HEAP = (VL > 8 ? 16 : BLOCK_ROWS) * ROW + 16 };
+enum {
+    COLUMN = VL > 8 ? 16 : BLOCK_ROWS
+}; /* at least MR; with AVX-512 each column has a line of the cache to itself */
+enum { ROW = GEMM_MOST_K + 16, HEAP = COLUMN * ROW + 16, PANELS_OF_B = 576 / NR };
 enum { KEPT_COLUMNS = 2048 }; /* that a group of A meets where B is kept in panels */
 
 struct room {
@@ -154,8 +155,8 @@ static int height(const struct heights *h, int64_t panel)
     return (int)(panel < h->tall ? h->mr : h->mr - 1);
 }
 
-/* n columns of mr numbers, a_col apart, to [k][COLUMN]. Whole vectors where `whole`: what is too much is overwritten by the
- * next column, or is room behind the last. */
+/* n columns of mr numbers, a_col apart, to [k][COLUMN]. Whole vectors where `whole`: what is too much is in the gap behind
+ * the column, or overwritten by the next one, or in the room behind the last. */
 SIMD_FN void pack_column(enum ad_dtype type, int n, bool whole, const struct gemm_args *g, const void *a, int mr,
                          float *to)
 {

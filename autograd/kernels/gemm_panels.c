@@ -20,8 +20,10 @@ SIMD_FN void pack_rows(enum ad_dtype type, const void *b, int64_t b_row, int64_t
         const void *row = at_as(type, b, t * b_row);
         int64_t j = 0;
         for (; j < whole; j += NR) {
-            if (n > NR)
-                ask_l2(at_as(type, row, AHEAD * b_row + j)), ask_l2(at_as(type, row, AHEAD * b_row + j + NR - 1));
+            if (n > NR) {
+                ask_l2(at_as(type, row, AHEAD * b_row + j));
+                ask_l2(at_as(type, row, AHEAD * b_row + j + NR - 1));
+            }
             vf_store(to + j / NR * size + t * NR, vf_load_as(type, row, j));
             vf_store(to + j / NR * size + t * NR + VL, vf_load_as(type, row, j + VL));
         }

@@ -185,6 +185,33 @@ static void test_back_ends_agree(void **state)
     }
 }
 
+/* Rows of B that lie 16 KB apart are copied for all columns at once, others panel by panel (gemm_packed.c): the same bits. */
+static void test_rows_far_apart(void **state)
+{
+    enum { FAR = 4096, N = 150, K = 600 };
+    static const int64_t rows[] = {20, 60, 200}; /* of few, B is read in place but for its last columns */
+    if (isa_now() == ISA_PLAIN) {
+        assert_int_equal(choice((struct size){200, N, K, false, false}), GEMM_BLAS);
+        return;
+    }
+    for (int i = 0; i < 3; i++) {
+        int64_t m = rows[i];
+        struct ad_tensor a = check_tensor(SHAPE(m * K)), b = check_tensor(SHAPE(K * N)),
+                         want = check_tensor(SHAPE(m, N)), got = check_tensor(SHAPE(m, N)),
+                         far = check_tensor(SHAPE((K - 1) * FAR + N));
+        for (int k = 0; k < K; k++) memcpy((float *)far.data + k * FAR, (float *)b.data + k * N, N * sizeof(float));
+        struct gemm_args g = product((struct size){m, N, K, i == 2, false}, a.data, b.data, want.data);
+        gemm_block_by(GEMM_PACKED, &g);
+        g.b = far.data;
+        g.b_row = FAR;
+        g.c = got.data;
+        gemm_block_by(GEMM_PACKED, &g);
+        assert_memory_equal(got.data, want.data, (size_t)(m * N) * sizeof(float));
+        float *const data[] = {a.data, b.data, want.data, got.data, far.data};
+        for (size_t x = 0; x < sizeof data / sizeof *data; x++) free(data[x]);
+    }
+}
+
 /* What is chosen changes along lines of m, n or k; the products on both sides of each change. */
 static void test_borders_of_the_table(void **state)
 {
@@ -285,6 +312,7 @@ int main(void)
                                        cmocka_unit_test(test_cuts),
                                        cmocka_unit_test(test_small_and_thin),
                                        cmocka_unit_test(test_back_ends_agree),
+                                       cmocka_unit_test(test_rows_far_apart),
                                        cmocka_unit_test(test_borders_of_the_table),
                                        cmocka_unit_test(test_empty),
                                        cmocka_unit_test(test_activations),
