@@ -33,6 +33,7 @@ ISA_DECLARE(size_t, gemm_scratch, (int64_t m, int64_t n, int64_t k));
 ISA_DECLARE(void, gemm_block, (const struct gemm_args *g));
 ISA_DECLARE(void, gemm_enter_thread, (void));
 ISA_DECLARE(enum gemm_backend, gemm_backend_of, (const struct gemm_args *g));
+ISA_DECLARE(bool, gemm_sums_in_lanes, (const struct gemm_args *g));
 ISA_DECLARE(bool, gemm_can, (enum gemm_backend by, const struct gemm_args *g));
 ISA_DECLARE(void, gemm_block_by, (enum gemm_backend by, const struct gemm_args *g));
 void gemm(const struct gemm_args *g, void *scratch)
@@ -71,6 +72,10 @@ bool gemm_panels_place(int64_t n, int64_t k, int64_t i, int64_t *row, int64_t *c
 enum gemm_backend gemm_backend_of(const struct gemm_args *g)
 {
     return ISA_PICK(gemm_backend_of)(g);
+}
+bool gemm_sums_in_lanes(const struct gemm_args *g)
+{
+    return ISA_PICK(gemm_sums_in_lanes)(g);
 }
 bool gemm_can(enum gemm_backend by, const struct gemm_args *g)
 {

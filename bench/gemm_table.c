@@ -11,7 +11,7 @@
 #include "bench/product.h"
 
 static const int64_t cubes[] = {4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512};
-static const int64_t few[] = {1, 2, 3, 4, 6, 12, 16};                                              /* rows */
+static const int64_t few[] = {1, 2, 3, 4, 6, 8, 12, 16};                                           /* rows */
 static const int64_t wide[][2] = {{256, 256}, {512, 512}, {1024, 1024}, {256, 1024}, {1024, 256}}; /* n, k */
 static const struct {
     const char *name;
@@ -63,7 +63,7 @@ enum {
     N_FEW = sizeof few / sizeof *few,
     N_WIDE = sizeof wide / sizeof *wide,
     N_OTHERS = sizeof others / sizeof *others,
-    N_CLASSES = 4 * N_CUBES + 3 * N_OTHERS + N_FEW * N_WIDE
+    N_CLASSES = 4 * N_CUBES + 3 * N_OTHERS + 2 * N_FEW * N_WIDE
 };
 
 static void add(struct bench_product *p, int *n, const char *name, int64_t rows, int64_t columns, int64_t k, int layout)
@@ -78,16 +78,17 @@ static int list(struct bench_product p[N_CLASSES])
     int n = 0;
     for (int layout = 0; layout < 4; layout++)
         for (int i = 0; i < N_CUBES; i++) add(p, &n, "cube", cubes[i], cubes[i], cubes[i], layout);
-    for (int i = 0; i < N_FEW; i++)
-        for (int j = 0; j < N_WIDE; j++) add(p, &n, "few rows", few[i], wide[j][0], wide[j][1], 0);
+    for (int layout = 0; layout < 4; layout += 2)
+        for (int i = 0; i < N_FEW; i++)
+            for (int j = 0; j < N_WIDE; j++) add(p, &n, "few rows", few[i], wide[j][0], wide[j][1], layout);
     for (int layout = 0; layout < 3; layout++)
         for (int i = 0; i < N_OTHERS; i++) add(p, &n, others[i].name, others[i].m, others[i].n, others[i].k, layout);
     return n;
 }
 
 /* The back ends, and the libraries that could be one. */
-static const enum bench_contestant all[] = {BENCH_DIRECT, BENCH_THIN, BENCH_NARROW,
-                                            BENCH_PACKED, BENCH_BLAS, BENCH_XSMM};
+static const enum bench_contestant all[] = {BENCH_DIRECT, BENCH_THIN, BENCH_NARROW, BENCH_PACKED,
+                                            BENCH_LANES,  BENCH_BLAS, BENCH_XSMM};
 enum { N_ALL = sizeof all / sizeof *all, MOST_ROUNDS = 201 };
 
 /* Who of `all` takes the product, and the median seconds of each. */

@@ -13,8 +13,9 @@
 #include "bench/job.h"
 
 const char *const bench_contestants[BENCH_CONTESTANTS] = {
-    [BENCH_GEMM] = "triad",    [BENCH_DIRECT] = "direct", [BENCH_THIN] = "thin", [BENCH_NARROW] = "narrow",
-    [BENCH_PACKED] = "packed", [BENCH_BLAS] = "blas",     [BENCH_DNNL] = "dnnl", [BENCH_XSMM] = "xsmm",
+    [BENCH_GEMM] = "triad",    [BENCH_DIRECT] = "direct", [BENCH_THIN] = "thin",
+    [BENCH_NARROW] = "narrow", [BENCH_PACKED] = "packed", [BENCH_LANES] = "lanes",
+    [BENCH_BLAS] = "blas",     [BENCH_DNNL] = "dnnl",     [BENCH_XSMM] = "xsmm",
 };
 
 /* dnnl_sgemm of oneDNN 2 and 3 (row-major). */
@@ -77,6 +78,7 @@ static enum gemm_backend backend_of(enum bench_contestant who)
 enum bench_contestant bench_chosen(const struct bench_gemm *w)
 {
     struct gemm_args g = args_of(w);
+    g.lanes = gemm_sums_in_lanes(&g);
     return (enum bench_contestant)(BENCH_DIRECT + gemm_backend_of(&g));
 }
 
@@ -87,7 +89,8 @@ bool bench_takes(enum bench_contestant who, const struct bench_gemm *w)
     case BENCH_DIRECT:
     case BENCH_THIN:
     case BENCH_NARROW:
-    case BENCH_PACKED: return gemm_can(backend_of(who), &g);
+    case BENCH_PACKED:
+    case BENCH_LANES: return gemm_can(backend_of(who), &g);
     case BENCH_DNNL: return dnnl_sgemm;
     case BENCH_XSMM: return xsmm_of(w->p);
     default: return true;

@@ -34,6 +34,7 @@ enum bench_contestant {
     BENCH_THIN,
     BENCH_NARROW,
     BENCH_PACKED,
+    BENCH_LANES,
     BENCH_BLAS,
     BENCH_DNNL,
     BENCH_XSMM,

@@ -112,6 +112,7 @@ static struct gemm_args part_of(const struct gemm_args *g, int64_t i0, int64_t m
 {
     struct gemm_args s = *g;
     s.stream = gemm_streams(g);
+    s.lanes = gemm_sums_in_lanes(g);
     s.m = mb;
     s.n = nb;
     s.k = kb;

@@ -1,5 +1,5 @@
 /* The one interface for f32 matrix products; every kernel that multiplies goes through it. Behind it: our own packed
- * kernels for AVX2 and AVX-512 (gemm_packed.c, gemm_direct.c; gemm_choice.c has the table), OpenBLAS elsewhere (gemm_blas.c). Results
+ * kernels for AVX2 and AVX-512 (gemm_packed.c, gemm_direct.c, gemm_skinny.c; gemm_choice.c has the table), OpenBLAS elsewhere (gemm_blas.c). Results
  * are the same bits for any thread count: every number of C is one chain over k in blocks whose bounds depend on the sizes
  * only. */
 #ifndef TRIAD_AUTOGRAD_KERNELS_GEMM_H
@@ -69,6 +69,8 @@ struct gemm_args {
     enum ad_dtype a_type, b_type, c_type, res_type;
     /* C goes past the caches: set by `gemm`; callers of gemm_block ask gemm_streams, of the whole product. */
     bool stream;
+    /* Sums are in lanes along K: as above, by gemm_sums_in_lanes. */
+    bool lanes;
 };
 /* Whether A's rows are read where they lie: B is in panels, and A f32 by rows. */
 static inline bool gemm_reads_a(const struct gemm_args *g)
@@ -99,9 +101,10 @@ struct gemm_work {
 };
 
 /* What multiplies a block: operands read where they lie, so few rows that reading B is the cost, so few columns that they do
- * not fill a vector, packed panels, and OpenBLAS where there is no AVX2. All but the last give the same bits, so that how a
- * product is cut may decide which of them has a block. */
-enum gemm_backend { GEMM_DIRECT, GEMM_THIN, GEMM_NARROW, GEMM_PACKED, GEMM_BLAS };
+ * not fill a vector, packed panels; few rows or columns of operands whose neighbours are along K, summed in lanes; OpenBLAS
+ * where there is no AVX2. The first four give the same bits, so that how a product is cut may decide which of them has a
+ * block; lanes have whole products, or all of one's blocks. */
+enum gemm_backend { GEMM_DIRECT, GEMM_THIN, GEMM_NARROW, GEMM_PACKED, GEMM_LANES, GEMM_BLAS };
 
 /* `gemm` goes over all threads. `scratch` has gemm_scratch(m, n, k) bytes, which is 0 unless M and N are small and K is
  * long. `gemm_block` stays on the calling thread; inside a parallel region each thread calls gemm_enter_thread() once
@@ -117,6 +120,7 @@ enum gemm_backend { GEMM_DIRECT, GEMM_THIN, GEMM_NARROW, GEMM_PACKED, GEMM_BLAS 
 #define gemm_can ISA_FN(gemm_can)
 #define gemm_block_by ISA_FN(gemm_block_by)
 #define gemm_streams ISA_FN(gemm_streams)
+#define gemm_sums_in_lanes ISA_FN(gemm_sums_in_lanes)
 #define gemm_wants_panels ISA_FN(gemm_wants_panels)
 #define gemm_panels_count ISA_FN(gemm_panels_count)
 #define gemm_panels_place ISA_FN(gemm_panels_place)
@@ -140,7 +144,9 @@ bool gemm_panels_place(int64_t n, int64_t k, int64_t i, int64_t *row, int64_t *c
 int64_t gemm_panels_pieces(int64_t n, int64_t k);
 void gemm_panels_copy(const struct gemm_args *g, int64_t piece, float *to); /* of g's b, b_row, b_col, b_type, n, k */
 
-/* The one that gemm_block takes, by the table in gemm_choice.c. For measuring: gemm_block by another that can. */
+/* By the table in gemm_choice.c: whether this product, which is a whole one, is summed in lanes; and the one that gemm_block
+ * takes. For measuring: gemm_block by another that can. */
+bool gemm_sums_in_lanes(const struct gemm_args *g);
 enum gemm_backend gemm_backend_of(const struct gemm_args *g);
 bool gemm_can(enum gemm_backend by, const struct gemm_args *g);
 void gemm_block_by(enum gemm_backend by, const struct gemm_args *g);
@@ -153,14 +159,21 @@ void gemm_block_by(enum gemm_backend by, const struct gemm_args *g);
 #define gemm_direct ISA_FN(gemm_direct)
 #define gemm_thin ISA_FN(gemm_thin)
 #define gemm_narrow ISA_FN(gemm_narrow)
+#define gemm_lanes ISA_FN(gemm_lanes)
 void gemm_multiply(const struct gemm_args *g);
 #ifdef __AVX2__
-/* Of f32 alone, A no source. thin: B's rows are contiguous. The same bits as
- * gemm_multiply. */
-enum { GEMM_THIN_ROWS = 4, GEMM_NARROW_COLUMNS = 8 };
+/* Of f32 alone, A no source. thin: B's rows are contiguous. The same bits as gemm_multiply; but for lanes, where of at most
+ * so many rows B's columns are contiguous, or of so many columns A's rows. */
+#ifdef __AVX512F__
+enum { GEMM_THIN_ROWS = 6 };
+#else
+enum { GEMM_THIN_ROWS = 3 };
+#endif
+enum { GEMM_NARROW_COLUMNS = 8, GEMM_LANES_MOST = 8 };
 void gemm_direct(const struct gemm_args *g);
 void gemm_thin(const struct gemm_args *g);
 void gemm_narrow(const struct gemm_args *g);
+void gemm_lanes(const struct gemm_args *g);
 #endif
 void gemm_epilogue_row(const struct gemm_args *g, float *sum, int64_t n, int64_t i, int64_t j);
 #endif

@@ -6,6 +6,7 @@
  * which mark a class of products where the choice is more than 5 % behind the fastest; `make bench-backends` keeps both for
  * docs/performance.md. OpenBLAS and libxsmm sum in another order, so that they could multiply whole products only, never a
  * block of one that is cut for the threads. */
+#include "autograd/kernels/simd.h"
 #include "autograd/kernels/gemm.h"
 
 bool gemm_can(enum gemm_backend by, const struct gemm_args *g)
@@ -14,6 +15,8 @@ bool gemm_can(enum gemm_backend by, const struct gemm_args *g)
     bool f32 = g->a_type == AD_F32 && g->b_type == AD_F32 && g->c_type == AD_F32;
     if (by == GEMM_PACKED) return true;
     if (!f32 || g->source || g->stream) return false;
+    if (by == GEMM_LANES)
+        return (g->n <= GEMM_LANES_MOST && g->a_col == 1) || (g->m <= GEMM_LANES_MOST && g->b_row == 1);
     if (by == GEMM_THIN) return g->m <= GEMM_THIN_ROWS && (g->b_col == 1 || g->n == 1);
     return by == GEMM_DIRECT || (by == GEMM_NARROW && g->n <= GEMM_NARROW_COLUMNS);
 #else
@@ -40,8 +43,7 @@ static const struct row table[] = {
 #ifdef __AVX512F__ /* measured on Zen 4 */
     /* A     B        m          n          k       numbers */
     {ANY,     ANY,     {0, 31},   {0, 255},  {0, 0}, 65536,  GEMM_DIRECT}, /* the smallest, first: asking counts there */
-    {ANY,     ROWS,    {0, 3},    {512, 0},  {8, 0}, 0,      GEMM_THIN},
-    {ANY,     ROWS,    {0, 4},    {1024, 0}, {8, 0}, 0,      GEMM_THIN},
+    {ANY,     ROWS,    {0, 6},    {128, 0},  {8, 0}, 0,      GEMM_THIN},
     {ROWS,    ANY,     {0, 6},    {0, 0},    {0, 0}, 0,      GEMM_DIRECT},
     {ANY,     ANY,     {32, 0},   {0, 8},    {0, 0}, 0,      GEMM_NARROW},
     {ROWS,    COLUMNS, {0, 0},    {0, 0},    {0, 0}, 524288, GEMM_DIRECT},
@@ -49,8 +51,7 @@ static const struct row table[] = {
     {COLUMNS, ANY,     {0, 2048}, {0, 2048}, {0, 0}, 262144, GEMM_DIRECT},
 #else /* measured on Zen 4 */
     {ANY,     ANY,     {0, 31},   {0, 255},  {0, 0}, 65536,  GEMM_DIRECT},
-    {ANY,     ROWS,    {0, 2},    {256, 0},  {8, 0}, 0,      GEMM_THIN},
-    {ANY,     ROWS,    {0, 4},    {1024, 0}, {8, 0}, 0,      GEMM_THIN},
+    {ANY,     ROWS,    {0, 3},    {128, 0},  {8, 0}, 0,      GEMM_THIN},
     {ROWS,    ANY,     {0, 16},   {0, 0},    {0, 0}, 0,      GEMM_DIRECT},
     {ANY,     ANY,     {32, 0},   {0, 4},    {0, 0}, 0,      GEMM_NARROW},
     {ANY,     ANY,     {0, 0},    {0, 16},   {0, 0}, 0,      GEMM_DIRECT},
@@ -73,9 +74,19 @@ static bool lies(enum layout want, bool rows)
     return want == ANY || (want == ROWS) == rows;
 }
 
+/* The lanes of a sum are added to one another once in a block of K, and a line of the longer operand is read as fast as
+ * memory allows: what is short gains nothing. */
+bool gemm_sums_in_lanes(const struct gemm_args *g)
+{
+    enum { LENGTH = 64, LINES = 32, MOST_ROWS = VL > 8 ? 8 : 6, MOST_COLUMNS = VL > 8 ? 8 : 4 };
+    bool few_rows = g->m <= MOST_ROWS && g->n >= LINES, few_columns = g->n <= MOST_COLUMNS && g->m >= LINES;
+    return (few_rows || few_columns) && g->k >= LENGTH && !g->panels.at && gemm_can(GEMM_LANES, g);
+}
+
 enum gemm_backend gemm_backend_of(const struct gemm_args *g)
 {
     if (g->panels.at) return GEMM_PACKED;
+    if (g->lanes) return GEMM_LANES;
     bool a_rows = g->a_col == 1 || g->k == 1, b_rows = g->b_col == 1 || g->n == 1;
     int64_t numbers = (g->m + g->n) * g->k;
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
@@ -88,6 +99,10 @@ enum gemm_backend gemm_backend_of(const struct gemm_args *g)
     return GEMM_PACKED;
 }
 #else
+bool gemm_sums_in_lanes(const struct gemm_args *g)
+{
+    return false;
+}
 enum gemm_backend gemm_backend_of(const struct gemm_args *g)
 {
     return GEMM_BLAS;
@@ -101,6 +116,7 @@ void gemm_block_by(enum gemm_backend by, const struct gemm_args *g)
     case GEMM_DIRECT: gemm_direct(g); break;
     case GEMM_THIN: gemm_thin(g); break;
     case GEMM_NARROW: gemm_narrow(g); break;
+    case GEMM_LANES: gemm_lanes(g); break;
 #endif
     default: gemm_multiply(g);
     }

@@ -1,6 +1,5 @@
 /* Operands read where they lie: copying them into panels would take as long as multiplying while the first two caches hold
- * them; products of a few rows, which wait for B; and of a few columns. The sums are those of gemm_packed.c, bit for bit:
- * how a product is cut decides which of them has a block. */
+ * them. The sums are those of gemm_packed.c, bit for bit: how a product is cut decides which of them has a block. */
 #pragma GCC optimize("O3")
 #include "autograd/kernels/gemm.h"
 
@@ -12,7 +11,6 @@
 enum { MR = 6, MR_1 = 12, NR = 2 * VL };
 /* Numbers of B at a time, which the first-level cache holds beside a little of A and C. */
 enum { ROOM = GEMM_MOST_K * NR };
-enum { THIN = GEMM_THIN_ROWS, STRIP = 256, AT_ONCE = 8 };
 
 /* Blocks of C beside one another: `count` whole ones, or one whose last vector has `last` columns; k numbers to sum. */
 struct blocks {
@@ -130,63 +128,6 @@ static void turn(const float *b, int64_t ldb, int64_t kc, int64_t n, float *to, 
         }
 }
 
-/* ---- few rows ------------------------------------------------------------------------------------------------------ */
-
-/* sum (m, STRIP) += rows k .. k+rows-1, columns j .. j+n-1: B's rows are read along, several at a time. */
-SIMD_FN void add_rows(int m, int rows, const struct gemm_args *g, int64_t k, int64_t j, int64_t n, float *sum)
-{
-    const float *b = (const float *)g->b + k * g->b_row + j;
-    vf a[THIN][AT_ONCE];
-    for (int i = 0; i < m; i++)
-        for (int t = 0; t < rows; t++) a[i][t] = vf_set(((const float *)g->a)[i * g->a_row + (k + t) * g->a_col]);
-    for (int64_t x = 0; x < n; x += VL) {
-        vf line[AT_ONCE];
-#pragma GCC unroll 8
-        for (int t = 0; t < rows; t++)
-            line[t] = n - x >= VL ? vf_load(b + t * g->b_row + x) : vf_load_part(b + t * g->b_row + x, n - x, 0);
-#pragma GCC unroll 4
-        for (int i = 0; i < m; i++) {
-            vf y = vf_load(sum + i * STRIP + x);
-#pragma GCC unroll 8
-            for (int t = 0; t < rows; t++) y += a[i][t] * line[t];
-            vf_store(sum + i * STRIP + x, y);
-        }
-    }
-}
-
-/* Columns j .. j+n-1 of C, rows k .. k+kc-1 of B. */
-static void thin_strip(const struct gemm_args *g, int64_t j, int64_t n, int64_t k, int64_t kc)
-{
-    float sum[THIN * STRIP] __attribute__((aligned(64))) = {0};
-    int64_t t = k;
-    for (; t + AT_ONCE <= k + kc; t += AT_ONCE) {
-        if (g->m == 1) add_rows(1, AT_ONCE, g, t, j, n, sum);
-        if (g->m == 2) add_rows(2, AT_ONCE, g, t, j, n, sum);
-        if (g->m == 3) add_rows(3, AT_ONCE, g, t, j, n, sum);
-        if (g->m == 4) add_rows(4, AT_ONCE, g, t, j, n, sum);
-    }
-    for (; t < k + kc; t++) add_rows((int)g->m, 1, g, t, j, n, sum);
-    for (int64_t i = 0; i < g->m; i++) {
-        float *c = (float *)g->c + i * g->c_row + j;
-        for (int64_t x = 0; x < n; x++) c[x] = g->add || k > 0 ? c[x] + sum[i * STRIP + x] : sum[i * STRIP + x];
-    }
-}
-
-/* What follows the sums, of few rows or columns. */
-static void end(const struct gemm_args *g)
-{
-    for (int64_t i = 0; i < g->m && has_end(g); i++) gemm_epilogue_row(g, (float *)g->c + i * g->c_row, g->n, i, 0);
-}
-
-void gemm_thin(const struct gemm_args *g)
-{
-    int64_t block = gemm_k_block(g->k);
-    for (int64_t j = 0; j < g->n; j += STRIP)
-        for (int64_t k = 0; k < g->k; k += block)
-            thin_strip(g, j, g->n - j < STRIP ? g->n - j : STRIP, k, g->k - k < block ? g->k - k : block);
-    end(g);
-}
-
 /* A strip of columns after the other, as wide as the first-level cache allows. */
 static void multiply(const struct gemm_args *g)
 {
@@ -214,42 +155,6 @@ static void multiply(const struct gemm_args *g)
             if (one) strip(g, a_rows, false, one, t, ends);
         }
     }
-}
-
-/* ---- few columns ---------------------------------------------------------------------------------------------------- */
-
-/* C' = B' A': vectors lie along the rows of A, where C's rows would not fill one. A factor of each product changes places
- * with the other, which changes no bit. */
-static void narrow(const struct gemm_args *g)
-{
-    enum { ROWS = 512 };
-    float turned[GEMM_NARROW_COLUMNS * ROWS] __attribute__((aligned(64)));
-    struct gemm_args t = {.m = g->n,
-                          .k = g->k,
-                          .a = g->b,
-                          .a_row = g->b_col,
-                          .a_col = g->b_row,
-                          .b_row = g->a_col,
-                          .b_col = g->a_row,
-                          .c = turned,
-                          .c_row = ROWS,
-                          .add = g->add};
-    for (int64_t i = 0; i < g->m; i += ROWS) {
-        float *c = (float *)g->c + i * g->c_row;
-        t.n = g->m - i < ROWS ? g->m - i : ROWS;
-        t.b = (const float *)g->a + i * g->a_row;
-        for (int64_t x = 0; x < t.n && g->add; x++)
-            for (int64_t j = 0; j < g->n; j++) turned[j * ROWS + x] = c[x * g->c_row + j];
-        multiply(&t);
-        for (int64_t x = 0; x < t.n; x++)
-            for (int64_t j = 0; j < g->n; j++) c[x * g->c_row + j] = turned[j * ROWS + x];
-    }
-}
-
-void gemm_narrow(const struct gemm_args *g)
-{
-    narrow(g);
-    end(g);
 }
 
 /* A few columns behind the last whole vector cost as much as a wide one: where there are rows enough, turning A for them

@@ -123,6 +123,7 @@ static void do_products(const struct ad_call *c, const void *job, int64_t from, 
     for (int64_t p = from; p < to; p++) {
         struct gemm_args g = j->g;
         advance(c, j, p, &g);
+        g.lanes = gemm_sums_in_lanes(&g);
         gemm_block(&g);
     }
 }

@@ -212,6 +212,56 @@ static void test_rows_far_apart(void **state)
     }
 }
 
+/* Rows i.., columns j.. of g by lanes, which need not have few of them. */
+static void lanes_part(const struct gemm_args *g, int64_t i, int64_t m, int64_t j, int64_t n)
+{
+    struct gemm_args part = *g;
+    part.m = m, part.n = n;
+    part.a = (const float *)g->a + i * g->a_row;
+    part.b = (const float *)g->b + j * g->b_col;
+    part.c = (float *)g->c + i * g->c_row + j;
+    part.lanes = true;
+    if (g->bias) part.bias += j;
+    gemm_block(&part);
+}
+
+/* Sums in lanes along K: right beside the plain loops, and the same bits however the whole is cut. */
+static void test_lanes(void **state)
+{
+    static const int64_t at[][3] = {{33, 1, 64}, {600, 1, 523}, {37, 2, 65},   {45, 3, 79},   {41, 4, 600},
+                                    {1, 33, 64}, {1, 600, 523}, {2, 300, 100}, {3, 101, 513}, {5, 64, 1030},
+                                    {6, 77, 90}, {7, 65, 72},   {8, 33, 300},  {40, 5, 70},   {66, 8, 1100}};
+    for (size_t x = 0; x < sizeof at / sizeof *at; x++) {
+        int64_t m = at[x][0], n = at[x][1], k = at[x][2];
+        for (int32_t layout = 0; layout < 4; layout++)
+            check((struct matmul_attr){.ta = layout & 1, .tb = layout >> 1, .bias = x & 1, .residual = layout & 1},
+                  SCALAR, SCALAR, m, n, k, x % 3 == 0);
+        check((struct matmul_attr){.tb = 1}, SHAPE(9), SHAPE(9), m, n, k, false);
+        if (isa_now() == ISA_PLAIN) continue;
+        struct ad_tensor a = check_tensor(SHAPE(m * k)), b = check_tensor(SHAPE(k * n)), bias = check_tensor(SHAPE(n)),
+                         want = check_tensor(SHAPE(m, n)), got = check_tensor(SHAPE(m, n));
+        struct gemm_args g = product((struct size){m, n, k, false, true}, a.data, b.data, want.data);
+        size_t bytes = (size_t)(m * n) * sizeof(float);
+        if (x & 1) g.add = true, g.bias = bias.data;
+        assert_true(gemm_can(GEMM_LANES, &g));
+        memcpy(got.data, want.data, bytes);
+        lanes_part(&g, 0, m, 0, n);
+        g.c = got.data;
+        int64_t rows = m > 8 ? m * 2 / 3 : m,
+                columns = n > 8 ? n - 5 : n; /* the last columns are few, as are all rows */
+        for (int64_t i = 0; i < m; i += rows)
+            for (int64_t j = 0; j < n; j += columns)
+                lanes_part(&g, i, m - i < rows ? m - i : rows, j, n - j < columns ? n - j : columns);
+        assert_memory_equal(got.data, want.data, bytes);
+        float *const data[] = {a.data, b.data, bias.data, want.data, got.data};
+        for (size_t i = 0; i < sizeof data / sizeof *data; i++) free(data[i]);
+    }
+    struct gemm_args g = product((struct size){100, 1, 64, false, false}, NULL, NULL, NULL);
+    assert_int_equal(gemm_sums_in_lanes(&g), isa_now() != ISA_PLAIN);
+    g.k = 8;
+    assert_false(gemm_sums_in_lanes(&g));
+}
+
 /* What is chosen changes along lines of m, n or k; the products on both sides of each change. */
 static void test_borders_of_the_table(void **state)
 {
@@ -313,6 +363,7 @@ int main(void)
                                        cmocka_unit_test(test_small_and_thin),
                                        cmocka_unit_test(test_back_ends_agree),
                                        cmocka_unit_test(test_rows_far_apart),
+                                       cmocka_unit_test(test_lanes),
                                        cmocka_unit_test(test_borders_of_the_table),
                                        cmocka_unit_test(test_empty),
                                        cmocka_unit_test(test_activations),
