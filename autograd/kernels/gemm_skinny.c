@@ -120,7 +120,10 @@ void gemm_narrow(const struct gemm_args *g)
         t.b = (const float *)g->a + i * g->a_row;
         for (int64_t x = 0; x < t.n && g->add; x++)
             for (int64_t j = 0; j < g->n; j++) turned[j * ROWS + x] = c[x * g->c_row + j];
-        gemm_direct(&t);
+        if (gemm_can(GEMM_THIN, &t))
+            gemm_thin(&t);
+        else
+            gemm_direct(&t);
         for (int64_t x = 0; x < t.n; x++)
             for (int64_t j = 0; j < g->n; j++) c[x * g->c_row + j] = turned[j * ROWS + x];
     }
