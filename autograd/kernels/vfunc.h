@@ -41,12 +41,11 @@ SIMD_FN vf vf_exp(vf x)
 #endif
 }
 
-/* 2^x for x up to 0: 2^n p(x - n), p minimax of degree 5 with p(0) = 1, whose relative error is 9e-8; below -126.5 gives
- * 0, NaN stays NaN. Half the work of vf_exp, for what is multiplied by something near 1 afterwards. */
-SIMD_FN vf vf_exp2_down(vf x)
+/* 2^x = 2^n p(x - n), p minimax of degree 5 with p(0) = 1, whose relative error is 9e-8; x in -127 .. 128, or NaN, which it
+ * stays. From -127 to -126.5 gives 0, from 127.5 on infinity. */
+SIMD_FN vf vf_exp2_within(vf x)
 {
     const float magic = 12582912.0f + 127; /* the sum's low bits are the exponent of 2^n */
-    x = vf_max(vf_set(-127), x);
     vf z = x + magic, r = x - (z - magic);
     vf p = 1.32647e-3f * r + 9.67151e-3f;
     p = p * r + 5.550734e-2f;
@@ -54,6 +53,15 @@ SIMD_FN vf vf_exp2_down(vf x)
     p = p * r + 6.9314698e-1f;
     p = p * r + 1.0f;
     return p * (vf)((vi)z << 23);
+}
+/* The same for all x, and for x up to 0: half the work of vf_exp, for what is multiplied by something near 1 afterwards. */
+SIMD_FN vf vf_exp2(vf x)
+{
+    return vf_exp2_within(vf_min(vf_set(128), vf_max(vf_set(-127), x)));
+}
+SIMD_FN vf vf_exp2_down(vf x)
+{
+    return vf_exp2_within(vf_max(vf_set(-127), x));
 }
 
 /* log(1 + x) = log u + (x - (u - 1)) / u, u the rounded 1 + x: 2 ulp. */
@@ -144,19 +152,23 @@ SIMD_FN vf vf_gelu_slope(vf x)
     return n.share + n.cut * (0.39894228f * n.bell);
 }
 
-/* s = sigmoid(x) and 1 - s, both without cancellation, from e^-|x|. */
+/* s = sigmoid(x) and 1 - s = e^-x s, both without cancellation; |x| up to 87. */
 struct vf_logistic {
     vf share, rest;
 };
 SIMD_FN struct vf_logistic vf_logistic(vf x)
 {
-    vf e = vf_exp2_down(vf_abs(x) * -1.44269504f), big = 1.0f / (1.0f + e), small = e * big;
-    vm left = vf_lt(x, vf_set(0));
-    return (struct vf_logistic){vf_pick(left, small, big), vf_pick(left, big, small)};
+    vf e = vf_exp2_within(x * -1.44269504f), s = 1.0f / (1.0f + e);
+    return (struct vf_logistic){s, e * s};
+}
+/* x sigmoid(u) */
+SIMD_FN vf vf_gated(vf x, vf u)
+{
+    return x / (1.0f + vf_exp2(u * -1.44269504f));
 }
 SIMD_FN vf vf_swish(vf x, float k)
 {
-    return x * vf_logistic(k * x).share;
+    return vf_gated(x, k * x);
 }
 /* s + k x s (1 - s), s = sigmoid(k x) */
 SIMD_FN vf vf_swish_slope(vf x, float k)
@@ -168,7 +180,7 @@ SIMD_FN vf vf_swish_slope(vf x, float k)
 /* x sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3) */
 SIMD_FN vf vf_gelu_tanh(vf x)
 {
-    return x * vf_logistic(x * (1.59576912f + 0.0713548163f * (x * x))).share;
+    return vf_gated(x, x * (1.59576912f + 0.0713548163f * (x * x)));
 }
 /* s + x s (1 - s) 2u', s = sigmoid(2u) */
 SIMD_FN vf vf_gelu_tanh_slope(vf x)
