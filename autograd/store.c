@@ -107,10 +107,10 @@ static double start_value(struct rng *r, struct ad_init init)
     return 0;
 }
 
-ISA_DECLARE(void, ad_start_normal, (float *x, int64_t from, int64_t to, uint64_t key, double cut));
-void ad_start_normal(float *x, int64_t from, int64_t to, uint64_t key, double cut)
+ISA_DECLARE(void, ad_start_normal, (float *x, int64_t from, int64_t to, uint64_t key, double cut, double scale));
+void ad_start_normal(float *x, int64_t from, int64_t to, uint64_t key, double cut, double scale)
 {
-    ISA_PICK(ad_start_normal)(x, from, to, key, cut);
+    ISA_PICK(ad_start_normal)(x, from, to, key, cut, scale);
 }
 
 enum { START_BLOCK = 16384 };
@@ -121,14 +121,11 @@ static void fill_normal(const struct ad_entry *p, uint64_t key)
     int64_t blocks = (p->count + START_BLOCK - 1) / START_BLOCK;
 #pragma omp parallel for schedule(static) if (blocks > 1)
     for (int64_t b = 0; b < blocks; b++) {
-        float x[START_BLOCK];
+        float room[START_BLOCK], *x = p->kept == AD_F32 ? (float *)p->data + b * START_BLOCK : room;
         int64_t from = b * START_BLOCK, to = from + START_BLOCK < p->count ? from + START_BLOCK : p->count;
-        ad_start_normal(x, from, to, key, cut);
+        ad_start_normal(x, from, to, key, cut, p->init.scale);
         struct ad_tensor t = {.data = p->data, .dtype = p->kept};
-        if (p->kept == AD_F32)
-            for (int64_t i = from; i < to; i++) ((float *)p->data)[i] = (float)(p->init.scale * (double)x[i - from]);
-        else
-            for (int64_t i = from; i < to; i++) ad_set(&t, i, p->init.scale * (double)x[i - from]);
+        for (int64_t i = from; i < to && x == room; i++) ad_set(&t, i, (double)x[i - from]);
     }
 }
 

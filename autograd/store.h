@@ -77,7 +77,7 @@ void ad_entry_read(const struct ad_entry *p, int64_t from, int64_t n, float *x);
 void ad_entry_write(const struct ad_entry *p, int64_t from, int64_t n, const float *x);
 
 /* Numbers from .. to-1 of a sequence of standard normals (Box & Muller 1958; log, sine and cosine in f32, 2 ulp each),
- * into x[0] ..: a function of key and index. `cut` > 0: those beyond it are drawn again. */
-void ad_start_normal(float *x, int64_t from, int64_t to, uint64_t key, double cut);
+ * into x[0] ..: a function of key and index. `cut` > 0: those beyond it are drawn again. Times `scale`. */
+void ad_start_normal(float *x, int64_t from, int64_t to, uint64_t key, double cut, double scale);
 
 #endif

@@ -52,7 +52,7 @@ static void fill_normal(float *x, int64_t n, const char *stream)
     enum { BLOCK = 16384 };
     uint64_t key = rng_make(1, hash_str(stream), 0).key;
 #pragma omp parallel for schedule(static) if (n > BLOCK)
-    for (int64_t i = 0; i < n; i += BLOCK) ad_start_normal(x + i, i, i + BLOCK < n ? i + BLOCK : n, key, 0);
+    for (int64_t i = 0; i < n; i += BLOCK) ad_start_normal(x + i, i, i + BLOCK < n ? i + BLOCK : n, key, 0, 1);
 }
 
 static int normal_input(struct bench_job *j, const char *tower, const char *what, int64_t n, struct err *e)

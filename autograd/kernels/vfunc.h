@@ -193,24 +193,30 @@ SIMD_FN vf vf_gelu_tanh_slope(vf x)
 typedef double vd __attribute__((vector_size(VL * 8)));
 typedef int64_t vl __attribute__((vector_size(VL * 8)));
 
-/* sin and cos of r = x - n pi/2, pi/2 in three doubles of which the first two have 33 bits (fdlibm), so that products
- * with n are exact; for |x| up to TRIG_MAX: 2 ulp each, 3.5 their quotient. Beyond it is libm's work. */
-#define TRIG_MAX 1e6f
 struct vf_trig {
     vf sin, cos;
 };
+/* sin and cos of r + n pi/2, |r| up to pi/4. */
+SIMD_FN struct vf_trig vf_sincos_of(vf r, vi n)
+{
+    vf s = r * r;
+    vf a = POLY(s, -1.9515295891e-4f, 8.3321608736e-3f, -1.6666654611e-1f) * s * r + r;
+    vf b = POLY(s, 2.443315711809948e-5f, -1.388731625493765e-3f, 4.166664568298827e-2f) * s * s - 0.5f * s + 1.0f;
+    vi swap = -(n & 1), flip_sin = (vi)((vu)(n & 2) << 30), flip_cos = (vi)((vu)((n + 1) & 2) << 30);
+    vi to_sin = (swap & (vi)b) | (~swap & (vi)a), to_cos = (swap & (vi)a) | (~swap & (vi)b);
+    return (struct vf_trig){(vf)(to_sin ^ flip_sin), (vf)(to_cos ^ flip_cos)};
+}
+
+/* sin and cos of r = x - n pi/2, pi/2 in three doubles of which the first two have 33 bits (fdlibm), so that products
+ * with n are exact; for |x| up to TRIG_MAX: 2 ulp each, 3.5 their quotient. Beyond it is libm's work. */
+#define TRIG_MAX 1e6f
 SIMD_FN struct vf_trig vf_sincos(vf x)
 {
     vd d = __builtin_convertvector(x, vd);
     vd z = d * 0.63661977236758134308 + 6755399441055744.0, k = z - 6755399441055744.0;
     vi n = __builtin_convertvector((vl)z & 3, vi);
     d = ((d - k * 1.57079632673412561417e+00) - k * 6.07710050630396597660e-11) - k * 2.02226624879595063154e-21;
-    vf r = __builtin_convertvector(d, vf), s = r * r;
-    vf a = POLY(s, -1.9515295891e-4f, 8.3321608736e-3f, -1.6666654611e-1f) * s * r + r;
-    vf b = POLY(s, 2.443315711809948e-5f, -1.388731625493765e-3f, 4.166664568298827e-2f) * s * s - 0.5f * s + 1.0f;
-    vi swap = -(n & 1), flip_sin = (vi)((vu)(n & 2) << 30), flip_cos = (vi)((vu)((n + 1) & 2) << 30);
-    vi to_sin = (swap & (vi)b) | (~swap & (vi)a), to_cos = (swap & (vi)a) | (~swap & (vi)b);
-    return (struct vf_trig){(vf)(to_sin ^ flip_sin), (vf)(to_cos ^ flip_cos)};
+    return vf_sincos_of(__builtin_convertvector(d, vf), n);
 }
 
 #endif
