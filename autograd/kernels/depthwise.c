@@ -16,6 +16,7 @@
 #include "base/threads.h"
 
 enum { MAX_COLUMNS = 16, MAX_PARTS = 32 };
+enum { LINE = 16 }; /* numbers of a cache line */
 
 static int64_t min_of(int64_t a, int64_t b)
 {
@@ -34,24 +35,63 @@ static int64_t row_behind(const struct reach *r)
 
 /* ---- tiles ---------------------------------------------------------------------------------------------------------- */
 
-/* What a tile reads and writes. Column q of it in row a of `rows` is src + rows->row[a] row_size + column[q], or zeros
- * where zero[q]; results first .. last-1 are written, c numbers apart. */
+/* Where a tile's columns are: in a row that it reads from `first` on, c numbers apart; or, where some are beside the image,
+ * which are zeros then, or results beside theirs, as `at` lists them for row a of these. */
+struct columns_at {
+    int64_t first;
+    bool inside; /* none are listed */
+    const float *at[MAX_TAPS][MAX_COLUMNS];
+};
+
+/* `columns` from column x on of rows `width` wide; they are listed where some are outside, or not `whole`. */
+static void find_columns(struct columns_at *k, const struct reach *rows, const float *src, const float *zeros,
+                         int64_t x, int columns, int64_t width, int64_t c, bool whole)
+{
+    k->first = x * c;
+    k->inside = whole && x >= 0 && x + columns <= width;
+    for (int64_t a = 0; a < rows->n && !k->inside; a++) {
+        const float *row = src + (rows->row[a] * width + x) * c;
+        for (int q = 0; q < columns; q++) k->at[a][q] = x + q < 0 || x + q >= width ? zeros : row + q * c;
+    }
+}
+
+/* What a tile reads and writes: results first .. last-1, c numbers apart. */
 struct tile {
     const struct reach *rows;
     const float *src, *zeros, *w;
-    int64_t row_size, c, column[MAX_COLUMNS];
-    bool zero[MAX_COLUMNS], inside; /* inside: no zeros, columns c apart, all results written */
+    int64_t row_size, c;
     float *to;
     int first, last;
     bool stream;        /* results are written past the caches (stream.h) */
     const float *ahead; /* a piece as large as the tile's new columns, of a row that is read next */
 };
 
-/* Asks for lines .. of what is read next: a tile's columns are many short runs, which the processor does not foresee. */
-SIMD_FN void ask(const float *ahead, int lines, int64_t ch)
+/* Asks for `vectors` of what is read next: a tile's columns are many short runs, which the processor does not foresee. */
+SIMD_FN void ask(const float *ahead, int vectors, int64_t ch)
 {
+    const float *p = ahead + ch * vectors;
 #pragma GCC unroll 8
-    for (int i = 0; i < lines; i++) ask_l2(ahead + (ch / VL * lines + i) * VL);
+    for (int i = 0; i < vectors * VL; i += LINE) ask_l2(p + i);
+}
+
+/* p + q c, from pointers three columns apart: one, two and none of c are what the addressing of the machine reaches, and the
+ * compiler must not know that they belong together, or it adds up each of them. */
+struct every_third {
+    const float *p[5];
+};
+SIMD_FN struct every_third every_third(const float *p, int columns, int64_t c)
+{
+    struct every_third e = {{p}};
+#pragma GCC unroll 5
+    for (int i = 1; 3 * i < columns; i++) {
+        e.p[i] = e.p[i - 1] + 3 * c;
+        __asm__("" : "+r"(e.p[i]));
+    }
+    return e;
+}
+SIMD_FN const float *column_of(struct every_third e, int q, int64_t c)
+{
+    return e.p[q / 3] + q % 3 * c;
 }
 
 /* How result t, tap v and column q belong together: conv2d with a step of s; conv2d_transpose with a step of 1, which is
@@ -74,54 +114,80 @@ SIMD_FN int tap_of(enum form f, int kw, int s, int t, int q)
     return f == FLIPPED ? kw - 1 - v : v;
 }
 
-/* Channels ch .. ch+n-1. */
-SIMD_FN void tile_channels(const struct tile *k, enum form f, int kw, int s, bool inside, int64_t ch, int64_t n)
+/* Channels ch .. ch+n-1: the results' sums. */
+SIMD_FN void tile_sums(const struct tile *k, const struct columns_at *at, enum form f, int kw, int s, bool inside,
+                       int64_t ch, int64_t n, vf sum[8])
 {
     const int results = results_of(f, s), columns = columns_of(f, kw, s);
-    vf sum[8];
+    const int64_t c = k->c;
     ask(k->ahead, f == SPREAD ? 4 : 8, ch);
     if (f == FORWARD && s == 2) ask(k->ahead + k->row_size, 8, ch);
 #pragma GCC unroll 8
     for (int t = 0; t < results; t++) sum[t] = (vf){0};
     for (int64_t a = 0; a < k->rows->n; a++) {
-        const float *x = k->src + k->rows->row[a] * k->row_size + ch, *w = k->w + k->rows->tap[a] * kw * k->c + ch;
+        const float *w = k->w + k->rows->tap[a] * kw * c + ch;
+        struct every_third x =
+            every_third(k->src + k->rows->row[a] * k->row_size + at->first + ch, inside ? columns : 0, c);
         vf tap[5];
 #pragma GCC unroll 5
-        for (int v = 0; v < kw; v++) tap[v] = vf_get(w + v * k->c, n);
+        for (int v = 0; v < kw; v++) tap[v] = vf_get(w + v * c, n);
 #pragma GCC unroll 16
         for (int q = 0; q < columns; q++) {
-            const float *p = inside ? x + k->column[0] + q * k->c : k->zero[q] ? k->zeros + ch : x + k->column[q];
-            vf y = vf_get(p, n);
+            vf y = vf_get(inside ? column_of(x, q, c) : at->at[a][q] + ch, n);
 #pragma GCC unroll 8
             for (int t = 0; t < results; t++)
                 if (tap_of(f, kw, s, t, q) >= 0) sum[t] += y * tap[tap_of(f, kw, s, t, q)];
         }
     }
-#pragma GCC unroll 8
-    for (int t = 0; t < results; t++)
-        if (inside || (t >= k->first && t < k->last)) {
-            if (k->stream)
-                vf_stream(k->to + t * k->c + ch, sum[t]);
-            else
-                vf_put(k->to + t * k->c + ch, sum[t], n);
-        }
 }
 
-SIMD_FN void tile_all(const struct tile *k, enum form f, int kw, int s, bool inside)
+SIMD_FN void tile_channels(const struct tile *k, const struct columns_at *at, enum form f, int kw, int s, bool inside,
+                           int64_t ch, int64_t n)
 {
-    int64_t ch = 0;
-    for (; ch + VL <= k->c; ch += VL) tile_channels(k, f, kw, s, inside, ch, VL);
-    if (ch < k->c) tile_channels(k, f, kw, s, inside, ch, k->c - ch);
+    vf sum[8];
+    tile_sums(k, at, f, kw, s, inside, ch, n, sum);
+    struct every_third to = every_third(k->to + ch, inside ? results_of(f, s) : 0, k->c);
+#pragma GCC unroll 8
+    for (int t = 0; t < results_of(f, s); t++)
+        if (inside)
+            vf_put((float *)(uintptr_t)column_of(to, t, k->c), sum[t], n);
+        else if (t >= k->first && t < k->last)
+            vf_put(k->to + t * k->c + ch, sum[t], n);
 }
 
-typedef void (*tile_fn)(const struct tile *k);
-#define TILE(name, f, kw, s)               \
-    static void name(const struct tile *k) \
-    {                                      \
-        if (k->inside)                     \
-            tile_all(k, f, kw, s, true);   \
-        else                               \
-            tile_all(k, f, kw, s, false);  \
+/* A line of channels, past the caches: all of it at once. */
+SIMD_FN void tile_line(const struct tile *k, const struct columns_at *at, enum form f, int kw, int s, bool inside,
+                       int64_t ch)
+{
+    vf sum[LINE / VL][8];
+#pragma GCC unroll 4
+    for (int v = 0; v < LINE / VL; v++) tile_sums(k, at, f, kw, s, inside, ch + v * VL, VL, sum[v]);
+#pragma GCC unroll 8
+    for (int t = 0; t < results_of(f, s); t++)
+        if (inside || (t >= k->first && t < k->last))
+            for (int v = 0; v < LINE / VL; v++) vf_stream(k->to + t * k->c + ch + v * VL, sum[v][t]);
+}
+
+SIMD_FN void tile_all(const struct tile *k, const struct columns_at *at, enum form f, int kw, int s, bool inside)
+{
+    const struct tile own = *k; /* which the compiler knows not to change by what is stored */
+    int64_t ch = 0;
+    if (own.stream) {
+        for (; ch < own.c; ch += LINE) tile_line(&own, at, f, kw, s, inside, ch);
+        return;
+    }
+    for (; ch + VL <= own.c; ch += VL) tile_channels(&own, at, f, kw, s, inside, ch, VL);
+    if (ch < own.c) tile_channels(&own, at, f, kw, s, inside, ch, own.c - ch);
+}
+
+typedef void (*tile_fn)(const struct tile *k, const struct columns_at *at);
+#define TILE(name, f, kw, s)                                             \
+    static void name(const struct tile *k, const struct columns_at *at) \
+    {                                                                    \
+        if (at->inside)                                                  \
+            tile_all(k, at, f, kw, s, true);                             \
+        else                                                             \
+            tile_all(k, at, f, kw, s, false);                            \
     }
 TILE(forward_3_1, FORWARD, 3, 1)
 TILE(forward_3_2, FORWARD, 3, 2)
@@ -171,18 +237,16 @@ static int64_t first_column(const struct plan *p, const struct conv_dims *d, int
 static void tile_row(const struct plan *p, const struct conv_dims *d, struct tile *k, int64_t src_w, int64_t width,
                      float *to)
 {
+    struct columns_at at;
     for (int64_t j = p->start; j < width; j += p->results) {
         int64_t x = first_column(p, d, j);
-        k->inside = x >= 0 && x + p->columns <= src_w && j >= 0 && j + p->results <= width;
+        bool whole = j >= 0 && j + p->results <= width;
+        find_columns(&at, k->rows, k->src, k->zeros, x, p->columns, src_w, k->c, whole);
         k->first = (int)max_of(0, -j);
         k->last = (int)min_of(p->results, width - j);
         k->to = to + j * k->c;
         k->ahead = k->src + (row_behind(k->rows) * src_w + max_of(0, x)) * k->c;
-        for (int q = 0; q < p->columns; q++) {
-            k->column[q] = (x + q) * k->c;
-            k->zero[q] = x + q < 0 || x + q >= src_w;
-        }
-        p->run(k);
+        p->run(k, &at);
     }
 }
 
@@ -306,7 +370,7 @@ static void cut(const struct ad_call *c, int threads, struct ad_parts *p)
     int64_t rows = d->n * j->size[0], count = rows * j->size[1] * d->c;
     j->zeros = c->scratch;
     j->w = ad_is_half(j->weights->dtype) ? weights_room(c, j) : j->weights->data;
-    j->stream = VL * sizeof(float) == 64 && j->tiles && j->to->dtype == AD_F32 && stream_pays(j->to->data, d->c, count);
+    j->stream = VL >= 8 && j->tiles && j->to->dtype == AD_F32 && stream_pays(j->to->data, d->c, count);
     p->n = 2;
     p->phase[0] = (struct ad_phase){.items = 1, .run = begin, .alone = true};
     p->phase[1] = (struct ad_phase){
@@ -319,58 +383,62 @@ static void cut(const struct ad_call *c, int threads, struct ad_parts *p)
  * zeros; channels ch .. ch+n-1. */
 struct dw_tile {
     const struct reach *rows;
-    const float *src, *zeros;
-    int64_t row_size, c, column[MAX_COLUMNS];
+    const float *src;
+    int64_t row_size, c;
     const float *y[8];
-    bool zero[MAX_COLUMNS], inside;
     float *w;
     const float *ahead, *ahead_y; /* as in struct tile; y's next row */
 };
 
-SIMD_FN void dw_channels(const struct dw_tile *k, int kw, int s, bool inside, int64_t ch, int64_t n)
+SIMD_FN void dw_channels(const struct dw_tile *k, const struct columns_at *at, int kw, int s, bool inside, int64_t ch,
+                         int64_t n)
 {
     const int results = results_of(FORWARD, s), columns = columns_of(FORWARD, kw, s);
+    const int64_t c = k->c;
     vf y[8];
     ask(k->ahead, 8, ch);
     if (s == 2) ask(k->ahead + k->row_size, 8, ch);
     ask(k->ahead_y, results, ch);
+    struct every_third dy = every_third(k->y[0] + ch, inside ? results : 0, c);
 #pragma GCC unroll 8
-    for (int t = 0; t < results; t++) y[t] = vf_get(inside ? k->y[0] + t * k->c + ch : k->y[t] + ch, n);
+    for (int t = 0; t < results; t++) y[t] = vf_get(inside ? column_of(dy, t, c) : k->y[t] + ch, n);
     for (int64_t a = 0; a < k->rows->n; a++) {
-        const float *x = k->src + k->rows->row[a] * k->row_size + ch;
-        float *w = k->w + k->rows->tap[a] * kw * k->c + ch;
+        float *w = k->w + k->rows->tap[a] * kw * c + ch;
+        struct every_third x =
+            every_third(k->src + k->rows->row[a] * k->row_size + at->first + ch, inside ? columns : 0, c);
         vf sum[5];
 #pragma GCC unroll 5
-        for (int v = 0; v < kw; v++) sum[v] = vf_get(w + v * k->c, n);
+        for (int v = 0; v < kw; v++) sum[v] = vf_get(w + v * c, n);
 #pragma GCC unroll 16
         for (int q = 0; q < columns; q++) {
-            const float *p = inside ? x + k->column[0] + q * k->c : k->zero[q] ? k->zeros + ch : x + k->column[q];
-            vf e = vf_get(p, n);
+            vf e = vf_get(inside ? column_of(x, q, c) : at->at[a][q] + ch, n);
 #pragma GCC unroll 8
             for (int t = 0; t < results; t++)
                 if (tap_of(FORWARD, kw, s, t, q) >= 0) sum[tap_of(FORWARD, kw, s, t, q)] += e * y[t];
         }
 #pragma GCC unroll 5
-        for (int v = 0; v < kw; v++) vf_put(w + v * k->c, sum[v], n);
+        for (int v = 0; v < kw; v++) vf_put(w + v * c, sum[v], n);
     }
 }
 
 /* Channels from .. to-1. */
-SIMD_FN void dw_all(const struct dw_tile *k, int kw, int s, bool inside, int64_t from, int64_t to)
+SIMD_FN void dw_all(const struct dw_tile *k, const struct columns_at *at, int kw, int s, bool inside, int64_t from,
+                    int64_t to)
 {
+    const struct dw_tile own = *k;
     int64_t ch = from;
-    for (; ch + VL <= to; ch += VL) dw_channels(k, kw, s, inside, ch, VL);
-    if (ch < to) dw_channels(k, kw, s, inside, ch, to - ch);
+    for (; ch + VL <= to; ch += VL) dw_channels(&own, at, kw, s, inside, ch, VL);
+    if (ch < to) dw_channels(&own, at, kw, s, inside, ch, to - ch);
 }
 
-typedef void (*dw_fn)(const struct dw_tile *k, int64_t from, int64_t to);
-#define DW(name, kw, s)                                                 \
-    static void name(const struct dw_tile *k, int64_t from, int64_t to) \
-    {                                                                   \
-        if (k->inside)                                                  \
-            dw_all(k, kw, s, true, from, to);                           \
-        else                                                            \
-            dw_all(k, kw, s, false, from, to);                          \
+typedef void (*dw_fn)(const struct dw_tile *k, const struct columns_at *at, int64_t from, int64_t to);
+#define DW(name, kw, s)                                                                              \
+    static void name(const struct dw_tile *k, const struct columns_at *at, int64_t from, int64_t to) \
+    {                                                                                                \
+        if (at->inside)                                                                              \
+            dw_all(k, at, kw, s, true, from, to);                                                    \
+        else                                                                                         \
+            dw_all(k, at, kw, s, false, from, to);                                                   \
     }
 DW(dw_3_1, 3, 1)
 DW(dw_3_2, 3, 2)
@@ -383,20 +451,17 @@ static void dw_row_tiles(const struct conv_dims *d, const struct reach *h, const
 {
     static const dw_fn table[2][2] = {{dw_3_1, dw_3_2}, {dw_5_1, dw_5_2}};
     dw_fn run_tile = table[d->k[1] == 5][d->stride[1] - 1];
-    struct dw_tile k = {.rows = h, .src = x, .zeros = zeros, .row_size = d->h[1] * d->c, .c = d->c, .w = w};
+    struct dw_tile k = {.rows = h, .src = x, .row_size = d->h[1] * d->c, .c = d->c, .w = w};
+    struct columns_at at;
     int kw = (int)d->k[1], s = (int)d->stride[1], results = results_of(FORWARD, s),
         columns = columns_of(FORWARD, kw, s);
     for (int64_t j = 0; j < d->out[1]; j += results) {
         int64_t first = j * s - d->pad[1];
-        k.inside = first >= 0 && first + columns <= d->h[1] && j + results <= d->out[1];
+        find_columns(&at, h, x, zeros, first, columns, d->h[1], d->c, j + results <= d->out[1]);
         k.ahead = x + (row_behind(h) * d->h[1] + max_of(0, first)) * d->c;
         k.ahead_y = y + (d->out[1] + j) * d->c;
         for (int t = 0; t < results; t++) k.y[t] = j + t < d->out[1] ? y + (j + t) * d->c : zeros;
-        for (int q = 0; q < columns; q++) {
-            k.column[q] = (first + q) * d->c;
-            k.zero[q] = first + q < 0 || first + q >= d->h[1];
-        }
-        run_tile(&k, from, to);
+        run_tile(&k, &at, from, to);
     }
 }
 
