@@ -394,6 +394,7 @@ SIMD_FN void dw_channels(const struct dw_tile *k, const struct columns_at *at, i
                          int64_t n)
 {
     const int results = results_of(FORWARD, s), columns = columns_of(FORWARD, kw, s);
+    const int chains = kw == 3 ? 2 : 1; /* of each sum: three of them are too few to wait for one another */
     const int64_t c = k->c;
     vf y[8];
     ask(k->ahead, 8, ch);
@@ -406,18 +407,21 @@ SIMD_FN void dw_channels(const struct dw_tile *k, const struct columns_at *at, i
         float *w = k->w + k->rows->tap[a] * kw * c + ch;
         struct every_third x =
             every_third(k->src + k->rows->row[a] * k->row_size + at->first + ch, inside ? columns : 0, c);
-        vf sum[5];
+        vf sum[2 * 5];
 #pragma GCC unroll 5
-        for (int v = 0; v < kw; v++) sum[v] = vf_get(w + v * c, n);
+        for (int v = 0; v < kw; v++) {
+            sum[v] = vf_get(w + v * c, n);
+            if (chains == 2) sum[kw + v] = (vf){0};
+        }
 #pragma GCC unroll 16
         for (int q = 0; q < columns; q++) {
             vf e = vf_get(inside ? column_of(x, q, c) : at->at[a][q] + ch, n);
 #pragma GCC unroll 8
             for (int t = 0; t < results; t++)
-                if (tap_of(FORWARD, kw, s, t, q) >= 0) sum[tap_of(FORWARD, kw, s, t, q)] += e * y[t];
+                if (tap_of(FORWARD, kw, s, t, q) >= 0) sum[t % chains * kw + tap_of(FORWARD, kw, s, t, q)] += e * y[t];
         }
 #pragma GCC unroll 5
-        for (int v = 0; v < kw; v++) vf_put(w + v * c, sum[v], n);
+        for (int v = 0; v < kw; v++) vf_put(w + v * c, chains == 2 ? sum[v] + sum[kw + v] : sum[v], n);
     }
 }
 
