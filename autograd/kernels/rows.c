@@ -197,7 +197,9 @@ static enum way way_of(const struct loops *l)
     return k == 1 && l->kept[l->n_kept - 1].stride == 1 && l->n_summed ? COLUMNS : OTHER;
 }
 
-enum { UNIT = 16384, STRIP = 128 }; /* ROWS: numbers of one block; COLUMNS: rows of one block */
+/* ROWS: numbers of one block. COLUMNS: rows of one block, numbers of a row up to which four go at once, bytes that are asked
+ * for ahead. */
+enum { UNIT = 16384, STRIP = 128, SHORT = 64, AHEAD = 1024 };
 
 /* ROWS: the inner axis in pieces of at most UNIT; a block is as many pieces as make about UNIT. */
 struct pieces {
@@ -285,6 +287,7 @@ SIMD_FN void add_rows(enum ad_dtype t, float *restrict acc, const void *const *r
     int64_t j = 0;
     for (; j + VL <= width; j += VL) {
         vf sum = vf_load(acc + j);
+        if (n == 1) ask_l1((const char *)at_as(t, row[0], j) + AHEAD);
         if (n == 4)
             sum += (vf_load_as(t, row[0], j) + vf_load_as(t, row[1], j)) +
                    (vf_load_as(t, row[2], j) + vf_load_as(t, row[3], j));
@@ -311,9 +314,10 @@ static void sum_column_blocks(const struct ad_call *c, const void *job, int64_t 
         int64_t base = offset_of(l->kept, l->n_kept - 1, t / blocks, NULL), from = t % blocks * STRIP;
         int64_t to = min64(l->n_in, from + STRIP);
         memset(part + t * width, 0, (size_t)width * sizeof *part);
-        for (int64_t i = from; i < to; i += 4) {
+        int64_t each = width > SHORT ? 1 : 4; /* several streams at once are read at half the speed of one */
+        for (int64_t i = from; i < to; i += each) {
             const void *row[4];
-            int n = (int)min64(4, to - i);
+            int n = (int)min64(each, to - i);
             for (int k = 0; k < n; k++)
                 row[k] = at_as(x->dtype, x->data, base + offset_of(l->summed, l->n_summed, i + k, NULL));
             BY_TYPE(x->dtype, add_rows, part + t * width, row, n, width);
