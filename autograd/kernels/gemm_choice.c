@@ -49,7 +49,7 @@ static const struct row table[] = {
     {ROWS,    COLUMNS, {0, 0},    {0, 0},    {0, 0}, 524288, GEMM_DIRECT},
     {ROWS,    ROWS,    {0, 0},    {0, 2048}, {0, 0}, 262144, GEMM_DIRECT},
     {COLUMNS, ANY,     {0, 2048}, {0, 2048}, {0, 0}, 262144, GEMM_DIRECT},
-#else /* measured on Zen 4 */
+#else /* measured on Zen 4, and the first two on Zen 3 */
     {ANY,     ANY,     {0, 31},   {0, 255},  {0, 0}, 65536,  GEMM_DIRECT},
     {ANY,     ROWS,    {0, 3},    {128, 0},  {8, 0}, 0,      GEMM_THIN},
     {ROWS,    ANY,     {0, 16},   {0, 0},    {0, 0}, 0,      GEMM_DIRECT},
@@ -78,7 +78,7 @@ static bool lies(enum layout want, bool rows)
  * memory allows: what is short gains nothing. */
 bool gemm_sums_in_lanes(const struct gemm_args *g)
 {
-    enum { LENGTH = 64, LINES = 32, MOST_ROWS = VL > 8 ? 8 : 6, MOST_COLUMNS = VL > 8 ? 8 : 4 };
+    enum { LENGTH = 64, LINES = 32, MOST_ROWS = 8, MOST_COLUMNS = VL > 8 ? 8 : 4 };
     bool few_rows = g->m <= MOST_ROWS && g->n >= LINES, few_columns = g->n <= MOST_COLUMNS && g->m >= LINES;
     return (few_rows || few_columns) && g->k >= LENGTH && !g->panels.at && gemm_can(GEMM_LANES, g);
 }
