@@ -2,7 +2,8 @@
  * packs (implicit GEMM). Arithmetic is f32; tensors in 16 bits are widened while they are packed and rounded where the
  * product ends. conv2d_transpose is the same: the positions of x are split by their residue modulo the stride;
  * those of one residue read a dense window of y through the matching taps of the flipped kernel. conv2d_dw sums over
- * positions. Convolution by 1 x 1 without a stride is a plain product. Depthwise convolution is in depthwise.c and depthwise_dw.c. */
+ * positions. Convolution by 1 x 1 without a stride is a plain product. Depthwise convolution is in depthwise.c and
+ * depthwise_dw.c. */
 #include "autograd/ops/conv.h"
 
 #include <assert.h>

@@ -58,6 +58,12 @@ void gemm_epilogue_row(const struct gemm_args *g, float *sum, int64_t n, int64_t
     }
 }
 
+void gemm_epilogue(const struct gemm_args *g)
+{
+    for (int64_t i = 0; i < g->m && gemm_has_epilogue(g); i++)
+        gemm_epilogue_row(g, (float *)g->c + i * g->c_row, g->n, i, 0);
+}
+
 void gemm_block(const struct gemm_args *g)
 {
     if (g->m == 0 || g->n == 0) return;

@@ -1,7 +1,7 @@
 /* The one interface for f32 matrix products; every kernel that multiplies goes through it. Behind it: our own packed
- * kernels for AVX2 and AVX-512 (gemm_packed.c, gemm_direct.c, gemm_skinny.c; gemm_choice.c has the table), OpenBLAS elsewhere (gemm_blas.c). Results
- * are the same bits for any thread count: every number of C is one chain over k in blocks whose bounds depend on the sizes
- * only. */
+ * kernels for AVX2 and AVX-512 (gemm_packed.c, gemm_direct.c, gemm_skinny.c; gemm_choice.c has the table), OpenBLAS
+ * elsewhere (gemm_blas.c). Results are the same bits for any thread count: every number of C is one chain over k, or one for
+ * each lane where the whole product is summed in lanes, in blocks whose bounds depend on the sizes only. */
 #ifndef TRIAD_AUTOGRAD_KERNELS_GEMM_H
 #define TRIAD_AUTOGRAD_KERNELS_GEMM_H
 
@@ -156,6 +156,7 @@ void gemm_block_by(enum gemm_backend by, const struct gemm_args *g);
  * j .. j+n-1, whose sums are in `sum`, which is C's row itself where C is f32. */
 #define gemm_multiply ISA_FN(gemm_multiply)
 #define gemm_epilogue_row ISA_FN(gemm_epilogue_row)
+#define gemm_epilogue ISA_FN(gemm_epilogue)
 #define gemm_direct ISA_FN(gemm_direct)
 #define gemm_thin ISA_FN(gemm_thin)
 #define gemm_narrow ISA_FN(gemm_narrow)
@@ -176,6 +177,12 @@ void gemm_narrow(const struct gemm_args *g);
 void gemm_lanes(const struct gemm_args *g);
 #endif
 void gemm_epilogue_row(const struct gemm_args *g, float *sum, int64_t n, int64_t i, int64_t j);
+/* Whether something follows the sums; and all of it, where C is f32 and holds them. */
+static inline bool gemm_has_epilogue(const struct gemm_args *g)
+{
+    return g->bias || g->residual || g->act;
+}
+void gemm_epilogue(const struct gemm_args *g);
 #endif
 
 #endif

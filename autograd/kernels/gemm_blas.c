@@ -73,7 +73,6 @@ void gemm_multiply(const struct gemm_args *g)
     else
         multiply(g);
     omp_set_num_threads(threads);
-    if (!g->bias && !g->residual && !g->act) return;
-    for (int64_t i = 0; i < g->m; i++) gemm_epilogue_row(g, (float *)g->c + i * g->c_row, g->n, i, 0);
+    gemm_epilogue(g);
 }
 #endif

@@ -80,12 +80,6 @@ static kernel_fn *const kernels_1[MR_1 + 1][2][2] = {{{0}}, HEIGHTS(NAMES_OF, 1)
 static kernel_fn *const kernels_2[MR + 1][2][2] = {{{0}}, HEIGHTS(NAMES_OF, 2)};
 /* clang-format on */
 
-/* Whether something is to be done behind the sums. */
-static bool has_end(const struct gemm_args *g)
-{
-    return g->bias || g->residual || g->act;
-}
-
 /* All rows of n columns, so many at a time as `two` vectors or one have: what B has there is in the first cache, and C is
  * written along its rows. t's operands are the first ones. Where `ends` the sums are whole, and what comes behind them is
  * done to these rows while they are in the cache. */
@@ -139,7 +133,7 @@ static void multiply(const struct gemm_args *g)
     for (int64_t k = 0; k < g->k; k += t.k) {
         t.k = g->k - k < block ? g->k - k : block;
         t.add = g->add || k > 0;
-        bool ends = has_end(g) && k + t.k == g->k;
+        bool ends = gemm_has_epilogue(g) && k + t.k == g->k;
         for (int64_t j = 0; j < g->n; j += columns) {
             int64_t n = g->n - j < columns ? g->n - j : columns, rest = n % NR, one = rest <= VL ? rest : 0;
             t.a = (const float *)g->a + k * g->a_col;

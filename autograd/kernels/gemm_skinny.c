@@ -8,13 +8,6 @@
 #include "autograd/kernels/register_block.h"
 #include "autograd/kernels/transpose.h"
 
-/* What follows the sums. */
-static void end(const struct gemm_args *g)
-{
-    if (!g->bias && !g->residual && !g->act) return;
-    for (int64_t i = 0; i < g->m; i++) gemm_epilogue_row(g, (float *)g->c + i * g->c_row, g->n, i, 0);
-}
-
 /* ---- few rows: four vectors of each are summed at once, one row alone has eight ---------------------------------------- */
 
 /* Columns of `n` vectors of C, k of A and B. */
@@ -93,7 +86,7 @@ void gemm_thin(const struct gemm_args *g)
 #endif
         }
     }
-    end(g);
+    gemm_epilogue(g);
 }
 
 /* ---- few columns: C' = B' A' --------------------------------------------------------------------------------------- */
@@ -127,7 +120,7 @@ void gemm_narrow(const struct gemm_args *g)
         for (int64_t x = 0; x < t.n; x++)
             for (int64_t j = 0; j < g->n; j++) c[x * g->c_row + j] = turned[j * ROWS + x];
     }
-    end(g);
+    gemm_epilogue(g);
 }
 
 /* ---- K in lanes ---------------------------------------------------------------------------------------------------- */
@@ -265,6 +258,6 @@ void gemm_lanes(const struct gemm_args *g)
                              .c_line = 1,
                              .c_step = g->c_row,
                              .add = g->add});
-    end(g);
+    gemm_epilogue(g);
 }
 #endif
