@@ -50,4 +50,9 @@ int bench_gemm(const char *part, double seconds, struct err *e) MUST_CHECK;
  * behind ("slow"). */
 int bench_gemm_table(const char *part, double seconds, struct err *e) MUST_CHECK;
 
+/* What is not a product: norms, activations, losses, embeddings, sums, depthwise convolutions, on tensors of 64 MB; a line
+ * of JSON each on standard output. `share` is of the speed at which a loop moves the numbers that the op must read and
+ * write, twice where it has to see all of them before it writes the first. `seconds` and `part` as above. */
+int bench_ops(const char *part, double seconds, struct err *e) MUST_CHECK;
+
 #endif

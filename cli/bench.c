@@ -14,8 +14,10 @@ static const char summary[] =
     "line of JSON; docs/performance.md explains its fields. ROW may also be `peak`, for the machine's rates of\n"
     "multiply-adds and memory, or `gemm [PART]`, for a table of matrix products beside the BLAS (those with PART in\n"
     "their name); `gemm --table [PART]` times each back end of the product on one thread, by classes of sizes, and\n"
-    "marks those where another than the chosen one is faster. Keys of the row may be set behind it: batch=64,\n"
-    "precision=bf16, memory=1GB (what a step may take).";
+    "marks those where another than the chosen one is faster. `ops [PART]` is a table of what is not a product, "
+    "beside\n"
+    "the memory's speed. Keys of the row may be set behind it: batch=64, precision=bf16, memory=1GB (what a step may\n"
+    "take).";
 
 static int print(struct buf *b, FILE *to, struct err *e)
 {
@@ -78,7 +80,7 @@ int cli_bench(int argc, char **argv)
         {"profile", 0, ARG_OPTIONAL, &profile, "ops|layers", "time by op or by layer, to standard error"},
         {"table", 0, ARG_BOOL, &table, NULL,
          "gemm: each back end by classes of sizes, on one thread, and the choice among them"},
-        {"seconds", 0, ARG_DURATION, &seconds, "TIME", "gemm: for each product", 0, 3600},
+        {"seconds", 0, ARG_DURATION, &seconds, "TIME", "gemm, ops: for each line", 0, 3600},
         {0},
     };
     const struct args a = {"bench",
@@ -89,7 +91,7 @@ int cli_bench(int argc, char **argv)
                            -1,
                            "examples:\n  triad bench vit_s16\n  triad bench clip_small --threads 1 --profile\n"
                            "  triad bench vit_s16 batch=64 --profile=layers\n  triad bench peak\n"
-                           "  triad bench gemm --table cube\n"};
+                           "  triad bench gemm --table cube\n  triad bench ops norm\n"};
     struct err e = {0};
     int n, rc = args_parse(&a, argc, argv, &n, &e);
     if (rc > 0) return 0;
@@ -97,14 +99,16 @@ int cli_bench(int argc, char **argv)
         rc = err_set(&e, ERR_USAGE, "triad bench: --profile: expected ops or layers, got '%s'", profile);
     if (!rc) {
         threads_init((int)threads);
-        bool peak = !strcmp(argv[1], "peak"), gemm = !strcmp(argv[1], "gemm");
-        if (n > 1 + gemm && (peak || gemm))
-            rc = err_set(&e, ERR_USAGE, "triad bench: one word too many: '%s'", argv[2 + gemm]);
+        bool peak = !strcmp(argv[1], "peak"), gemm = !strcmp(argv[1], "gemm"), ops = !strcmp(argv[1], "ops");
+        const char *part = n > 1 ? argv[2] : NULL;
+        if (n > 1 + !peak && (peak || gemm || ops))
+            rc = err_set(&e, ERR_USAGE, "triad bench: one word too many: '%s'", argv[2 + !peak]);
         else if (table && !gemm)
             rc = err_set(&e, ERR_USAGE, "triad bench: --table goes with gemm, not with '%s'", argv[1]);
         else
             rc = peak   ? show_peak(&e)
-                 : gemm ? (table ? bench_gemm_table : bench_gemm)(n > 1 ? argv[2] : NULL, seconds, &e)
+                 : gemm ? (table ? bench_gemm_table : bench_gemm)(part, seconds, &e)
+                 : ops  ? bench_ops(part, seconds, &e)
                         : show_row(argv[1], (const char *const *)(argv + 2), n - 1, &o, profile, &e);
     }
     if (rc) log_error("%s", e.msg);
