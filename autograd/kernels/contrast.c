@@ -320,8 +320,8 @@ static void infonce_tile(const struct job *j, struct span r, struct span c, floa
         vf part = vf_set(0), row_from = vf_set(reference(row_top[i]));
         for (int64_t x = 0; x < k.padded; x += VL) {
             vf y = vf_load(row + x);
-            part += vf_exp(y - row_from);
-            vf_store(sum + x, vf_load(sum + x) + vf_exp(y - vf_load(from + x)));
+            part += vf_exp_cut(y - row_from);
+            vf_store(sum + x, vf_load(sum + x) + vf_exp_cut(y - vf_load(from + x)));
         }
         join(&r.s->top[r.at + i], &r.s->sum[r.at + i], row_top[i], vf_sum(part));
     }
@@ -423,7 +423,7 @@ SIMD_FN void infonce_row(const struct job *j, struct span r, int64_t i, const st
     for (int64_t x = 0; x < k->padded; x += VL) {
         vi keep = vi_load(k->keep + x);
         vf y = keep_lanes(keep, vf_load(u + x)), s = y * scale;
-        vf h = mine * vf_exp(s - lse) + vf_load(w->all + x) * vf_exp(s - vf_load(w->lse + x));
+        vf h = mine * vf_exp_down(s - lse) + vf_load(w->all + x) * vf_exp_down(s - vf_load(w->lse + x));
         if (positives) h -= keep_lanes(vi_load(k->id + x) == r.s->id[r.at + i], vf_load(w->positive + x) + each);
         h = keep_lanes(keep, h);
         sum += h * y;
@@ -473,7 +473,7 @@ static void siglip_grad_tile(const struct job *j, struct span r, struct span c, 
         for (int64_t x = 0; x < k.padded; x += VL) {
             vi keep = vi_load(k.keep + x), same = vi_load(k.id + x) == r.s->id[r.at + i];
             vf y = keep_lanes(keep, vf_load(u + x)), t = y * j->scale + j->bias;
-            vf h = pick_lanes(same, vf_set(-j->dloss), vf_set(j->dloss)) / (1.0f + vf_exp(pick_lanes(same, t, -t)));
+            vf h = pick_lanes(same, vf_set(-j->dloss), vf_set(j->dloss)) / (1.0f + vf_exp_cut(pick_lanes(same, t, -t)));
             h = keep_lanes(keep, h);
             with_u += h * y;
             alone += h;

@@ -38,7 +38,7 @@ static void run_loss(const struct ad_call *c, const void *job, int64_t from, int
         const float *row = x + i * classes;
         int64_t t = ad_get_int(&c->in[1], i);
         if (t == a->ignore) continue;
-        float m = row_max(row, classes, 1), base = isinf(m) ? 0 : m;
+        float m = row_top(row, classes), base = isinf(m) ? 0 : m;
         double all = (double)base + log(row_exp(row, NULL, classes, base));
         double y = all - (1 - a->smoothing) * (double)row[t];
         if (a->smoothing > 0) y -= a->smoothing / (double)classes * row_sum(row, classes);
@@ -57,7 +57,7 @@ static void grad_row(const float *x, int64_t n, float lse, float share, float d,
 {
     for (int64_t i = 0; i < n; i += VL) {
         int64_t m = n - i < VL ? n - i : VL;
-        vf p = d * (vf_exp((m == VL ? vf_load(x + i) : vf_load_part(x + i, m, 0)) - lse) - share);
+        vf p = d * (vf_exp_down((m == VL ? vf_load(x + i) : vf_load_part(x + i, m, 0)) - lse) - share);
         if (m == VL)
             vf_store(y + i, p);
         else

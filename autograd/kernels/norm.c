@@ -17,6 +17,7 @@ struct norm_job {
     void *y, *d;
     float *mean, *var; /* (n, c / k) */
     bool stream;
+    bool by_image; /* an image's sums are there when those over images are asked for */
 };
 
 static int64_t max_of(int64_t a, int64_t b)
@@ -182,11 +183,34 @@ static void run_affine(const struct ad_call *c, const void *job, int64_t from, i
     }
 }
 
+static void run_images(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct norm_job *j = job;
+    int64_t groups = j->c / j->k;
+    for (int64_t n = from; n < to; n++) {
+        run_moments(c, job, n * j->blocks, (n + 1) * j->blocks);
+        run_statistics(c, job, n * groups, (n + 1) * groups);
+        run_affine(c, job, n * j->blocks, (n + 1) * j->blocks);
+    }
+}
+
+/* Whether each image, of so many tensors, is better seen through by one thread: its second pass finds it in a cache then. */
+static bool fits(const struct norm_job *j, int64_t tensors, int threads)
+{
+    enum { NUMBERS = 1 << 19 }; /* 2 MB: a thread's part of a last-level cache */
+    return j->n >= 2 * threads && tensors * j->s * j->c <= NUMBERS && j->n * j->s * j->c > PAR_MIN;
+}
+
 static void cut(const struct ad_call *c, int threads, struct ad_parts *p)
 {
     struct norm_job *j = (void *)p->job;
     *j = job_of(c);
     bool alone = j->n * j->s * j->c <= PAR_MIN;
+    if (fits(j, 1, threads)) {
+        p->n = 1;
+        p->phase[0] = (struct ad_phase){.items = j->n, .run = run_images};
+        return;
+    }
     p->n = 3;
     p->phase[0] = (struct ad_phase){.items = j->n * j->blocks, .run = run_moments, .alone = alone};
     p->phase[1] = (struct ad_phase){.items = j->n * (j->c / j->k), .run = run_statistics, .alone = alone};
@@ -195,11 +219,16 @@ static void cut(const struct ad_call *c, int threads, struct ad_parts *p)
 
 /* ---- gradient --------------------------------------------------------------------------------------------------------- */
 
-/* The blocks' sums of channels first .. last-1, in order; then what dx needs, by group. */
-static void image_sums(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t first, int64_t last,
-                       float *dgain, float *dbias)
+/* Where image n keeps the sums of all its blocks, of d (x - mean) and behind them of d: in its first block's room. */
+static float *totals_of(const struct norm_job *j, const struct norm_room *room, int64_t n)
 {
-    float *v = room->image + n * VECTORS * j->c, *sum_x = v + SLOPE * j->c, *sum = v + SHIFT * j->c;
+    return room->block + (n * j->blocks * SUMS + 2) * j->c;
+}
+
+/* The blocks' sums of channels first .. last-1, in order; then what dx needs, by group. */
+static void image_sums(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t first, int64_t last)
+{
+    float *v = room->image + n * VECTORS * j->c, *sum_x = totals_of(j, room, n), *sum = sum_x + j->c;
     for (int64_t c = first; c < last; c++) sum_x[c] = sum[c] = 0;
     for (int64_t b = 0; b < j->blocks; b++) {
         const float *part = room->block + (n * j->blocks + b) * SUMS * j->c;
@@ -209,15 +238,25 @@ static void image_sums(const struct norm_job *j, const struct norm_room *room, i
     for (int64_t g = first / j->k; g < last / j->k; g++) {
         double r = rstd(j, j->var[n * (j->c / j->k) + g]), u = 0, ux = 0, count = (double)(j->s * j->k);
         for (int64_t c = g * j->k; c < (g + 1) * j->k; c++) {
-            dgain[c] = (n ? dgain[c] : 0) + (float)(sum_x[c] * r);
-            dbias[c] = (n ? dbias[c] : 0) + sum[c];
             u += (double)gain_at(j, c) * sum[c];
             ux += (double)gain_at(j, c) * sum_x[c] * r;
         }
         for (int64_t c = g * j->k; c < (g + 1) * j->k; c++) {
-            sum[c] = (float)(r * u / count);
-            sum_x[c] = (float)(r * r * ux / count);
+            v[SHIFT * j->c + c] = (float)(r * u / count);
+            v[SLOPE * j->c + c] = (float)(r * r * ux / count);
         }
+    }
+}
+
+/* Adds what image n gives to the gradients of gain and bias; the first image begins them. */
+static void add_image(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t first, int64_t last,
+                      float *dgain, float *dbias)
+{
+    const float *sum_x = totals_of(j, room, n), *sum = sum_x + j->c;
+    for (int64_t c = first; c < last; c++) {
+        double r = rstd(j, j->var[n * (j->c / j->k) + c / j->k]);
+        dgain[c] = (n ? dgain[c] : 0) + (float)(sum_x[c] * r);
+        dbias[c] = (n ? dbias[c] : 0) + sum[c];
     }
 }
 
@@ -269,8 +308,11 @@ static void run_sums(const struct ad_call *c, const void *job, int64_t from, int
     struct norm_room room = room_of(j, c->scratch);
     int64_t chunk = chunk_of(j);
     for (int64_t i = from; i < to; i++)
-        for (int64_t n = 0; n < j->n; n++)
-            image_sums(j, &room, n, i * chunk, min_of(j->c, (i + 1) * chunk), c->out[1].data, c->out[2].data);
+        for (int64_t n = 0; n < j->n; n++) {
+            int64_t first = i * chunk, last = min_of(j->c, first + chunk);
+            if (!j->by_image) image_sums(j, &room, n, first, last);
+            add_image(j, &room, n, first, last, c->out[1].data, c->out[2].data);
+        }
 }
 
 static void run_dx(const struct ad_call *c, const void *job, int64_t from, int64_t to)
@@ -284,6 +326,19 @@ static void run_dx(const struct ad_call *c, const void *job, int64_t from, int64
             dx_of_kept(&k);
         else
             columns_dx(&k);
+    }
+}
+
+/* All that images from .. to-1 need but the sums over images. */
+static void run_images_grad(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct norm_job *j = job;
+    struct norm_room room = room_of(j, c->scratch);
+    for (int64_t n = from; n < to; n++) {
+        run_vectors(c, job, n, n + 1);
+        run_products(c, job, n * j->blocks, (n + 1) * j->blocks);
+        image_sums(j, &room, n, 0, j->c);
+        run_dx(c, job, n * j->blocks, (n + 1) * j->blocks);
     }
 }
 
@@ -305,10 +360,18 @@ static void cut_grad(const struct ad_call *c, int threads, struct ad_parts *p)
     }
     bool alone = j->n * j->s * j->c <= PAR_MIN;
     int64_t chunk = chunk_of(j);
+    struct ad_phase sums = {.items = (j->c + chunk - 1) / chunk, .run = run_sums, .alone = alone};
+    j->by_image = fits(j, 2, threads);
+    if (j->by_image) {
+        p->n = 2;
+        p->phase[0] = (struct ad_phase){.items = j->n, .run = run_images_grad};
+        p->phase[1] = sums;
+        return;
+    }
     p->n = 4;
     p->phase[0] = (struct ad_phase){.items = j->n, .run = run_vectors, .alone = alone};
     p->phase[1] = (struct ad_phase){.items = j->n * j->blocks, .run = run_products, .alone = alone};
-    p->phase[2] = (struct ad_phase){.items = (j->c + chunk - 1) / chunk, .run = run_sums, .alone = alone};
+    p->phase[2] = sums;
     p->phase[3] = (struct ad_phase){.items = j->n * j->blocks, .run = run_dx, .alone = alone};
 }
 

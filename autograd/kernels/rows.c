@@ -20,7 +20,18 @@ static int64_t min64(int64_t a, int64_t b)
 
 /* ---- softmax and its like: row by row --------------------------------------------------------------------------- */
 
-/* row_max of n numbers from element `at` on. */
+/* row_top and row_max of n numbers from element `at` on. */
+static float top_from(const struct ad_tensor *x, int64_t at, int64_t n)
+{
+    if (x->dtype == AD_F32) return row_top((const float *)x->data + at, n);
+    float top = -INFINITY, wide[ROW_BLOCK];
+    for (int64_t i = 0; i < n; i += ROW_BLOCK) {
+        int64_t m = min64(ROW_BLOCK, n - i);
+        vf_widen(x->dtype, at_as(x->dtype, x->data, at + i), wide, m);
+        top = fmaxf(top, row_top(wide, m));
+    }
+    return top;
+}
 static float max_from(const struct ad_tensor *x, int64_t at, int64_t n, float sign)
 {
     if (x->dtype == AD_F32) return row_max((const float *)x->data + at, n, sign);
@@ -53,14 +64,14 @@ typedef void row_fn(const struct ad_tensor *x, int64_t at, float *y, int64_t n);
 
 static void softmax_row(const struct ad_tensor *x, int64_t at, float *y, int64_t n)
 {
-    float r = (float)(1 / exp_from(x, at, y, n, max_from(x, at, n, 1)));
+    float r = (float)(1 / exp_from(x, at, y, n, top_from(x, at, n)));
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) y[i] *= r;
 }
 
 static void log_softmax_row(const struct ad_tensor *x, int64_t at, float *y, int64_t n)
 {
-    float m = max_from(x, at, n, 1), l = (float)log(exp_from(x, at, NULL, n, m));
+    float m = top_from(x, at, n), l = (float)log(exp_from(x, at, NULL, n, m));
     const float *from = x->dtype == AD_F32 ? (const float *)x->data + at : y;
     if (from == y) vf_widen(x->dtype, at_as(x->dtype, x->data, at), y, n);
 #pragma omp simd
@@ -69,7 +80,7 @@ static void log_softmax_row(const struct ad_tensor *x, int64_t at, float *y, int
 
 static void logsumexp_row(const struct ad_tensor *x, int64_t at, float *y, int64_t n)
 {
-    float m = max_from(x, at, n, 1), base = isinf(m) ? 0 : m;
+    float m = top_from(x, at, n), base = isinf(m) ? 0 : m;
     *y = (float)(base + log(exp_from(x, at, NULL, n, base)));
 }
 

@@ -51,7 +51,24 @@ static inline float row_max(const float *x, int64_t n, float sign)
     return top;
 }
 
-/* y = exp(x - m) into `y`, or only its sum where y is NULL. */
+/* The maximum where there is no NaN. */
+SIMD_FN float row_top(const float *x, int64_t n)
+{
+    vf m[4];
+    int64_t i = 0;
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; u++) m[u] = vf_set(-INFINITY);
+    for (; i + 4 * VL <= n; i += 4 * VL)
+#pragma GCC unroll 4
+        for (int u = 0; u < 4; u++) m[u] = vf_max(m[u], vf_load(x + i + u * VL));
+    for (; i < n; i += VL) m[0] = vf_max(m[0], n - i < VL ? vf_load_part(x + i, n - i, -INFINITY) : vf_load(x + i));
+    vf all = vf_max(vf_max(m[0], m[1]), vf_max(m[2], m[3]));
+    float top = all[0];
+    for (int k = 1; k < VL; k++) top = all[k] > top ? all[k] : top;
+    return top;
+}
+
+/* y = exp(x - m) into `y`, or only its sum where y is NULL; m is the maximum, or there is a NaN, which the sum becomes. */
 SIMD_FN double row_exp(const float *x, float *y, int64_t n, float m)
 {
     double sum = 0;
@@ -61,13 +78,13 @@ SIMD_FN double row_exp(const float *x, float *y, int64_t n, float m)
         for (; i + 2 * VL <= to; i += 2 * VL)
 #pragma GCC unroll 2
             for (int u = 0; u < 2; u++) {
-                vf e = vf_exp(vf_load(x + i + u * VL) - m);
+                vf e = vf_exp_cut(vf_load(x + i + u * VL) - m);
                 if (y) vf_store(y + i + u * VL, e);
                 part[u] += e;
             }
         for (; i < to; i += VL) {
             int64_t k = to - i < VL ? to - i : VL;
-            vf e = vf_exp((k == VL ? vf_load(x + i) : vf_load_part(x + i, k, -INFINITY)) - m);
+            vf e = vf_exp_cut((k == VL ? vf_load(x + i) : vf_load_part(x + i, k, -INFINITY)) - m);
             if (y && k == VL) vf_store(y + i, e);
             if (y && k < VL) vf_store_part(y + i, e, k);
             part[0] += e;
