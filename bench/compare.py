@@ -49,9 +49,9 @@ def triad(options, row, threads=None, profile=False):
     return run([options.triad, "bench", *row.split("+"), *steps], threads)
 
 
-def products(options):
-    """The table of matrix products: a list of JSON objects."""
-    words = [options.triad, "bench", "gemm", "--threads", str(options.threads)]
+def lines_of(options, what):
+    """The table of matrix products (gemm) or of other ops (ops): a list of JSON objects."""
+    words = [options.triad, "bench", what, "--threads", str(options.threads)]
     done = subprocess.run(pinned(options.threads) + words, capture_output=True, text=True)
     if done.returncode:
         print(f"    {' '.join(words)} failed: {done.stderr.strip()}", file=sys.stderr)
@@ -122,9 +122,13 @@ def alone(options):
             flush=True,
         )
     if options.gemm:
-        result["gemm"] = products(options)
+        result["gemm"] = lines_of(options, "gemm")
         for g in result["gemm"]:
             print(f"{g['name']:22} {g['m']:6} {g['n']:6} {g['k']:6} {g['gflops']:7.1f} GF/s {100 * g['share']:4.0f} % {g['ratio']:5.2f}")
+    if options.ops:
+        result["ops"] = lines_of(options, "ops")
+        for o in result["ops"]:
+            print(f"{o['name']:28} {o['ns']:7.3f} ns {o['gb_s']:6.1f} GB/s of {o['memory_gb_s']:6.1f} {o['share']:5.2f}")
     write(options, "triad.json", result)
 
 
@@ -232,6 +236,7 @@ def main():
     p.add_argument("--modes", default="eager,compile")
     p.add_argument("--no-scaling", dest="scaling", action="store_false", help="alone: not on one thread as well")
     p.add_argument("--no-gemm", dest="gemm", action="store_false", help="alone: without the table of products")
+    p.add_argument("--no-ops", dest="ops", action="store_false", help="alone: without the table of other ops")
     p.add_argument("--python", default="build/venv/bin/python")
     p.add_argument("--triad", default="build/triad")
     p.add_argument("--out", default="build/bench")

@@ -175,7 +175,7 @@ def roofline_part(alone, sentences):
     return out + [table(head, lines), why(sentences, "roofline")]
 
 
-def ops_part(alone, sentences):
+def lost_part(alone, sentences):
     out = ["## Where the rest is lost\n",
            "The ops with at least 3 % of a step's time; `lost` is the time beyond the roofline, as a share of the step.\n"]  # fmt: skip
     for name, r in alone["rows"].items():
@@ -211,6 +211,19 @@ taking turns; medians. dX and dW are the products of the gradients, with one ope
         lines = [line + ([f"{g['xsmm_gflops']:.0f}", f"{g['xsmm_ratio']:.2f}"] if "xsmm_ratio" in g else ["", ""])
                  for line, g in zip(lines, rows)]  # fmt: skip
     return ["## Matrix products\n", text, table(head, lines), why(sentences, "gemm")]
+
+
+def ops_part(alone, sentences):
+    if not alone.get("ops"):
+        return []
+    lines = [[o["name"], o["read"], o["written"], f"{o['ns']:.2f}", f"{o['gb_s']:.1f}", f"{o['memory_gb_s']:.1f}",
+              f"{100 * o['share']:.0f}"] for o in alone["ops"]]  # fmt: skip
+    text = "`triad bench ops` on all threads: each op on tensors of 64 MB, and in turn with it a loop that moves the same streams of\n\
+numbers, reads and writes whole tensors, and computes nothing; its stores go past the caches where that is faster. An op that must\n\
+see all numbers before it writes the first reads them twice. ns: of one number; % of the memory: the median over rounds of the\n\
+loop's time over the op's.\n"
+    head = ["op", "read", "written", "ns", "GB/s", "the loop's GB/s", "% of the memory"]
+    return ["## What is not a product\n", text, table(head, lines), why(sentences, "ops")]
 
 
 ISAS = dict(avx512="AVX-512", avx2="AVX2")
@@ -299,7 +312,8 @@ def main():
     if emoji:
         parts += emoji_part(emoji, sentences)
     if alone:
-        parts += roofline_part(alone, sentences) + ops_part(alone, sentences) + gemm_part(alone, sentences)
+        parts += roofline_part(alone, sentences) + lost_part(alone, sentences) + gemm_part(alone, sentences)
+        parts += ops_part(alone, sentences)
     if products:
         parts += backends_part(products, sentences)
     parts.append(FIELDS)

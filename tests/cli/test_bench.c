@@ -6,6 +6,7 @@
 #include <spawn.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -272,6 +273,33 @@ static void products_are_compared(void **state)
     assert_int_equal(lines, 6); /* two layers: forward, dX, dW */
 }
 
+static const char *text(const json_t *j, const char *name);
+
+/* Each op of the table is found in the plan of its line, or the command fails; the share follows from the two times. */
+static void ops_are_compared(void **state)
+{
+    assert_int_equal(RUN("ops", "sphere"), 2);
+    assert_says("no op has 'sphere' in its name");
+    assert_int_equal(RUN("ops", "norm", "more"), 2);
+    assert_says("one word too many: 'more'");
+    if (RUN("ops", "a", "--seconds", "0", "--threads", "2")) fail_msg("%s", said); /* most names have an a */
+    int lines = 0;
+    for (char *p = out, *end; *p; p = end + 1, lines++) {
+        end = strchr(p, '\n');
+        assert_non_null(end);
+        json_t *j = json_loadb(p, (size_t)(end - p), 0, NULL);
+        assert_non_null(j);
+        assert_true(*text(j, "name") && *text(j, "kernel"));
+        double streams = number(j, "read") + number(j, "written"), rate = number(j, "gb_s");
+        assert_true(streams >= 1 && rate > 0 && number(j, "rounds") == 1 && number(j, "threads") == 2);
+        /* One round: both are quotients of the same numbers, printed with three digits or more behind a unit. */
+        assert_true(fabs(rate * number(j, "ns") - 4 * streams) <= 0.1 * 4 * streams);
+        assert_true(fabs(number(j, "share") * number(j, "memory_gb_s") - rate) <= 0.1 * rate);
+        json_decref(j);
+    }
+    assert_true(lines >= 25);
+}
+
 static const char *text(const json_t *j, const char *name)
 {
     const char *x = json_string_value(json_object_get(j, name));
@@ -341,8 +369,8 @@ int main(void)
         cmocka_unit_test(a_row_gives_every_figure),      cmocka_unit_test(threads_and_keys_are_taken),
         cmocka_unit_test(a_limit_of_memory_is_kept),     cmocka_unit_test(every_kind_of_work_runs),
         cmocka_unit_test(profiles_go_to_standard_error), cmocka_unit_test(slips_are_told),
-        cmocka_unit_test(the_machine_is_measured),       cmocka_unit_test(products_are_compared),
-        cmocka_unit_test(back_ends_are_compared),
+        cmocka_unit_test(the_machine_is_measured),       cmocka_unit_test(ops_are_compared),
+        cmocka_unit_test(products_are_compared),         cmocka_unit_test(back_ends_are_compared),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(out);
