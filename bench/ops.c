@@ -21,7 +21,7 @@ enum { COUNT = 1 << 24 }; /* numbers of a stream: 64 MB */
 
 /* ---- the streams alone ----------------------------------------------------------------------------------------------- */
 
-enum { MOST_READS = 4, MOST_WRITES = 2, LINE = 16, QUAD = 4 };
+enum { MOST_READS = 4, MOST_WRITES = 3, LINE = 16, QUAD = 4 };
 
 /* The streams that an op cannot do without: `read` and `written` tensors of COUNT numbers. */
 struct streams {
@@ -73,8 +73,8 @@ static void move_part(struct streams s, const struct arrays *a, int64_t first, i
         CASE(2, 0)
         CASE(2, 1)
         CASE(3, 1)
-        CASE(3, 2)
         CASE(4, 1)
+        CASE(4, 3)
     default: CHECK(false);
     }
 #undef CASE
@@ -94,9 +94,9 @@ static double move_seconds(struct streams s, const struct arrays *a, bool past)
 
 /* ---- the ops --------------------------------------------------------------------------------------------------------- */
 
-/* x and more are of the line's shape, gain and bias (C), C its last axis, w (3, 3, 1, C), index int32 (line's). */
+/* x, more and third are of the line's shape, gain and bias (C), C its last axis, w (3, 3, 1, C), index int32 (line's). */
 struct operands {
-    val x, more, gain, bias, w, index;
+    val x, more, third, gain, bias, w, index;
 };
 struct line {
     const char *name, *op; /* op: of the plan's calls, which are what is timed */
@@ -104,7 +104,7 @@ struct line {
     struct ad_shape shape;
     struct streams streams;
     bool grad;
-    int64_t index, range; /* how many; 0: none */
+    int64_t index, range; /* so many random numbers below range; range 0: the bounds of items of `index` rows */
 };
 
 #define MAKE(name, ...)                                                  \
@@ -143,6 +143,7 @@ MAKE(sum_first, ad_sum(g, o->x, 1, false))
 MAKE(sum_middle, ad_sum(g, o->x, 2, false))
 MAKE(transpose, ad_swap(g, o->x, 0, 1))
 MAKE(depthwise, depthwise(g, o))
+MAKE(attention, ad_attention(g, o->x, o->more, o->third, o->index, o->index, 0, 16, 0))
 
 #define ROWS            \
     {                   \
@@ -202,6 +203,16 @@ static const struct line lines[] = {
     {"depthwise", "conv2d", make_depthwise, IMAGES, {1, 1}},
     {"depthwise dX", "conv2d_transpose", make_depthwise, IMAGES, {1, 1}, .grad = true},
     {"depthwise dW", "conv2d_dw", make_depthwise, IMAGES, {2, 0}, .grad = true},
+    {"attention of 8 tokens", "attention", make_attention, ROWS, {3, 1}, .index = 8},
+    {"attention of 16 tokens", "attention", make_attention, ROWS, {3, 1}, .index = 16},
+    {"attention of 32 tokens", "attention", make_attention, ROWS, {3, 1}, .index = 32},
+    {"attention of 77 tokens", "attention", make_attention, ROWS, {3, 1}, .index = 77},
+    {"attention of 197 tokens", "attention", make_attention, ROWS, {3, 1}, .index = 197},
+    {"attention of 8 tokens grad", "attention_grad", make_attention, ROWS, {4, 3}, true, 8},
+    {"attention of 16 tokens grad", "attention_grad", make_attention, ROWS, {4, 3}, true, 16},
+    {"attention of 32 tokens grad", "attention_grad", make_attention, ROWS, {4, 3}, true, 32},
+    {"attention of 77 tokens grad", "attention_grad", make_attention, ROWS, {4, 3}, true, 77},
+    {"attention of 197 tokens grad", "attention_grad", make_attention, ROWS, {4, 3}, true, 197},
 };
 enum { N_LINES = sizeof lines / sizeof *lines };
 
@@ -242,20 +253,36 @@ static int room_new(struct room *m, struct err *e)
     return 0;
 }
 
+/* Fills in the line's indices, and returns how many there are. */
+static int64_t index_of(const struct line *l, int32_t *to)
+{
+    int64_t rows = l->shape.dim[0], n = l->range ? l->index : l->index ? (rows + l->index - 1) / l->index + 1 : 1;
+    struct rng r = rng_make(7, 0, 0);
+    for (int64_t i = 0; i < n; i++)
+        to[i] = (int32_t)(l->range ? rng_below(&r, l->range) : i * l->index < rows ? i * l->index : rows);
+    return n;
+}
+
 /* The line's op and what it needs; NULL on error. */
 static struct ad_plan *plan_of(const struct line *l, struct room *m, struct err *e)
 {
     struct ad_graph *g = ad_graph_new();
-    int64_t c = l->shape.dim[l->shape.rank - 1];
-    struct operands o = {
-        ad_input(g, "x", AD_F32, l->shape),          ad_input(g, "more", AD_F32, l->shape),
-        ad_input(g, "gain", AD_F32, SHAPE(c)),       ad_input(g, "bias", AD_F32, SHAPE(c)),
-        ad_input(g, "w", AD_F32, SHAPE(3, 3, 1, c)), ad_input(g, "index", AD_I32, SHAPE(l->index ? l->index : 1))};
+    struct ad_shape x = l->shape;
+    int64_t c = x.dim[x.rank - 1], n = index_of(l, m->index);
+    struct operands o = {.x = ad_input(g, "x", AD_F32, x),
+                         .more = ad_input(g, "more", AD_F32, x),
+                         .third = ad_input(g, "third", AD_F32, x),
+                         .gain = ad_input(g, "gain", AD_F32, SHAPE(c)),
+                         .bias = ad_input(g, "bias", AD_F32, SHAPE(c)),
+                         .w = ad_input(g, "w", AD_F32, SHAPE(3, 3, 1, c)),
+                         .index = ad_input(g, "index", AD_I32, SHAPE(n))};
     val y = l->make(g, &o);
     if (l->grad) {
-        val dy = ad_input(g, "dy", AD_F32, ad_shape_of(g, y)), d[4], in[] = {o.x, o.gain, o.bias, o.w};
-        ad_grad(g, &y, &dy, 1, in, 4, d);
-        for (int i = 0; i < 4; i++) ad_output(g, (const char *const[]){"dx", "dgain", "dbias", "dw"}[i], d[i]);
+        static const char *const results[] = {"dx", "dmore", "dthird", "dgain", "dbias", "dw"};
+        enum { N = sizeof results / sizeof *results };
+        val dy = ad_input(g, "dy", AD_F32, ad_shape_of(g, y)), d[N];
+        ad_grad(g, &y, &dy, 1, (const val[N]){o.x, o.more, o.third, o.gain, o.bias, o.w}, N, d);
+        for (int i = 0; i < N; i++) ad_output(g, results[i], d[i]);
     } else {
         ad_output(g, "y", y);
     }
@@ -263,11 +290,9 @@ static struct ad_plan *plan_of(const struct line *l, struct room *m, struct err 
     struct ad_plan *p = rc ? NULL : ad_plan_new(g, NULL, 0, e);
     ad_graph_free(g);
     if (!p) return NULL;
-    struct rng r = rng_make(7, 0, 0);
-    for (int64_t i = 0; i < l->index; i++) m->index[i] = (int32_t)rng_below(&r, l->range);
-    const char *const names[] = {"x", "dy", "more", "gain", "bias", "w", "index"};
-    const void *data[] = {m->arrays.from[0], m->arrays.from[1], m->arrays.from[2], m->small,
-                          m->small,          m->small,          m->index};
+    const char *const names[] = {"x", "dy", "more", "third", "gain", "bias", "w", "index"};
+    const void *data[] = {m->arrays.from[0], m->arrays.from[1], m->arrays.from[2], m->arrays.from[3],
+                          m->small,          m->small,          m->small,          m->index};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) ad_bind(p, names[i], data[i]);
     return p;
 }
@@ -320,7 +345,7 @@ int bench_ops(const char *part, double seconds, struct err *e)
     int found = 0, rc = 0;
     for (int i = 0; i < N_LINES; i++) found += !part || strstr(lines[i].name, part) != NULL;
     if (!found)
-        return err_set(e, ERR_USAGE, "no op has '%s' in its name; there are norms, 'gelu', 'sum', 'depthwise'...",
+        return err_set(e, ERR_USAGE, "no op has '%s' in its name; there are norms, 'gelu', 'sum', 'attention'...",
                        part);
     if (room_new(&m, e)) return ERR_MEMORY;
     for (int i = 0; i < N_LINES && !rc; i++)
