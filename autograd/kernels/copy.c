@@ -1,9 +1,11 @@
-/* Copies between strides: views that must be laid out (transposes by tiles), concat, pad. Numbers of four bytes, f32 that is
- * kept in 16 bits, and from one of these to the other. */
+/* Copies between strides: views that must be laid out (transposes by blocks or tiles), concat, pad. Numbers of four bytes,
+ * f32 that is kept in 16 bits, and from one of these to the other. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "autograd/kernels/simd.h"
+#include "autograd/kernels/stream.h"
+#include "autograd/kernels/transpose.h"
 #include "autograd/op.h"
 #include "autograd/ops/shape.h"
 #include "base/isa.h"
@@ -49,6 +51,45 @@ struct kind {
 COPY(uint16_t)
 COPY(uint32_t)
 
+enum { FAR = 1 << 18 }; /* numbers that a second-level cache may not hold */
+
+/* A block of BLOCK x BLOCK: whole lines of memory on both sides, each touched once and at once. Rows that lie a power of two
+ * apart share a few places of a cache, and what is left of a line would be gone when one comes back for it. */
+enum { BLOCK = 16 };
+
+SIMD_FN void transpose_block(const float *from, int64_t from_row, float *to, int64_t to_row, bool stream)
+{
+    float room[BLOCK * BLOCK] __attribute__((aligned(64)));
+#pragma GCC unroll 2
+    for (int j = 0; j < BLOCK; j += 8)
+#pragma GCC unroll 2
+        for (int i = 0; i < BLOCK; i += 8)
+            transpose_8x8(from + i * from_row + j, from_row, room + j * BLOCK + i, BLOCK);
+#pragma GCC unroll 16
+    for (int j = 0; j < BLOCK; j++)
+#pragma GCC unroll 4
+        for (int v = 0; v < BLOCK; v += VL)
+            if (stream)
+                vf_stream(to + j * to_row + v, vf_load(room + j * BLOCK + v));
+            else
+                vf_store(to + j * to_row + v, vf_load(room + j * BLOCK + v));
+}
+
+/* A plane of f32 or i32, at least a block, that is contiguous along b in the source and along a in the result. The last
+ * block of an axis laps over the one before it. Meanwhile the numbers that lie `ahead` are asked for: no processor foresees
+ * reads so far apart. */
+SIMD_FN void transpose_plane(const float *from, int64_t ahead, float *to, struct axis b, struct axis a, bool stream)
+{
+    for (int64_t j0 = 0; j0 < b.n; j0 += BLOCK)
+        for (int64_t i0 = 0; i0 < a.n; i0 += BLOCK) {
+            int64_t j = min64(j0, b.n - BLOCK), i = min64(i0, a.n - BLOCK);
+            const float *block = from + i * a.from + j;
+            if (ahead)
+                for (int r = 0; r < BLOCK; r++) ask_l2(block + r * a.from + ahead);
+            transpose_block(block, a.from, to + j * b.to + i, b.to, stream);
+        }
+}
+
 static void convert_line(struct kind k, const void *from, void *to, struct axis a)
 {
     if (a.from == 1 && a.to == 1 && k.to == AD_F32) {
@@ -83,15 +124,61 @@ static void copy_line(struct kind k, const void *from, void *to, struct axis a)
         line_uint32_t(from, to, a);
 }
 
+/* An axis in pieces: their size and number. */
+struct cut {
+    int64_t piece, pieces;
+};
+
 /* Every number of `from` to its place in `to`, cut into items: a piece of a line or plane each. */
 struct copy {
     struct kind kind;
     const void *from;
     void *to;
-    struct axis outer[AD_MAX_DIMS + 2], plane, line; /* plane.n is 0 where there are lines only */
+    struct axis plane, line;            /* plane.n is 0 where there are lines only */
+    struct cut of_plane, of_line;       /* an item is one piece of each */
+    struct axis outer[AD_MAX_DIMS + 2]; /* and last the pieces of the line and of the plane, as axes */
     int n_outer;
-    int64_t total, piece, pieces, items; /* numbers; of the plane or line in a piece; pieces; all items */
+    int64_t total, items; /* numbers; all items */
+    bool blocks, stream;  /* transpose_plane takes the plane; its lines are written past the caches */
 };
+
+/* In pieces of `piece` numbers; a last one of less than `least` is added to the one before. */
+static struct cut make_cut(int64_t n, int64_t piece, int64_t least)
+{
+    int64_t pieces = (n + piece - least) / piece;
+    return (struct cut){piece, pieces > 0 ? pieces : 1};
+}
+
+/* The k-th piece of an axis; and an axis of pieces. */
+static struct axis piece_of(struct axis a, struct cut c, int64_t k)
+{
+    a.n = k + 1 < c.pieces ? c.piece : a.n - k * c.piece;
+    return a;
+}
+static struct axis pieces_of(struct axis a, struct cut c)
+{
+    return (struct axis){c.pieces, c.piece * a.from, c.piece * a.to};
+}
+
+/* How the planes or lines of a copy are cut, so that threads have work where there are few outer steps. */
+static void cut_copy(struct copy *c)
+{
+    bool lined = c->plane.to % BLOCK == 0;
+    c->of_plane = c->of_line = (struct cut){0, 1};
+    if (!c->plane.n) {
+        c->of_line = make_cut(c->line.n, 65536, 1);
+        return;
+    }
+    c->of_plane = make_cut(c->plane.n, c->line.n < SIDE ? SIDE / c->line.n * SIDE : SIDE, 1);
+    c->blocks = c->kind.from == c->kind.to && !ad_is_half(c->kind.to) && c->plane.from == 1 && c->line.to == 1 &&
+                min64(c->plane.n, c->line.n) >= BLOCK;
+    if (!c->blocks) return;
+    /* Runs of some lines on both sides: memory has pages of its own, which are slow to change. */
+    c->of_plane = make_cut(c->plane.n, 4 * BLOCK, BLOCK);
+    c->of_line = make_cut(c->line.n, 4 * BLOCK, BLOCK);
+    for (int d = 0; d < c->n_outer; d++) lined = lined && c->outer[d].to % BLOCK == 0;
+    c->stream = lined && stream_pays(c->to, c->line.n, c->total);
+}
 
 static struct copy make_copy(struct kind k, struct ad_shape s, const void *from, const int64_t *stride_from, void *to,
                              const int64_t *stride_to)
@@ -116,31 +203,66 @@ static struct copy make_copy(struct kind k, struct ad_shape s, const void *from,
         c.plane = a[best];
         memmove(a + best, a + best + 1, (size_t)(--n - best) * sizeof *a);
     }
-    /* Few outer steps: the plane or the line is cut too, so that threads have work. */
-    int64_t cut = best >= 0 ? c.plane.n : c.line.n;
     c.n_outer = n;
-    c.piece = best >= 0 ? SIDE : 65536;
-    c.items = c.pieces = (cut + c.piece - 1) / c.piece;
-    for (int d = 0; d < n; d++) c.items *= a[d].n;
+    cut_copy(&c);
+    a[c.n_outer++] = pieces_of(c.line, c.of_line);
+    a[c.n_outer++] = pieces_of(c.plane, c.of_plane);
+    c.items = 1;
+    for (int d = 0; d < c.n_outer; d++) c.items *= a[d].n;
     return c;
 }
 
-static void copy_item(const struct copy *c, int64_t item)
+/* Where an item begins in the source and the result, and its number along each of the outer axes. */
+struct place {
+    int64_t from, to, at[AD_MAX_DIMS + 2];
+};
+
+static struct place place_of(const struct copy *c, int64_t item)
 {
-    int64_t f = 0, o = 0, rest = item / c->pieces, at = item % c->pieces * c->piece;
+    struct place p = {0};
     for (int d = c->n_outer - 1; d >= 0; d--) {
-        f += rest % c->outer[d].n * c->outer[d].from;
-        o += rest % c->outer[d].n * c->outer[d].to;
-        rest /= c->outer[d].n;
+        p.at[d] = item % c->outer[d].n;
+        p.from += p.at[d] * c->outer[d].from;
+        p.to += p.at[d] * c->outer[d].to;
+        item /= c->outer[d].n;
     }
-    struct axis part = c->plane.n ? c->plane : c->line;
-    part.n = min64(c->piece, part.n - at);
-    f += at * part.from;
-    o += at * part.to;
-    if (c->plane.n)
-        copy_plane(c->kind, at_as(c->kind.from, c->from, f), at_as(c->kind.to, c->to, o), part, c->line);
-    else
-        copy_line(c->kind, at_as(c->kind.from, c->from, f), at_as(c->kind.to, c->to, o), part);
+    return p;
+}
+
+/* To the next item; from the last, to the first. */
+static void step(const struct copy *c, struct place *p)
+{
+    for (int d = c->n_outer - 1; d >= 0; d--) {
+        const struct axis *a = &c->outer[d];
+        p->from += a->from;
+        p->to += a->to;
+        if (++p->at[d] < a->n) return;
+        p->from -= a->n * a->from;
+        p->to -= a->n * a->to;
+        p->at[d] = 0;
+    }
+}
+
+static void copy_items(const struct copy *c, int64_t first, int64_t last)
+{
+    struct place p = place_of(c, first);
+    for (int64_t i = first; i < last; i++) {
+        const int64_t *piece = p.at + c->n_outer - 2, at = p.from;
+        struct axis line = piece_of(c->line, c->of_line, piece[0]), plane = piece_of(c->plane, c->of_plane, piece[1]);
+        const void *from = at_as(c->kind.from, c->from, at);
+        void *to = at_as(c->kind.to, c->to, p.to);
+        step(c, &p);
+        int64_t ahead = c->total < FAR ? 0 : p.from - at;
+        if (!c->plane.n)
+            copy_line(c->kind, from, to, line);
+        else if (c->stream)
+            transpose_plane(from, ahead, to, plane, line, true);
+        else if (c->blocks)
+            transpose_plane(from, ahead, to, plane, line, false);
+        else
+            copy_plane(c->kind, from, to, plane, line);
+    }
+    if (c->stream) stream_end();
 }
 
 /* ---- the ops: a call makes several copies, an output or an input each --------------------------------------------- */
@@ -196,7 +318,7 @@ static void run_copies(const struct ad_call *c, const void *job, int64_t from, i
     int64_t first = 0;
     for (int k = 0; k < j->n && first < to; k++) {
         struct copy x = j->copy(c, k);
-        for (int64_t i = from > first ? from : first; i < min64(to, first + x.items); i++) copy_item(&x, i - first);
+        if (from < first + x.items) copy_items(&x, from > first ? from - first : 0, min64(to - first, x.items));
         first += x.items;
     }
 }
