@@ -331,8 +331,8 @@ static int show(const struct line *l, struct room *m, double seconds, struct err
     ad_plan_free(p);
     if (rc) return rc;
     double bytes = 4.0 * COUNT * (l->streams.read + l->streams.written), s = bench_median(op, n);
-    printf("{\"name\": \"%s\", \"kernel\": \"%s\", \"numbers\": %d, \"read\": %d, \"written\": %d, \"ns\": %.3f, "
-           "\"gb_s\": %.1f, \"memory_gb_s\": %.1f, \"share\": %.3f, \"rounds\": %d, \"threads\": %d}\n",
+    printf("{\"name\": \"%s\", \"kernel\": \"%s\", \"numbers\": %d, \"read\": %d, \"written\": %d, \"ns\": %.4g, "
+           "\"gb_s\": %.4g, \"memory_gb_s\": %.4g, \"share\": %.4g, \"rounds\": %d, \"threads\": %d}\n",
            l->name, kernel, COUNT, l->streams.read, l->streams.written, 1e9 * s / COUNT, 1e-9 * bytes / s,
            1e-9 * bytes / bench_median(memory, n), bench_median(share, n), n, threads_count());
     fflush(stdout);

@@ -292,9 +292,9 @@ static void ops_are_compared(void **state)
         assert_true(*text(j, "name") && *text(j, "kernel"));
         double streams = number(j, "read") + number(j, "written"), rate = number(j, "gb_s");
         assert_true(streams >= 1 && rate > 0 && number(j, "rounds") == 1 && number(j, "threads") == 2);
-        /* One round: both are quotients of the same numbers, printed with three digits or more behind a unit. */
-        assert_true(fabs(rate * number(j, "ns") - 4 * streams) <= 0.1 * 4 * streams);
-        assert_true(fabs(number(j, "share") * number(j, "memory_gb_s") - rate) <= 0.1 * rate);
+        /* One round: quotients of the same numbers, of which four digits are printed; two are multiplied. */
+        assert_true(fabs(rate * number(j, "ns") - 4 * streams) <= 2e-3 * 4 * streams);
+        assert_true(fabs(number(j, "share") * number(j, "memory_gb_s") - rate) <= 2e-3 * rate);
         json_decref(j);
     }
     assert_true(lines >= 25);
