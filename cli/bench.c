@@ -14,10 +14,10 @@ static const char summary[] =
     "line of JSON; docs/performance.md explains its fields. ROW may also be `peak`, for the machine's rates of\n"
     "multiply-adds and memory, or `gemm [PART]`, for a table of matrix products beside the BLAS (those with PART in\n"
     "their name); `gemm --table [PART]` times each back end of the product on one thread, by classes of sizes, and\n"
-    "marks those where another than the chosen one is faster. `ops [PART]` is a table of what is not a product, "
-    "beside\n"
-    "the memory's speed. Keys of the row may be set behind it: batch=64, precision=bf16, memory=1GB (what a step may\n"
-    "take).";
+    "marks those where another than the chosen one is faster. `ops [PART]` is a table of what is not a product,\n"
+    "beside the memory's speed. Keys of the row may be set behind it: batch=64, precision=bf16, memory=1GB (what a "
+    "step\n"
+    "may take).";
 
 static int print(struct buf *b, FILE *to, struct err *e)
 {

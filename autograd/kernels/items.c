@@ -11,16 +11,11 @@ extern const struct ad_op ad_op_segment_sum, ad_op_segment_broadcast, ad_op_drop
 
 enum { STRIPE = 64 }; /* numbers that are widened at once */
 
-static void zero(const struct ad_tensor *t)
-{
-    memset(t->data, 0, (size_t)ad_count(t->shape) * ad_dtype_size(t->dtype));
-}
-
 /* ---- segments -------------------------------------------------------------------------------------------------------- */
 
 static void begin_segment_sum(const struct ad_call *c, const void *job, int64_t first, int64_t last)
 {
-    zero(&c->out[0]);
+    clear_row(&c->out[0], 0, ad_count(c->out[0].shape));
     ad_offsets_ok(c, 1, c->in[0].shape.dim[0]);
 }
 
@@ -49,7 +44,7 @@ static void cut_segment_sum(const struct ad_call *c, int threads, struct ad_part
 
 static void begin_segment_broadcast(const struct ad_call *c, const void *job, int64_t first, int64_t last)
 {
-    zero(&c->out[0]);
+    clear_row(&c->out[0], 0, ad_count(c->out[0].shape));
     ad_offsets_ok(c, 1, c->out[0].shape.dim[0]);
 }
 

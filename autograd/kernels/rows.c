@@ -20,29 +20,26 @@ static int64_t min64(int64_t a, int64_t b)
 
 /* ---- softmax and its like: row by row --------------------------------------------------------------------------- */
 
-/* row_top and row_max of n numbers from element `at` on. */
-static float top_from(const struct ad_tensor *x, int64_t at, int64_t n)
+/* row_most of n numbers from element `at` on. */
+SIMD_FN float most_from(const struct ad_tensor *x, int64_t at, int64_t n, float sign, bool nan)
 {
-    if (x->dtype == AD_F32) return row_top((const float *)x->data + at, n);
+    if (x->dtype == AD_F32) return row_most((const float *)x->data + at, n, sign, nan);
     float top = -INFINITY, wide[ROW_BLOCK];
     for (int64_t i = 0; i < n; i += ROW_BLOCK) {
         int64_t m = min64(ROW_BLOCK, n - i);
         vf_widen(x->dtype, at_as(x->dtype, x->data, at + i), wide, m);
-        top = fmaxf(top, row_top(wide, m));
+        float v = row_most(wide, m, sign, nan);
+        if (v > top || isnan(v)) top = v;
     }
     return top;
 }
 static float max_from(const struct ad_tensor *x, int64_t at, int64_t n, float sign)
 {
-    if (x->dtype == AD_F32) return row_max((const float *)x->data + at, n, sign);
-    float top = -INFINITY, wide[ROW_BLOCK];
-    for (int64_t i = 0; i < n; i += ROW_BLOCK) {
-        int64_t m = min64(ROW_BLOCK, n - i);
-        vf_widen(x->dtype, at_as(x->dtype, x->data, at + i), wide, m);
-        float v = row_max(wide, m, sign);
-        if (v > top || isnan(v)) top = v;
-    }
-    return top;
+    return most_from(x, at, n, sign, true);
+}
+static float top_from(const struct ad_tensor *x, int64_t at, int64_t n)
+{
+    return most_from(x, at, n, 1, false);
 }
 
 /* row_exp of them. */

@@ -32,40 +32,30 @@ SIMD_FN vf row_larger(vf m, vf y)
     return vf_pick(vf_ne(m, m), m, vf_max(m, y));
 }
 
-/* sign 1: the maximum, -1: minus the minimum. A NaN wins. */
-static inline float row_max(const float *x, int64_t n, float sign)
+/* sign 1: the maximum, -1: minus the minimum. A NaN wins where `nan`; else there is to be none. Both are constants. */
+SIMD_FN float row_most(const float *x, int64_t n, float sign, bool nan)
 {
     vf m[4];
     int64_t i = 0;
+#define LARGER(a, b) (nan ? row_larger(a, b) : vf_max(a, b))
 #pragma GCC unroll 4
     for (int u = 0; u < 4; u++) m[u] = vf_set(-INFINITY);
     for (; i + 4 * VL <= n; i += 4 * VL)
 #pragma GCC unroll 4
-        for (int u = 0; u < 4; u++) m[u] = row_larger(m[u], sign * vf_load(x + i + u * VL));
-    for (; i + VL <= n; i += VL) m[0] = row_larger(m[0], sign * vf_load(x + i));
-    if (i < n) m[0] = row_larger(m[0], sign * vf_load_part(x + i, n - i, -INFINITY * sign));
-    vf all = row_larger(row_larger(m[0], m[1]), row_larger(m[2], m[3]));
+        for (int u = 0; u < 4; u++) m[u] = LARGER(m[u], sign * vf_load(x + i + u * VL));
+    for (; i + VL <= n; i += VL) m[0] = LARGER(m[0], sign * vf_load(x + i));
+    if (i < n) m[0] = LARGER(m[0], sign * vf_load_part(x + i, n - i, -INFINITY * sign));
+    vf all = LARGER(LARGER(m[0], m[1]), LARGER(m[2], m[3]));
+#undef LARGER
     float top = all[0];
     for (int k = 1; k < VL; k++)
-        if (all[k] > top || isnan(all[k])) top = all[k];
+        if (all[k] > top || (nan && isnan(all[k]))) top = all[k];
     return top;
 }
-
-/* The maximum where there is no NaN. */
-SIMD_FN float row_top(const float *x, int64_t n)
+/* Of a row without a NaN: half the work. */
+static inline float row_top(const float *x, int64_t n)
 {
-    vf m[4];
-    int64_t i = 0;
-#pragma GCC unroll 4
-    for (int u = 0; u < 4; u++) m[u] = vf_set(-INFINITY);
-    for (; i + 4 * VL <= n; i += 4 * VL)
-#pragma GCC unroll 4
-        for (int u = 0; u < 4; u++) m[u] = vf_max(m[u], vf_load(x + i + u * VL));
-    for (; i < n; i += VL) m[0] = vf_max(m[0], n - i < VL ? vf_load_part(x + i, n - i, -INFINITY) : vf_load(x + i));
-    vf all = vf_max(vf_max(m[0], m[1]), vf_max(m[2], m[3]));
-    float top = all[0];
-    for (int k = 1; k < VL; k++) top = all[k] > top ? all[k] : top;
-    return top;
+    return row_most(x, n, 1, false);
 }
 
 /* y = exp(x - m) into `y`, or only its sum where y is NULL; m is the maximum, or there is a NaN, which the sum becomes. */

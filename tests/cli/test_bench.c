@@ -254,6 +254,24 @@ static void the_machine_is_measured(void **state)
     json_decref(j);
 }
 
+static const char *text(const json_t *j, const char *name)
+{
+    const char *x = json_string_value(json_object_get(j, name));
+    if (!x) fail_msg("no text '%s' in \"%s\"", name, out);
+    return x;
+}
+
+/* The JSON of the line at *p, which goes on to the next. */
+static json_t *next_line(char **p)
+{
+    char *end = strchr(*p, '\n');
+    assert_non_null(end);
+    json_t *j = json_loadb(*p, (size_t)(end - *p), 0, NULL);
+    assert_non_null(j);
+    *p = end + 1;
+    return j;
+}
+
 /* Each line is a product; that both programs agree on its numbers is checked by the command itself, which would fail. */
 static void products_are_compared(void **state)
 {
@@ -261,19 +279,14 @@ static void products_are_compared(void **state)
     assert_says("no product has 'sphere' in its name");
     if (RUN("gemm", "clip_small", "--seconds", "0", "--threads", "2")) fail_msg("%s", said);
     int lines = 0;
-    for (char *p = out, *end; *p; p = end + 1, lines++) {
-        end = strchr(p, '\n');
-        assert_non_null(end);
-        json_t *j = json_loadb(p, (size_t)(end - p), 0, NULL);
-        assert_non_null(j);
+    for (char *p = out; *p; lines++) {
+        json_t *j = next_line(&p);
         assert_true(number(j, "m") >= 1 && number(j, "gflops") > 0 && number(j, "blas_gflops") > 0);
         assert_true(number(j, "ratio") > 0 && number(j, "share") > 0);
         json_decref(j);
     }
     assert_int_equal(lines, 6); /* two layers: forward, dX, dW */
 }
-
-static const char *text(const json_t *j, const char *name);
 
 /* Each op of the table is found in the plan of its line, or the command fails; the share follows from the two times. */
 static void ops_are_compared(void **state)
@@ -284,11 +297,8 @@ static void ops_are_compared(void **state)
     assert_says("one word too many: 'more'");
     if (RUN("ops", "a", "--seconds", "0", "--threads", "2")) fail_msg("%s", said); /* most names have an a */
     int lines = 0;
-    for (char *p = out, *end; *p; p = end + 1, lines++) {
-        end = strchr(p, '\n');
-        assert_non_null(end);
-        json_t *j = json_loadb(p, (size_t)(end - p), 0, NULL);
-        assert_non_null(j);
+    for (char *p = out; *p; lines++) {
+        json_t *j = next_line(&p);
         assert_true(*text(j, "name") && *text(j, "kernel"));
         double streams = number(j, "read") + number(j, "written"), rate = number(j, "gb_s");
         assert_true(streams >= 1 && rate > 0 && number(j, "rounds") == 1 && number(j, "threads") == 2);
@@ -298,13 +308,6 @@ static void ops_are_compared(void **state)
         json_decref(j);
     }
     assert_true(lines >= 25);
-}
-
-static const char *text(const json_t *j, const char *name)
-{
-    const char *x = json_string_value(json_object_get(j, name));
-    if (!x) fail_msg("no text '%s' in \"%s\"", name, out);
-    return x;
 }
 
 /* A class of products: the rate of each who takes part, of whom one is the fastest and one of triad's is chosen. */
@@ -349,11 +352,8 @@ static void back_ends_are_compared(void **state)
     const char *const parts[] = {"few columns", "few rows", "cube A' B'"};
     for (int i = 0; i < 3; i++) {
         if (RUN("gemm", parts[i], "--table", "--seconds", "0")) fail_msg("%s", said);
-        for (char *p = out, *end; *p; p = end + 1, lines++) {
-            end = strchr(p, '\n');
-            assert_non_null(end);
-            json_t *j = json_loadb(p, (size_t)(end - p), 0, NULL);
-            assert_non_null(j);
+        for (char *p = out; *p; lines++) {
+            json_t *j = next_line(&p);
             assert_true(!strncmp(text(j, "name"), parts[i], strlen(parts[i])));
             assert_class(j);
             json_decref(j);
