@@ -59,6 +59,9 @@ static inline bool is_scalar_const(const struct ad_graph *g, val v, double *x)
     return true;
 }
 
+/* The identity, with memory of its own. */
+extern const struct ad_op ad_op_copy;
+
 val ad_leaf(struct ad_graph *g, const struct ad_op *op, const struct leaf_attr *a);
 /* Copies a node of another graph, its inputs already translated. */
 val ad_copy_node(struct ad_graph *g, const struct ad_node *n, const val *in);

@@ -10,6 +10,7 @@
 
 const struct ad_kernel *ad_kernel_find(const struct ad_op *op, const struct ad_call *c)
 {
+    if (op->kernel) return op->kernel;
     enum ad_dtype t = c->n_in ? c->in[0].dtype : c->out[0].dtype;
 #define KERNELS(name) ISA_PICK(ad_kernels_##name),
     const struct ad_kernel *const tables[] = {

@@ -132,6 +132,7 @@ enum ad_op_flags {
     AD_WIDE = 32,       /* elementwise, with results of too wide a range for 16 bits: exp, square ... */
     AD_EXACT = 64,      /* a loss: what it reads is kept in 32 bits */
     AD_MOVES = 128,     /* only moves numbers, as views do: what comes out is as exact as what went in */
+    AD_APPLIES = 256,   /* writes its last input, a parameter, which it alone writes: runs behind all that read it */
 };
 
 /* A product of m rows by one of a node's inputs, which is a matrix (k, n), or (n, k) where `turned`, whatever axes it has. */
@@ -175,6 +176,7 @@ struct ad_op {
     bool (*factor)(const struct ad_graph *g, const struct ad_node *n, void *attr, struct ad_factor *f);
     /* Asked by the simplify pass: a val of `g` (an input, or a smaller expression) that equals output 0, or 0. */
     val (*simplify)(struct ad_graph *g, const struct ad_node *n, const val *in);
+    const struct ad_kernel *kernel; /* for all of its calls, of an op that is not triad's own; NULL: found by table */
     const struct ad_case *cases;
     int n_cases;
 };

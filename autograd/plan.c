@@ -33,12 +33,12 @@ static double scalar_copy(const double *x, const void *attr)
 {
     return x[0];
 }
-static const struct ad_op op_copy = {.name = "copy",
-                                     .flags = AD_ELEMENTWISE,
-                                     .min_in = 1,
-                                     .max_in = 1,
-                                     .infer = ad_infer_elementwise,
-                                     .scalar = scalar_copy};
+const struct ad_op ad_op_copy = {.name = "copy",
+                                 .flags = AD_ELEMENTWISE,
+                                 .min_in = 1,
+                                 .max_in = 1,
+                                 .infer = ad_infer_elementwise,
+                                 .scalar = scalar_copy};
 
 /* Ends that are leaves, or one val under two names, get memory of their own. */
 static void own_ends(struct ad_graph *g)
@@ -47,11 +47,11 @@ static void own_ends(struct ad_graph *g)
         bool again = false;
         for (size_t k = 0; k < i; k++) again |= g->output[k].v == g->output[i].v;
         if (again || ad_node_of(g, g->output[i].v)->op->flags & AD_LEAF)
-            g->output[i].v = AD_NODE(g, &op_copy, NULL, g->output[i].v);
+            g->output[i].v = AD_NODE(g, &ad_op_copy, NULL, g->output[i].v);
     }
     for (size_t i = 0; i < g->n_update; i++)
         if (ad_node_of(g, g->update[i].next)->op->flags & AD_LEAF)
-            g->update[i].next = AD_NODE(g, &op_copy, NULL, g->update[i].next);
+            g->update[i].next = AD_NODE(g, &ad_op_copy, NULL, g->update[i].next);
 }
 
 static struct ad_graph *clone(const struct ad_graph *from)
@@ -197,6 +197,7 @@ static void make_steps(struct ad_plan *p)
 void ad_plan_lay_out(struct ad_plan *p)
 {
     bool reuse = !(p->flags & AD_NO_REUSE);
+    p->g = ad_place_applies(p->g);
     p->need = ad_needed(p->g);
     ad_layout(p->g, p->need, reuse, &p->l);
     if (p->keep_panels) ad_plan_mark_kept(p);

@@ -122,5 +122,7 @@ struct ad_graph *ad_panels(struct ad_graph *g);
 /* Takes `g` over and frees it. count: the values that are computed twice. What the budget asks for beyond this needs a
  * layout: autograd/passes/recompute.h. */
 struct ad_graph *ad_recompute(struct ad_graph *g, int64_t *count);
+/* Takes `g` over; frees it or returns it. */
+struct ad_graph *ad_place_applies(struct ad_graph *g);
 
 #endif

@@ -37,7 +37,7 @@ static int add_spans(const struct ad_plan *p, const struct step *s, struct regio
         const struct place *at = &p->l.place[p->tensor_val[s->tensor + i]];
         if (!ad_count(t->shape)) continue;
         to[n] = span_of(p, at->root, at->offset, t);
-        to[n++].written = i >= s->call.n_in;
+        to[n++].written = i >= s->call.n_in || (s->node->op->flags & AD_APPLIES && i == s->call.n_in - 1);
     }
     if (s->scratch) {
         int64_t lo = (int64_t)p->l.root[s->scratch].offset;

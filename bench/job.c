@@ -23,8 +23,8 @@ struct bench_job {
     struct ad_store *store;
     struct ad_plan *plan;
     struct opt *opt;
-    void *grad; /* flat, in the layout of the store's weights */
-    size_t grad_bytes;
+    void *grad; /* flat, in the layout of the store's weights; NULL where the optimizer's steps are the plan's */
+    size_t flat_bytes;
     int64_t n_grad, samples;
     struct input input[8];
     int n_input;
@@ -33,7 +33,7 @@ struct bench_job {
     int64_t n_sound, n_frames;
     double state_per_parameter; /* bytes of moments */
     int64_t steps;
-    bool profile;
+    bool within, profile; /* steps in the backward pass; timed */
     struct ad_timing own; /* what is no plan's: the optimizer, the front end */
 };
 
@@ -189,14 +189,13 @@ static val emit_loss(struct bench_job *j, struct nn *m, struct err *e)
 
 /* ---- the three kinds of job -------------------------------------------------------------------------------------- */
 
-/* Operations of one parameter's update, as the loop of optim/opt.c has them, and what moves: weight, gradient and
- * moments are read; weight and moments written. */
+/* What moves: weight, gradient and moments are read; weight and moments written. */
 static void add_optimizer(struct bench_job *j)
 {
     j->state_per_parameter = opt_bytes_per_parameter(j->opt);
     j->own = (struct ad_timing){.op = "adamw", .kernel = "flat", .path = "optimizer"};
-    j->own.flops = 14 * (double)j->n_grad;
-    j->own.bytes = 3 * (double)j->grad_bytes + 2 * j->state_per_parameter * (double)j->n_grad;
+    j->own.flops = OPT_FLOPS * (double)j->n_grad;
+    j->own.bytes = 3 * (double)j->flat_bytes + 2 * j->state_per_parameter * (double)j->n_grad;
 }
 
 static int make_optimizer(struct bench_job *j, struct err *e)
@@ -215,13 +214,15 @@ static int make_optimizer(struct bench_job *j, struct err *e)
     return 0;
 }
 
-static int make_gradient(struct bench_job *j, struct err *e)
+/* The parameters' memory and, unless it takes none of its own, the gradient's. */
+static int make_flat(struct bench_job *j, struct err *e)
 {
     int rc = ad_store_commit(j->store, e);
     if (rc) return rc;
     j->n_grad = ad_store_flat_count(j->store);
-    j->grad_bytes = ad_store_flat_bytes(j->store);
-    j->grad = mem_block(j->grad_bytes, "gradients", e);
+    j->flat_bytes = ad_store_flat_bytes(j->store);
+    if (j->within) return 0;
+    j->grad = mem_block(j->flat_bytes, "gradients", e);
     return j->grad ? 0 : ERR_MEMORY;
 }
 
@@ -232,7 +233,7 @@ static int plan_model(struct bench_job *j, const struct ad_graph *g, struct err 
     int rc = ad_pass_flags_parse(j->row->debug, &o.flags, e);
     o.flags |= ad_precision_flags((enum ad_precision)j->row->precision);
     if (!rc) rc = run_memory(j->row->memory, &o.budget, e);
-    double taken = 2 * (double)j->grad_bytes + j->state_per_parameter * (double)j->n_grad;
+    double taken = (j->within ? 1 : 2) * (double)j->flat_bytes + j->state_per_parameter * (double)j->n_grad;
     for (int i = 0; i < j->n_input; i++) taken += (double)j->input[i].bytes;
     o.taken = (int64_t)taken;
     if (!rc) j->plan = ad_plan_with(g, j->store, &o, e);
@@ -245,17 +246,21 @@ static int make_model(struct bench_job *j, struct err *e)
     j->samples = j->row->batch;
     val loss = emit_loss(j, &nn, e);
     int rc = e->code ? e->code : nn_status(&nn, e);
+    j->within = j->row->in_backward && j->row->work.kind != BENCH_INFONCE;
+    if (!rc) rc = make_flat(j, e);
+    if (!rc && j->row->work.kind != BENCH_INFONCE) rc = make_optimizer(j, e);
     if (!rc) {
         ad_output(nn.g, "loss", loss);
-        opt_emit_gradients(nn.g, j->store, loss);
+        if (j->within)
+            opt_emit_steps(nn.g, j->opt, loss);
+        else
+            opt_emit_gradients(nn.g, j->store, loss);
         rc = nn_status(&nn, e);
     }
-    if (!rc) rc = make_gradient(j, e);
-    if (!rc && j->row->work.kind != BENCH_INFONCE) rc = make_optimizer(j, e);
     if (!rc) rc = plan_model(j, nn.g, e);
     ad_graph_free(nn.g);
     if (rc) return rc;
-    opt_bind_gradients(j->plan, j->store, j->grad);
+    if (j->grad) opt_bind_gradients(j->plan, j->store, j->grad);
     for (int i = 0; i < j->n_input; i++) ad_bind(j->plan, j->input[i].name, j->input[i].data);
     return 0;
 }
@@ -286,7 +291,7 @@ static int make_adamw(struct bench_job *j, struct err *e)
         int rc = ad_store_declare(j->store, name, AD_F32, SHAPE(n, n), (struct ad_init){AD_INIT_NORMAL, 1}, 0, e);
         if (rc) return rc;
     }
-    int rc = make_gradient(j, e);
+    int rc = make_flat(j, e);
     if (rc) return rc;
     return fill_gradient(j, e) ? e->code : make_optimizer(j, e);
 }
@@ -336,7 +341,7 @@ void bench_job_free(struct bench_job *j)
         mem_block_free(j->input[i].data, j->input[i].bytes);
         free((char *)(uintptr_t)j->input[i].name);
     }
-    if (j->grad) mem_block_free(j->grad, j->grad_bytes);
+    if (j->grad) mem_block_free(j->grad, j->flat_bytes);
     data_logmel_free(j->mel);
     if (j->sound) mem_block_free(j->sound, (size_t)j->n_sound * sizeof *j->sound);
     if (j->frames) mem_block_free(j->frames, (size_t)(j->n_frames * j->row->work.logmel.mel.bins) * sizeof *j->frames);
@@ -348,6 +353,7 @@ void bench_job_free(struct bench_job *j)
 int bench_job_step(struct bench_job *j, struct err *e)
 {
     int64_t step = j->steps++;
+    if (j->within) opt_begin(j->opt, j->row->lr);
     if (j->plan) {
         int rc = ad_run(j->plan, 1, (uint64_t)step, e);
         if (rc) return rc;
@@ -356,7 +362,7 @@ int bench_job_step(struct bench_job *j, struct err *e)
             return err_set(e, ERR_NONFINITE, "%s: the loss of step %lld is %g", j->row->name, (long long)step + 1,
                            loss);
     }
-    if (!j->opt && !j->mel) return 0;
+    if (j->within || (!j->opt && !j->mel)) return 0;
     double start = j->profile ? time_now() : 0;
     if (j->opt) opt_step(j->opt, j->grad, 0, j->row->lr);
     if (j->mel) data_logmel_run(j->mel, j->sound, j->n_sound, j->frames);
@@ -372,8 +378,9 @@ const struct ad_plan *bench_job_plan(const struct bench_job *j)
 struct bench_size bench_job_size(const struct bench_job *j)
 {
     struct bench_size s = {.samples = j->samples, .parameters = ad_store_trainable(j->store)};
-    s.params_bytes = (double)(j->grad_bytes ? j->grad_bytes : ad_store_flat_bytes(j->store));
-    s.state_bytes = s.params_bytes + (j->grad ? s.params_bytes : 0) + j->state_per_parameter * (double)j->n_grad;
+    s.params_bytes = (double)ad_store_flat_bytes(j->store);
+    s.gradient_bytes = j->grad ? s.params_bytes : 0;
+    s.state_bytes = s.params_bytes + s.gradient_bytes + j->state_per_parameter * (double)j->n_grad;
     if (j->plan) {
         struct ad_plan_stats p = ad_plan_stats(j->plan);
         s.plan_bytes = (double)p.arena_bytes;
@@ -395,7 +402,7 @@ void bench_job_profile(struct bench_job *j, bool on)
 size_t bench_job_timings(const struct bench_job *j, struct ad_timing *out)
 {
     size_t n = j->plan ? ad_plan_timings(j->plan, out) : 0;
-    if (!j->opt && !j->mel) return n;
+    if (j->within || (!j->opt && !j->mel)) return n;
     if (out) out[n] = j->own;
     return n + 1;
 }

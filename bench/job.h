@@ -12,6 +12,7 @@ struct bench_size {
     int64_t samples;                 /* a step: images, pairs, texts, clips; 0 for the optimizer alone */
     int64_t parameters;              /* trained */
     double params_bytes, plan_bytes; /* parameters alone; the plan's arena */
+    double gradient_bytes;           /* 0 where they lie in the arena, each until it is used */
     double state_bytes;              /* parameters, gradients and moments together */
     double input_bytes;              /* the step's fixed inputs */
     double again_flops;              /* a step: computed a second time to save memory */

@@ -150,6 +150,7 @@ static const struct conf_field row_fields[] = {
     {"memory", CONF_STRING, AT(memory), "0", .help = "limit of a step, such as 500MB or 20%; 0: none"},
     {"state", CONF_ENUM, AT(state), "f32", .choices = opt_state_names, .help = "how AdamW's moments are stored"},
     {"weights", CONF_ENUM, AT(weights), "f32", .choices = run_weights_names, .help = "as optim.weights"},
+    {"in_backward", CONF_BOOL, AT(in_backward), "false", .help = "as optim.in_backward"},
     {"work", CONF_STRUCT, AT(work), NULL, .sub = &work_table, .help = "what a step does"},
     {0},
 };

@@ -63,6 +63,7 @@ struct bench_row {
     const char *memory;      /* what a step may take, the program left out: run_memory (run/config.h) */
     int state;               /* enum opt_store of its moments */
     int weights;             /* enum run_weights: of the matrices and their gradients */
+    bool in_backward;        /* AdamW's steps, as optim.in_backward */
     struct bench_work work;
 };
 

@@ -151,17 +151,23 @@ static struct ad_plan *plan_run(struct train_plans *plans, const struct opt *opt
     return in_parts(m) ? plan_parts(plans, &key, part, e) : train_plan_new(plans, &key, dry, e);
 }
 
-static int time_run(struct ad_plan *p, const struct run_model *m, const struct data_batch *b, struct err *e)
+/* With optim.in_backward steps are taken, of length 0. */
+static int time_run(struct ad_plan *p, const struct run_model *m, struct opt *opt, const struct data_batch *b,
+                    struct err *e)
 {
-    size_t bytes = ad_store_flat_bytes(m->store);
-    void *grad = mem_block(bytes, "gradients", e);
-    if (!grad) return ERR_MEMORY;
-    opt_bind_gradients(p, m->store, grad);
+    bool within = m->config.optim.in_backward;
+    size_t bytes = within ? 0 : ad_store_flat_bytes(m->store);
+    void *grad = within ? NULL : mem_block(bytes, "gradients", e);
+    if (!grad && !within) return ERR_MEMORY;
+    if (within)
+        opt_begin(opt, 0);
+    else
+        opt_bind_gradients(p, m->store, grad);
     run_bind_batch(p, m, b);
     int rc = ad_run(p, 0, 0, e);
     ad_plan_profile(p, true);
     for (int i = 0; i < RUNS && !rc; i++) rc = ad_run(p, 0, (uint64_t)i, e);
-    mem_block_free(grad, bytes);
+    if (grad) mem_block_free(grad, bytes);
     return rc;
 }
 
@@ -190,13 +196,13 @@ static void about_run(struct bench_explained *x, const struct run_model *m, cons
                  data ? "; the first batch" : "; no data: the largest batch");
 }
 
-static int explain_model(struct run_model *m, const struct opt *opt, const struct data_batch *b,
-                         const struct options *o, struct err *e)
+static int explain_model(struct run_model *m, struct opt *opt, const struct data_batch *b, const struct options *o,
+                         struct err *e)
 {
     struct model_shape shape[RUN_MAX_MODALITIES];
     struct bench_explained x = {.name = m->config.name, .depth = (int)o->depth};
     struct train_loss_scale scale = {0};
-    struct train_plans plans = {.m = m, .loss_scale = &scale};
+    struct train_plans plans = {.m = m, .loss_scale = &scale, .within = m->config.optim.in_backward ? opt : NULL};
     train_loss_scale_begin(&scale, &m->config.train);
     batch_shapes(m, b, shape);
     int part;
@@ -205,7 +211,7 @@ static int explain_model(struct run_model *m, const struct opt *opt, const struc
                        "--profile runs a batch at once: set train.micro_batch=0, and train.batch to that");
     struct ad_plan *p = plan_run(&plans, opt, shape, !o->profile, &part, e);
     if (!p) return e->code;
-    int rc = o->profile ? time_run(p, m, b, e) : 0;
+    int rc = o->profile ? time_run(p, m, opt, b, e) : 0;
     if (!rc) rc = measure_machine(&x, e);
     if (!rc) {
         struct train_held h = train_held(m, opt, shape, m->config.train.batch);
@@ -246,7 +252,7 @@ static int explain_sketch(const struct train_options *t, const struct options *o
     if (o->profile)
         rc = err_set(e, ERR_IO, "--profile runs the first batch, and the data is not there: %s",
                      m->config.data.manifest);
-    if (!rc) rc = train_choose_weights(m, e);
+    if (!rc) rc = train_choose_optim(m, e);
     if (!rc) rc = run_model_commit(m, e);
     struct opt_config c = run_opt_config(&m->config);
     struct opt *opt = rc ? NULL : opt_new(&c, m->store, e);
@@ -284,8 +290,8 @@ static int explain_job(struct bench_job *j, const struct bench_row *row, const s
     if (!rc) rc = measure_machine(&x, e);
     x.budget = (double)budget;
     hold(&x, "parameters", size.params_bytes);
-    hold(&x, "gradients", size.params_bytes);
-    hold(&x, "optimizer", size.state_bytes - 2 * size.params_bytes);
+    hold(&x, "gradients", size.gradient_bytes);
+    hold(&x, "optimizer", size.state_bytes - size.params_bytes - size.gradient_bytes);
     hold(&x, "inputs", size.input_bytes);
     snprintf(x.about, sizeof x.about, "a row of the bench, batch %lld", (long long)row->batch);
     bench_explain_plan(&x, p);

@@ -72,7 +72,7 @@ static double over_rows(const struct opt *o, const struct opt_task *t, const str
 {
     const struct opt_param *q = &o->param[t->param];
     struct opt_factors f = opt_factors_of(q, c);
-    struct opt_piece whole = opt_piece_of(o, q, t, c->grad);
+    struct opt_piece whole = opt_piece_of(o, q, t, c);
     struct matrices a = {1, 1, q->entry->count};
     int64_t of = -1;
     double sum = 0;
@@ -113,7 +113,7 @@ void opt_adafactor_moments(struct opt *o, const struct opt_call *c)
     double share = pow((double)o->steps, decay_power), scale2 = (double)c->f.grad_scale * (double)c->f.grad_scale;
     for (int i = 0; i < o->n_param; i++) {
         const struct opt_param *q = &o->param[i];
-        const float *g = opt_gradient_of(q, c->grad);
+        const float *g = opt_gradient_of(q, c);
         if (q->lr_scale == 0 || q->entry->count == 0) continue;
         if (factored(q))
             factor(q, g, scale2, share);

@@ -23,6 +23,14 @@ struct opt_task {
     int64_t from, to;
 };
 
+/* A step as its parts see it. */
+struct opt_call {
+    const void *grad; /* laid out as the weights are; or NULL and: */
+    const float *own; /* of the one parameter at hand, in f32 */
+    double lr;
+    struct opt_factors f; /* lr and decay are a parameter's own: opt_factors_of */
+};
+
 struct opt {
     struct opt_config c;
     struct ad_store *store;
@@ -38,26 +46,23 @@ struct opt {
     float *ema;
     struct opt_muon *muon; /* its scratch, if it is OPT_MUON and there are hidden matrices */
     int64_t n, steps;
+    struct opt_call at; /* of the step that opt_begin began */
 };
 
-/* A step as its parts see it. */
-struct opt_call {
-    const void *grad; /* laid out as the weights are */
-    double lr;
-    struct opt_factors f; /* lr and decay are a parameter's own: opt_factors_of */
-};
 struct opt_factors opt_factors_of(const struct opt_param *q, const struct opt_call *c);
 /* w and g are NULL where they are kept in bf16. */
 struct opt_piece opt_piece_of(const struct opt *o, const struct opt_param *q, const struct opt_task *t,
-                              const void *grad);
-/* A parameter's gradient; of a narrow one, bf16 lies there. */
-const float *opt_gradient_of(const struct opt_param *q, const void *grad);
+                              const struct opt_call *c);
+/* A parameter's gradient; of a narrow one, bf16 lies there, but for c->own. */
+const float *opt_gradient_of(const struct opt_param *q, const struct opt_call *c);
 /* Runs `body` over a task: at once, or where weights and gradients are kept in bf16 a block at a time, widened; where
  * `write`, the weights are rounded back as opt_adamw16 rounds moments, by other bits. `from` is as in opt_windows; `sum` is
  * in every piece. */
 typedef void opt_body(const struct opt_param *q, const struct opt_piece *p, int64_t from, const struct opt_factors *f);
 void opt_pieces(const struct opt *o, const struct opt_task *t, const struct opt_call *c, double *sum, bool write,
                 opt_body *body);
+/* The whole of a task, of a rule that needs nothing but the task's own numbers. */
+void opt_task_step(const struct opt *o, const struct opt_task *t, const struct opt_call *c);
 
 extern const size_t opt_state_width[]; /* bytes of a number, by enum opt_store; scales not counted */
 

@@ -25,6 +25,8 @@ struct opt_layers {
     size_t n, cap;
     struct piece *piece;
     size_t n_piece, cap_piece;
+    int *of_param; /* the layer of each trained parameter */
+    size_t n_param, cap_param;
     int64_t total;
 };
 
@@ -60,6 +62,8 @@ struct opt_layers *opt_layers_new(const struct ad_store *s)
         const struct ad_entry *p = ad_store_at(s, i);
         if (!ad_in_flat(p)) continue;
         int layer = layer_of(l, p->name);
+        l->of_param = mem_grow(l->of_param, &l->cap_param, l->n_param + 1, sizeof *l->of_param);
+        l->of_param[l->n_param++] = layer;
         for (int64_t from = 0; from < p->count; from += PIECE) {
             int64_t n = p->count - from < PIECE ? p->count - from : PIECE;
             l->piece = mem_grow(l->piece, &l->cap_piece, l->n_piece + 1, sizeof *l->piece);
@@ -79,6 +83,7 @@ void opt_layers_free(struct opt_layers *l)
     for (size_t i = 0; i < l->n; i++) free(l->name[i]);
     free(l->name);
     free(l->piece);
+    free(l->of_param);
     free(l);
 }
 
@@ -102,5 +107,12 @@ void opt_layers_norms(struct opt_layers *l, const void *grad, double *norm)
     }
     for (size_t i = 0; i < l->n; i++) norm[i] = 0;
     for (size_t i = 0; i < l->n_piece; i++) norm[l->piece[i].layer] += l->piece[i].sum;
+    for (size_t i = 0; i < l->n; i++) norm[i] = sqrt(norm[i]);
+}
+
+void opt_layers_norms_of(const struct opt_layers *l, const double *square, double *norm)
+{
+    for (size_t i = 0; i < l->n; i++) norm[i] = 0;
+    for (size_t i = 0; i < l->n_param; i++) norm[l->of_param[i]] += square[i];
     for (size_t i = 0; i < l->n; i++) norm[i] = sqrt(norm[i]);
 }

@@ -17,5 +17,7 @@ const char *opt_layers_name(const struct opt_layers *l, int i);
 /* norm[opt_layers_count]: 2-norms of each layer's part of the flat gradient; their squares add up to opt_norm's. One pass
  * over the gradient, in an order that does not depend on the thread count. Allocates nothing. */
 void opt_layers_norms(struct opt_layers *l, const void *grad, double *norm);
+/* The same from the sum of squares of each trained parameter's gradient, in their order in the store. */
+void opt_layers_norms_of(const struct opt_layers *l, const double *square, double *norm);
 
 #endif

@@ -88,7 +88,7 @@ static void mix(const struct opt *o, const struct opt_param *q, const struct opt
     for (int64_t i = q->first_task; i < q->first_task + q->n_task; i++) {
         const struct opt_task *t = &o->task[i];
         struct opt_factors f = opt_factors_of(q, c);
-        struct opt_piece p = opt_piece_of(o, q, t, c->grad);
+        struct opt_piece p = opt_piece_of(o, q, t, c);
         p.u = x + t->from;
         opt_windows(q, p, t->from, &f, ISA_PICK(opt_muon_mix), true);
         o->part[i][0] = ISA_PICK(opt_squares)(p.u, p.n);
@@ -147,7 +147,7 @@ static void apply(const struct opt *o, const struct opt_param *q, const struct o
     for (int64_t i = q->first_task; i < q->first_task + q->n_task; i++) {
         const struct opt_task *t = &o->task[i];
         struct opt_factors f = opt_factors_of(q, c);
-        struct opt_piece p = opt_piece_of(o, q, t, c->grad);
+        struct opt_piece p = opt_piece_of(o, q, t, c);
         f.trust = (float)(c->lr * (double)q->lr_scale * rate);
         p.u = o->muon->x + t->from;
         ISA_PICK(opt_muon)(&p, &f);

@@ -251,9 +251,9 @@ double opt_gradient_norm(const struct ad_store *s, const void *grad)
     return sqrt(sum);
 }
 
-const float *opt_gradient_of(const struct opt_param *q, const void *grad)
+const float *opt_gradient_of(const struct opt_param *q, const struct opt_call *c)
 {
-    return (const void *)((const char *)grad + q->entry->place);
+    return c->own ? c->own : (const void *)((const char *)c->grad + q->entry->place);
 }
 
 /* ---- a step ------------------------------------------------------------------------------------------------------ */
@@ -268,7 +268,7 @@ struct opt_factors opt_factors_of(const struct opt_param *q, const struct opt_ca
 }
 
 struct opt_piece opt_piece_of(const struct opt *o, const struct opt_param *q, const struct opt_task *t,
-                              const void *grad)
+                              const struct opt_call *c)
 {
     const struct ad_entry *e = q->entry;
     int64_t at = e->offset + t->from;
@@ -276,7 +276,7 @@ struct opt_piece opt_piece_of(const struct opt *o, const struct opt_param *q, co
     return (struct opt_piece){.n = t->to - t->from,
                               .first = at,
                               .w = narrow ? NULL : (float *)e->data + t->from,
-                              .g = narrow ? NULL : opt_gradient_of(q, grad) + t->from,
+                              .g = narrow ? NULL : opt_gradient_of(q, c) + t->from,
                               .ema = o->ema ? o->ema + at : NULL};
 }
 
@@ -292,22 +292,23 @@ void opt_pieces(const struct opt *o, const struct opt_task *t, const struct opt_
 {
     const struct opt_param *q = &o->param[t->param];
     struct opt_factors f = opt_factors_of(q, c), other = f;
-    struct opt_piece p = opt_piece_of(o, q, t, c->grad);
+    struct opt_piece p = opt_piece_of(o, q, t, c);
     p.sum = sum;
     if (p.w) {
         body(q, &p, t->from, &f);
         return;
     }
     uint16_t *w16 = (uint16_t *)q->entry->data;
-    const uint16_t *g16 = (const void *)opt_gradient_of(q, c->grad);
+    const float *grad = opt_gradient_of(q, c);
+    const uint16_t *g16 = (const void *)grad;
     float w[WIDE_BLOCK], g[WIDE_BLOCK];
     other.key = hash_str("optim.weights");
     p.w = w;
-    p.g = g;
     for (int64_t from = t->from; from < t->to; from += p.n) {
         p.n = t->to - from < WIDE_BLOCK ? t->to - from : WIDE_BLOCK;
         ISA_PICK(opt_from16)(w16 + from, p.n, w);
-        ISA_PICK(opt_from16)(g16 + from, p.n, g);
+        p.g = c->own ? grad + from : g;
+        if (!c->own) ISA_PICK(opt_from16)(g16 + from, p.n, g);
         body(q, &p, from, &f);
         if (write) ISA_PICK(opt_to16)(w, p.n, p.first, &other, w16 + from);
         p.first += p.n;
@@ -334,7 +335,7 @@ static void move(const struct opt_param *q, const struct opt_piece *p, int64_t f
     case OPT_LAMB: opt_windows(q, *p, from, f, ISA_PICK(opt_lamb), false); break;
     case OPT_LION: opt_windows(q, *p, from, f, ISA_PICK(opt_lion), true); break;
     case OPT_ADAFACTOR:
-    case OPT_MUON: break; /* by rows, by whole matrices: task_step, opt_muon_step */
+    case OPT_MUON: break; /* by rows, by whole matrices: opt_task_step, opt_muon_step */
     }
 }
 
@@ -343,7 +344,7 @@ static void stay(const struct opt_param *q, const struct opt_piece *p, int64_t f
     ISA_PICK(opt_follow)(p, f);
 }
 
-static void task_step(const struct opt *o, const struct opt_task *t, const struct opt_call *c)
+void opt_task_step(const struct opt *o, const struct opt_task *t, const struct opt_call *c)
 {
     const struct opt_param *q = &o->param[t->param];
     if (q->lr_scale > 0 && q->rule == OPT_ADAFACTOR)
@@ -372,6 +373,12 @@ static struct opt_factors factors(const struct opt *o, double norm)
     return f;
 }
 
+void opt_begin(struct opt *o, double lr)
+{
+    o->steps++;
+    o->at = (struct opt_call){.lr = lr, .f = factors(o, 0)};
+}
+
 void opt_step(struct opt *o, const void *grad, double norm, double lr)
 {
     o->steps++;
@@ -380,10 +387,15 @@ void opt_step(struct opt *o, const void *grad, double norm, double lr)
     if (o->c.kind == OPT_ADAFACTOR) opt_adafactor_moments(o, &c);
     if (o->c.kind == OPT_MUON) opt_muon_step(o, &c);
 #pragma omp parallel for schedule(static) if (o->n > PAR_MIN)
-    for (int64_t i = 0; i < o->n_task; i++) task_step(o, &o->task[i], &c);
+    for (int64_t i = 0; i < o->n_task; i++) opt_task_step(o, &o->task[i], &c);
 }
 
 /* ---- asked from outside ------------------------------------------------------------------------------------------ */
+
+int opt_param_count(const struct opt *o)
+{
+    return o->n_param;
+}
 
 int opt_state_count(const struct opt *o)
 {

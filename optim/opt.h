@@ -106,6 +106,22 @@ void opt_bind_gradients_of(struct ad_plan *p, const struct ad_store *s, const ch
 double opt_add_gradients(const struct ad_plan *p, const struct ad_store *s, const char *prefix, bool begin,
                          float *grad);
 
+/* The optimizer within the backward pass (Lv et al. 2023, arXiv 2306.09782, sec. 3.1): a parameter moves as soon as its
+ * gradient is there and nothing reads the parameter any more, and the gradient's memory is free again. What comes of it is
+ * opt_step's, to the bit; of narrow entries without the gradient's rounding to bf16. ERR_CONFIG where
+ * an optimizer needs more than a number's own gradient: clipping; all kinds but adamw, sgd and lion. */
+int opt_may_step_within(const struct opt_config *c, struct err *e) MUST_CHECK;
+/* Instead of opt_emit_gradients; `o`, whose store has the parameters, must outlive the graph and its plans. The sums of the
+ * gradients' squares are outputs. */
+void opt_emit_steps(struct ad_graph *g, struct opt *o, val loss);
+/* Before each run of such a plan. Where a gradient is not finite the numbers around it, some thousand, do not move; all
+ * others have moved when the run ends, or some of them when it ends with an error. */
+void opt_begin(struct opt *o, double lr);
+/* After such a run: the sum of the gradient's squares, and square[opt_param_count] of each parameter's, in their order in
+ * the store. */
+double opt_squares_within(const struct opt *o, const struct ad_plan *p, double *square);
+int opt_param_count(const struct opt *o); /* that are trained */
+
 /* One step. `grad` is laid out as the weights are and `norm` is opt_gradient_norm of it, for clipping. Moments are corrected
  * for their start (Kingma & Ba 2015, alg. 1); the averaged weights follow as ema * avg + (1 - ema) * weights. Allocates
  * nothing; the same bits for any number of threads. */
@@ -132,6 +148,8 @@ int64_t opt_steps(const struct opt *o);
 void opt_set_steps(struct opt *o, int64_t steps);
 const float *opt_ema(const struct opt *o); /* NULL if there is none */
 
+/* Operations of an update of one number, as the loops of optim/kernels/steps.c have them. */
+enum { OPT_FLOPS = 14 };
 /* Bytes of state for each trained parameter, averages included: for --dry-run. Adafactor's depend on the shapes. */
 double opt_bytes_per_parameter(const struct opt *o);
 

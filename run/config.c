@@ -75,6 +75,8 @@ static const struct conf_field optim_fields[] = {
     {"muon_rate", CONF_ENUM, AT(muon_rate), "match_rms", .choices = opt_muon_rate_names,
      .help = "muon: steps as long as adamw's, or by the matrix's sides alone"},
     {"clip", CONF_DOUBLE, AT(clip), "1", 0, 1e6, .help = "largest norm of the whole gradient; 0: none"},
+    {"in_backward", CONF_BOOL, AT(in_backward), "false",
+     .help = "adamw, sgd, lion with clip 0: weights move as soon as their gradient is there, which so takes no memory"},
     {"ema", CONF_DOUBLE, AT(ema), "0", 0, 0.999999, .help = "decay of averaged weights; 0: none"},
     {"warmup", CONF_INT, AT(warmup), "50", 0, 1e9, .help = "steps until the highest learning rate"},
     {"decay", CONF_ENUM, AT(decay), "cosine", .choices = opt_decay_names, .help = "of the learning rate"},

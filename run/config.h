@@ -139,6 +139,7 @@ struct run_optim {
     struct run_doubles betas;
     bool nesterov;
     double clip, ema;
+    bool in_backward;
     int64_t warmup;
     int decay;
     double floor;

@@ -22,7 +22,8 @@ struct train_held train_held(const struct run_model *m, const struct opt *o, con
                              int64_t batch)
 {
     double flat = (double)ad_store_flat_bytes(m->store);
-    struct train_held h = {.parameters = flat, .gradients = flat, .program = PROGRAM_BYTES};
+    struct train_held h = {
+        .parameters = flat, .gradients = m->config.optim.in_backward ? 0 : flat, .program = PROGRAM_BYTES};
     h.optimizer = opt_bytes_per_parameter(o) * (double)ad_store_flat_count(m->store);
     for (int i = 0; i < ad_store_count(m->store); i++)
         if (ad_store_at(m->store, i)->flags & AD_STATE) h.parameters += 4.0 * (double)ad_store_at(m->store, i)->count;

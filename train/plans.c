@@ -37,7 +37,12 @@ static void emit_whole(struct nn *nn, const struct train_plans *c, const struct 
     val loss = run_model_loss(nn, m, key->shape, key->batch);
     if (!loss) return;
     ad_output(nn->g, "loss", loss);
-    opt_emit_gradients(nn->g, m->store, train_loss_scale_emit(c->loss_scale, nn->g, loss));
+    struct opt_sought o = {.prefix = "", .to_caller = key->part == TRAIN_WHOLE};
+    val scaled = train_loss_scale_emit(c->loss_scale, nn->g, loss);
+    if (c->within && key->part == TRAIN_WHOLE)
+        opt_emit_steps(nn->g, c->within, scaled);
+    else
+        opt_emit_gradients_of(nn->g, m->store, scaled, 0, &o);
 }
 
 static void emit_tower(struct nn *nn, const struct train_plans *c, const struct train_key *key)
@@ -82,8 +87,12 @@ int train_plan_flags(const struct run_train *c, unsigned *flags, struct err *e)
 
 struct ad_plan *train_plan_new(const struct train_plans *c, const struct train_key *key, bool dry, struct err *e)
 {
-    static void (*const emit[])(struct nn *, const struct train_plans *, const struct train_key *) = {
-        [TRAIN_WHOLE] = emit_whole, [TRAIN_EMBED] = emit_tower, [TRAIN_LOSS] = emit_loss, [TRAIN_REPLAY] = emit_tower};
+    static void (*const emit[])(struct nn *, const struct train_plans *,
+                                const struct train_key *) = {[TRAIN_WHOLE] = emit_whole,
+                                                             [TRAIN_GRADIENT] = emit_whole,
+                                                             [TRAIN_EMBED] = emit_tower,
+                                                             [TRAIN_LOSS] = emit_loss,
+                                                             [TRAIN_REPLAY] = emit_tower};
     struct run_model *m = c->m;
     struct nn nn = {.g = ad_graph_new(), .store = m->store, .training = true};
     emit[key->part](&nn, c, key);

@@ -8,15 +8,16 @@
 
 enum { TRAIN_PLANS = 128 };
 
-/* What a plan computes. WHOLE: loss and all gradients of a batch at once. The others are a batch in parts (micro.h). */
-enum train_part { TRAIN_WHOLE, TRAIN_EMBED, TRAIN_LOSS, TRAIN_REPLAY };
+/* What a plan computes. WHOLE: loss and all gradients of a batch at once, and where there is `within` the step too;
+ * GRADIENT: the same without the step, nothing of which is kept. The others are a batch in parts (micro.h). */
+enum train_part { TRAIN_WHOLE, TRAIN_GRADIENT, TRAIN_EMBED, TRAIN_LOSS, TRAIN_REPLAY };
 
 /* What plans differ by. Zero-initialise. */
 struct train_key {
     enum train_part part;
     int modality;                                 /* EMBED, REPLAY: whose tower */
-    int64_t batch;                                /* WHOLE, LOSS: samples */
-    struct model_shape shape[RUN_MAX_MODALITIES]; /* WHOLE, LOSS (items alone): of all; EMBED, REPLAY: of [modality] */
+    int64_t batch;                                /* WHOLE, GRADIENT, LOSS: samples */
+    struct model_shape shape[RUN_MAX_MODALITIES]; /* these, LOSS (items alone): of all; EMBED, REPLAY: of [modality] */
     unsigned flags;                               /* enum ad_pass_flags */
 };
 
@@ -28,7 +29,8 @@ struct train_planned {
 
 struct train_plans {
     struct run_model *m;
-    void *grad;                          /* the flat gradient buffer, in the layout of the store's weights */
+    void *grad;         /* the flat gradient buffer, in the layout of the store's weights; NULL where there is */
+    struct opt *within; /* the optimizer whose steps the plans take themselves (optim.in_backward); or NULL */
     struct train_loss_scale *loss_scale; /* what is differentiated is the loss times it */
     struct train_planned *plan;
     size_t n, cap;

@@ -104,9 +104,27 @@ static int open_data(struct train_setup *s, struct err *e)
     return check_valid(s, e);
 }
 
-int train_choose_weights(struct run_model *m, struct err *e)
+static int check_in_backward(struct run_model *m, struct err *e)
 {
     const struct run_config *c = &m->config;
+    const char *where = conf_where(&m->conf, &c->optim.in_backward);
+    struct opt_config o = run_opt_config(c);
+    if (!c->optim.in_backward) return 0;
+    if (opt_may_step_within(&o, e)) return err_prefix(e, "%s: optim.in_backward", where);
+    if (c->train.micro_batch > 0)
+        return err_set(e, ERR_CONFIG,
+                       "%s: optim.in_backward does not go with train.micro_batch, whose parts' gradients are summed; "
+                       "train.memory saves memory too",
+                       where);
+    if (c->train.precision == AD_PRECISION_F16)
+        return err_set(e, ERR_CONFIG, "%s: optim.in_backward goes with train.precision f32 or bf16, not f16", where);
+    return 0;
+}
+
+int train_choose_optim(struct run_model *m, struct err *e)
+{
+    const struct run_config *c = &m->config;
+    if (check_in_backward(m, e)) return e->code;
     if (c->optim.weights == RUN_WEIGHTS_F32) return 0;
     const char *where = conf_where(&m->conf, &c->optim.weights);
     if (c->train.micro_batch > 0)
@@ -127,7 +145,7 @@ int train_setup_open(struct train_setup *s, const struct train_options *o, struc
     s->c = &s->m->config.train;
     threads_init((int)s->c->threads);
     mem_keep_freed();
-    rc = train_choose_weights(s->m, e);
+    rc = train_choose_optim(s->m, e);
     if (!rc) rc = run_model_commit(s->m, e);
     if (!rc) rc = open_data(s, e);
     if (rc) return rc;

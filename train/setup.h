@@ -22,9 +22,10 @@ struct train_setup {
 /* Opens everything that the config names, with the parameters' start values. Nothing is written. On error
  * train_setup_close still has to be called. */
 int train_setup_open(struct train_setup *s, const struct train_options *o, struct err *e) MUST_CHECK;
-/* Before the model is committed: what optim.weights asks of its store. Sums over micro-batches would round at every part,
- * and gradients in f16 have a scale: ERR_CONFIG. */
-int train_choose_weights(struct run_model *m, struct err *e) MUST_CHECK;
+/* Before the model is committed: what optim.weights asks of its store. ERR_CONFIG for what does not go together: with
+ * weights in bf16 sums over micro-batches would round at every part, and gradients in f16 have a scale; a step in the
+ * backward pass is taken before there is a sum or another scale. */
+int train_choose_optim(struct run_model *m, struct err *e) MUST_CHECK;
 void train_setup_close(struct train_setup *s); /* a zeroed one is fine */
 
 /* "SPLIT/QUERY->TARGET R@CUT", as metrics.jsonl and train.best have it. */

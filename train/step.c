@@ -16,6 +16,7 @@ struct train_stepper {
     struct run_model *m;
     struct opt *o;
     size_t grad_bytes;
+    double *square; /* with optim.in_backward: of each parameter's gradient, of the last step */
     struct train_plans plans;
     struct train_micro *micro; /* NULL: batches are computed at once */
     unsigned flags;
@@ -36,8 +37,14 @@ struct train_stepper *train_stepper_new(struct run_model *m, struct opt *o, stru
     train_loss_scale_begin(&s->loss_scale, c);
     s->plans.loss_scale = &s->loss_scale;
     bool ok = train_plan_flags(c, &s->flags, e) == 0 && run_memory(c->memory, &s->plans.budget, e) == 0;
-    if (ok) s->plans.grad = mem_block(s->grad_bytes, "gradients", e);
-    if (ok && s->plans.grad) return s;
+    if (m->config.optim.in_backward) {
+        s->plans.within = o;
+        s->square = mem_zero((size_t)opt_param_count(o) + 1, sizeof *s->square);
+    } else if (ok) {
+        s->plans.grad = mem_block(s->grad_bytes, "gradients", e);
+        ok = s->plans.grad != NULL;
+    }
+    if (ok) return s;
     train_stepper_free(s);
     return NULL;
 }
@@ -48,6 +55,7 @@ void train_stepper_free(struct train_stepper *s)
     train_plans_free(&s->plans);
     train_micro_free(s->micro);
     if (s->plans.grad) mem_block_free(s->plans.grad, s->grad_bytes);
+    free(s->square);
     free(s);
 }
 
@@ -66,9 +74,10 @@ static void hold(struct train_stepper *s, const struct data_batch *b)
     s->plans.taken = train_held_bytes(s->m, s->o, shape, b->size);
 }
 
-static struct ad_plan *whole_plan(struct train_stepper *s, const struct data_batch *b, unsigned flags, struct err *e)
+static struct ad_plan *whole_plan(struct train_stepper *s, enum train_part part, const struct data_batch *b,
+                                  unsigned flags, struct err *e)
 {
-    struct train_key key = {.part = TRAIN_WHOLE, .batch = b->size, .flags = flags};
+    struct train_key key = {.part = part, .batch = b->size, .flags = flags};
     for (int i = 0; i < s->m->n; i++) key.shape[i] = (struct model_shape){b->part[i].cap, b->part[i].rows};
     return train_plan_for(&s->plans, &key, e);
 }
@@ -97,19 +106,22 @@ static void read_loss(void *ctx, const struct ad_plan *p)
     }
 }
 
-/* Loss and gradient of the batch. */
-static int gradient(struct train_stepper *s, const struct data_batch *b, int64_t step, unsigned flags,
+/* Loss and gradient of the batch, and with optim.in_backward the step; without `r` never that. */
+static int gradient(struct train_stepper *s, const struct data_batch *b, int64_t step, double lr, unsigned flags,
                     struct train_result *r, struct err *e)
 {
     struct reading to = {s->m, r};
     hold(s, b);
     if (in_parts(s, b))
         return train_micro_run(s->micro, b, flags, s->seed, (uint64_t)step, r ? read_loss : NULL, &to, e);
-    struct ad_plan *p = whole_plan(s, b, flags, e);
+    bool steps = r && s->plans.within;
+    struct ad_plan *p = whole_plan(s, r || !s->plans.within ? TRAIN_WHOLE : TRAIN_GRADIENT, b, flags, e);
     if (!p) return e->code;
+    if (steps) opt_begin(s->o, lr);
     run_bind_batch(p, s->m, b);
     int rc = ad_run(p, s->seed, (uint64_t)step, e);
     if (!rc && r) read_loss(&to, p);
+    if (!rc && steps) r->grad_norm = sqrt(opt_squares_within(s->o, p, s->square));
     return rc;
 }
 
@@ -118,7 +130,7 @@ static int find_nonfinite(struct train_stepper *s, const struct data_batch *b, i
                           struct err *e)
 {
     struct err why = {0};
-    if (gradient(s, b, step, s->flags | AD_CHECK_FINITE | AD_NO_REUSE, NULL, &why) == 0)
+    if (gradient(s, b, step, 0, s->flags | AD_CHECK_FINITE | AD_NO_REUSE, NULL, &why) == 0)
         err_set(&why, ERR_NONFINITE, "the gradient's norm overflows; a smaller learning rate or optim.clip may help");
     return err_set(e, ERR_NONFINITE, "step %lld: the loss is %g and the gradient's norm %g: %s", (long long)step,
                    isnan(loss) ? NAN : loss, isnan(norm) ? NAN : norm, why.msg); /* printf shows a NaN's sign */
@@ -139,19 +151,21 @@ int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64
 {
     double t0 = time_now();
     s->plans.seconds = 0;
-    int rc = gradient(s, b, step, s->flags, r, e);
+    int rc = gradient(s, b, step, lr, s->flags, r, e);
     if (rc) return rc;
     double t1 = time_now();
     r->plan_s = s->plans.seconds;
     r->compute_s = t1 - t0 - r->plan_s;
-    train_loss_scale_undo(&s->loss_scale, s->plans.grad, ad_store_flat_count(s->m->store));
-    r->grad_norm = opt_gradient_norm(s->m->store, s->plans.grad);
+    if (s->plans.grad) {
+        train_loss_scale_undo(&s->loss_scale, s->plans.grad, ad_store_flat_count(s->m->store));
+        r->grad_norm = opt_gradient_norm(s->m->store, s->plans.grad);
+    }
     r->skipped = isfinite(r->loss) && !isfinite(r->grad_norm) && train_loss_scale_skip(&s->loss_scale, step);
     if (r->skipped) return 0;
     if (!isfinite(r->loss) || !isfinite(r->grad_norm)) return find_nonfinite(s, b, step, r->loss, r->grad_norm, e);
     if (in_parts(s, b)) r->part_norm = sqrt(train_micro_part2(s->micro)) / train_loss_scale_factor(&s->loss_scale);
     train_loss_scale_good(&s->loss_scale);
-    opt_step(s->o, s->plans.grad, r->grad_norm, lr);
+    if (s->plans.grad) opt_step(s->o, s->plans.grad, r->grad_norm, lr);
     clamp_scale(s->m);
     r->optimizer_s = time_now() - t1;
     return 0;
@@ -165,7 +179,7 @@ struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct da
     if (in_parts(s, b)) {
         stats = train_micro_plan(s->micro, b, s->flags, e);
     } else {
-        const struct ad_plan *p = whole_plan(s, b, s->flags, e);
+        const struct ad_plan *p = whole_plan(s, TRAIN_WHOLE, b, s->flags, e);
         stats = p ? ad_plan_stats(p) : (struct ad_plan_stats){0};
     }
     stats.build_s = s->plans.seconds; /* with the graphs and their gradients */
@@ -185,6 +199,14 @@ int64_t train_stepper_embedding_bytes(const struct train_stepper *s)
 const void *train_stepper_gradient(const struct train_stepper *s)
 {
     return s->plans.grad;
+}
+
+void train_stepper_norms(const struct train_stepper *s, struct opt_layers *l, double *norm)
+{
+    if (s->plans.grad)
+        opt_layers_norms(l, s->plans.grad, norm);
+    else
+        opt_layers_norms_of(l, s->square, norm);
 }
 
 int64_t train_stepper_plans(const struct train_stepper *s)

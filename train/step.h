@@ -5,6 +5,7 @@
 #define TRIAD_TRAIN_STEP_H
 
 #include "data/loader.h"
+#include "optim/layers.h"
 #include "optim/opt.h"
 #include "run/model.h"
 #include "train/loss_scale.h"
@@ -25,7 +26,8 @@ struct train_stepper *train_stepper_new(struct run_model *m, struct opt *o, stru
 void train_stepper_free(struct train_stepper *s);
 
 /* Forward, backward and update on one batch. `step` keys the random bits. ERR_NONFINITE where loss or gradient are not
- * finite: the message names the layer that made it first; weights are as before the step, running statistics are not. In
+ * finite: the message names the layer that made it first; weights are as before the step (with optim.in_backward most have
+ * moved), running statistics are not. In
  * f16 a step whose gradient alone is not finite is left out, while a lower loss scale may help. */
 int train_stepper_run(struct train_stepper *s, const struct data_batch *b, int64_t step, double lr,
                       struct train_result *r, struct err *e) MUST_CHECK;
@@ -36,8 +38,11 @@ struct ad_plan_stats train_stepper_plan(struct train_stepper *s, const struct da
 int64_t train_stepper_plans(const struct train_stepper *s); /* how many were made so far */
 /* Of the unit vectors of the largest batch in parts so far and their gradients; 0 without micro-batches. */
 int64_t train_stepper_embedding_bytes(const struct train_stepper *s);
-/* The last step's gradient, before clipping, in the layout of the store's flat buffer of weights. */
+/* The last step's gradient, before clipping, in the layout of the store's flat buffer of weights; NULL with
+ * optim.in_backward, which keeps none. */
 const void *train_stepper_gradient(const struct train_stepper *s);
+/* Its norms by layer, in any case: norm[opt_layers_count]. */
+void train_stepper_norms(const struct train_stepper *s, struct opt_layers *l, double *norm);
 struct train_loss_scale *train_stepper_loss_scale(struct train_stepper *s); /* what a checkpoint saves and restores */
 /* Time by op so far, as a text table. */
 void train_stepper_profile(struct train_stepper *s, bool on);

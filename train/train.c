@@ -172,7 +172,7 @@ static void record_layers(struct loop *l)
     if (!l->s.layers) return;
     int n = opt_layers_count(l->s.layers);
     double *norm = mem_alloc((size_t)n * sizeof *norm);
-    opt_layers_norms(l->s.layers, train_stepper_gradient(l->s.stepper), norm);
+    train_stepper_norms(l->s.stepper, l->s.layers, norm);
     for (int i = 0; i < n; i++) {
         char *name = mem_printf("grad_norm/%s", opt_layers_name(l->s.layers, i));
         train_record_value(l->record, name, norm[i]);

@@ -14,7 +14,7 @@ struct walk {
     struct ad_graph *g;
     val *map;
     int32_t *readers;
-    char *need, *end; /* end[v]: an output or a new state */
+    char *need, *end; /* end[v]: an output, a new state, or what a parameter is changed by */
     int64_t changed;
 };
 
@@ -26,6 +26,8 @@ static struct walk walk_begin(const struct ad_graph *from)
     w.end = mem_zero(from->n_value, 1);
     for (size_t i = 0; i < from->n_output; i++) w.end[from->output[i].v] = 1;
     for (size_t i = 0; i < from->n_update; i++) w.end[from->update[i].next] = 1;
+    for (size_t i = 1; i < from->n_node; i++)
+        if (from->node[i]->op->flags & AD_APPLIES) w.end[from->node[i]->in[0]] = 1;
     return w;
 }
 

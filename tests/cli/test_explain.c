@@ -184,6 +184,11 @@ static void a_row_of_the_bench_is_explained(void **state)
     if (RUN(copy_of("row.yaml"), key)) fail_msg("%s", said);
     assert_true(size_of("activations") <= 0.7 * whole);
     has(out, "of the ");
+    double gradients = size_of("gradients");
+    if (RUN(copy_of("row.yaml"), "in_backward=true", "--profile")) fail_msg("%s", said);
+    assert_null(strstr(out, "  gradients  "));
+    assert_true(size_of("activations") < whole + gradients);
+    has(out, "optimizer");
 }
 
 static void slips_are_told(void **state)

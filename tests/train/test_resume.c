@@ -117,6 +117,31 @@ static void test_other_optimizers(void **state)
     tiny_trains("back", "--resume optim.state=f32");
 }
 
+/* Steps in the backward pass are those behind it: every checkpoint and every line but for times is the same, and the one
+ * resumes the other. */
+static void test_steps_in_backward(void **state)
+{
+    static const char *const how[] = {"", "optim.state=bf16 train.precision=bf16 train.debug=nan",
+                                      "optim.kind=lion optim.lr=1e-3 optim.weights=bf16 optim.weight_decay=0",
+                                      "optim.kind=sgd optim.ema=0"};
+    for (size_t i = 0; i < sizeof how / sizeof *how; i++) {
+        char behind[32], within[32], part[32], args[200];
+        bool narrow = strstr(how[i], "weights=bf16") != NULL; /* whose gradients are not rounded within */
+        snprintf(behind, sizeof behind, "behind-%zu", i);
+        snprintf(within, sizeof within, "within-%zu", i);
+        snprintf(part, sizeof part, "within-%zu-part", i);
+        snprintf(args, sizeof args, "%s optim.clip=0 train.save_every=5 train.keep=100", how[i]);
+        if (!narrow) tiny_trains(behind, args);
+        snprintf(args, sizeof args, "%s optim.clip=0 train.save_every=5 train.keep=100 optim.in_backward=true", how[i]);
+        tiny_trains(within, args);
+        if (!narrow) tiny_same_end(behind, within);
+        tiny_stopped_at(narrow ? within : behind, 5, part);
+        snprintf(args, sizeof args, "--resume %s optim.clip=0 optim.in_backward=true train.threads=3", how[i]);
+        tiny_trains(part, args);
+        tiny_same_end(within, part);
+    }
+}
+
 /* A finished run may be resumed: it measures again and changes nothing. */
 static void test_resume_at_the_end(void **state)
 {
@@ -219,6 +244,7 @@ int main(void)
         cmocka_unit_test(test_moments_in_16_bits),
         cmocka_unit_test(test_by_budget),
         cmocka_unit_test(test_other_optimizers),
+        cmocka_unit_test(test_steps_in_backward),
         cmocka_unit_test(test_resume_at_the_end),
         cmocka_unit_test(test_records),
         cmocka_unit_test(test_layer_norms),

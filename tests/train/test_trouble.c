@@ -303,16 +303,17 @@ static void test_changed_config(void **state)
 static void test_poisoned(void **state)
 {
     static const char *const weight[] = {"view.project.weight", "image.project.weight", "sound.project.weight"};
-    for (int k = 0; k < 6; k++) { /* each at once and in micro-batches */
-        char out[32], layer[32];
-        int i = k / 2;
+    static const char *const more[] = {"", " train.micro_batch=3", " optim.in_backward=true optim.clip=0"};
+    for (int k = 0; k < 9; k++) { /* each at once, in micro-batches, and with steps in the backward pass */
+        char out[32], layer[32], how[80];
+        int i = k / 3;
+        snprintf(how, sizeof how, "--resume train.save_every=1%s", more[k % 3]);
         snprintf(out, sizeof out, "poison-%d", k);
         snprintf(layer, sizeof layer, ": %.*s: ", (int)(strrchr(weight[i], '.') - weight[i]), weight[i]);
         stopped(out, 5, 5);
         rewrite(tiny_path(&tiny, "%s/checkpoints/step-5/model.safetensors", out),
                 &(struct change){.poison = weight[i]});
-        refused(out, k % 2 ? "--resume train.save_every=1 train.micro_batch=3" : "--resume train.save_every=1",
-                ERR_NONFINITE, "step 5: ", layer);
+        refused(out, how, ERR_NONFINITE, "step 5: ", layer);
         assert_false(file_exists(tiny_path(&tiny, "%s/checkpoints/step-6", out)));
     }
 }
@@ -365,6 +366,11 @@ static void test_configs(void **state)
         {"heads: 2, dropout: 0.1}", "heads: 3, dropout: 0.1}", 3, "tiny.yaml:"},
         {NULL, "train.steps=0", 3, "tiny.yaml"},
         {NULL, "train.stepz=3", 3, "tiny.yaml: override 2: "},
+        {NULL, "optim.in_backward=true optim.clip=2", 3,
+         "override 2: optim.in_backward: clipping needs the whole gradient"},
+        {NULL, "optim.in_backward=true optim.clip=0 optim.kind=lamb", 3, "adamw, sgd and lion; a step of lamb"},
+        {NULL, "optim.in_backward=true optim.clip=0 train.micro_batch=2", 3, "does not go with train.micro_batch"},
+        {NULL, "optim.in_backward=true optim.clip=0 train.precision=f16", 3, "train.precision f32 or bf16, not f16"},
         {NULL, "loss.temperature=1.5", 3, "tiny.yaml: override 2: loss.temperature: "},
         {NULL, "loss.temperature=0.004", 3, "tiny.yaml: override 2: loss.temperature: "},
     };
