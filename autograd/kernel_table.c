@@ -54,6 +54,16 @@ void gemm_enter_thread(void)
     ISA_PICK(gemm_enter_thread)();
 }
 
+int gemm_two_a_cycle_is = -1;
+bool gemm_two_a_cycle(void)
+{
+#ifdef __x86_64__
+    return gemm_two_a_cycle_is < 0 ? __builtin_cpu_is("intel") : gemm_two_a_cycle_is;
+#else
+    return false;
+#endif
+}
+
 ISA_DECLARE(bool, gemm_wants_panels, (int64_t m, int64_t n, int64_t k));
 ISA_DECLARE(int64_t, gemm_panels_count, (int64_t n, int64_t k));
 ISA_DECLARE(bool, gemm_panels_place, (int64_t n, int64_t k, int64_t i, int64_t *row, int64_t *column));

@@ -106,6 +106,11 @@ struct gemm_work {
  * block; lanes have whole products, or all of one's blocks. */
 enum gemm_backend { GEMM_DIRECT, GEMM_THIN, GEMM_NARROW, GEMM_PACKED, GEMM_LANES, GEMM_BLAS };
 
+/* Whether the processor takes two vectors of multiply-adds of 512 bits a cycle, taken to be so of Intel's. For tests: -1 by the
+ * processor, or 0, 1. */
+bool gemm_two_a_cycle(void);
+extern int gemm_two_a_cycle_is;
+
 /* `gemm` goes over all threads. `scratch` has gemm_scratch(m, n, k) bytes, which is 0 unless M and N are small and K is
  * long. `gemm_block` stays on the calling thread; inside a parallel region each thread calls gemm_enter_thread() once
  * before. */

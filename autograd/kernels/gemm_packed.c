@@ -11,17 +11,9 @@
 #include "autograd/kernels/gemm.h"
 
 #if defined(__AVX2__)
-#include "autograd/kernels/gemm_panels.h"
-#include "autograd/kernels/register_block.h"
+#include "autograd/kernels/gemm_tiles.h"
 #include "autograd/kernels/stream.h"
 
-enum { MR_IN_PLACE = 6, GROUP_IN_PLACE = 16 };    /* of A that is read where it lies */
-enum { MR = BLOCK_ROWS, GROUP = VL > 8 ? 4 : 8 }; /* a group has 128 KB, 96 with AVX2 */
-/* Odd strides between rows and panels: they must not meet in the same sets of the cache. */
-enum {
-    COLUMN = VL > 8 ? 16 : BLOCK_ROWS
-}; /* at least MR; with AVX-512 each column has a line of the cache to itself */
-enum { ROW = GEMM_MOST_K + 16, HEAP = COLUMN * ROW + 16, PANELS_OF_B = 576 / NR };
 enum { KEPT_COLUMNS = 2048 }; /* that a group of A meets where B is kept in panels */
 
 struct room {
@@ -40,89 +32,6 @@ static int64_t min_of(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }
-
-/* ---- the kernel ----------------------------------------------------------------------------------------------------- */
-
-/* What becomes of a tile's sums while they are in registers: what `from`, the bias and the residual hold, unless they are
- * NULL, is added in this order, and all goes to `to`. Rows lie .._row apart. */
-struct end {
-    float *to;
-    const float *from, *bias, *residual;
-    int64_t to_row, from_row, res_row;
-};
-
-SIMD_FN void finish(int mr, int nv, block_sums sum, const struct end *e)
-{
-    if (e->from) block_add_rows(mr, nv, sum, e->from, e->from_row);
-    if (e->bias) block_add_rows(mr, nv, sum, e->bias, 0);
-    if (e->residual) block_add_rows(mr, nv, sum, e->residual, e->res_row);
-    block_store(mr, nv, sum, e->to, e->to_row, false);
-}
-
-/* A panel of B as the kernel reads it, and rows of memory that it asks for: the numbers of the next panel to be copied. */
-struct panel {
-    const float *b;
-    int64_t ldb, n, width;
-    const char *next;
-    int64_t next_row, next_last; /* bytes to the next row, and to the last one of each row */
-};
-enum { NEXT_EACH = GROUP }; /* one row in so many steps: a group of tiles has asked for all */
-
-/* A B (mr x nv vectors), and its end. */
-SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, const struct panel *b, const struct end *e)
-{
-    struct block_ahead next = {b->next, b->next_row, b->next_last, NEXT_EACH};
-    block_sums sum;
-    block_clear(mr, nv, sum);
-    block_multiply(mr, nv, kc, a, by_row ? ROW : 1, by_row ? 1 : COLUMN, b->b, b->ldb, next, sum);
-    finish(mr, nv, sum, e);
-}
-
-/* The same where A is read in place, by rows lda apart. */
-SIMD_FN void kernel_in_place(int mr, int nv, int64_t kc, const float *a, int64_t lda, const struct panel *p,
-                             const struct end *e)
-{
-    block_sums sum;
-    block_clear(mr, nv, sum);
-    const float *high = a + 3 * lda, *b = p->b;
-#pragma GCC unroll 4
-    for (int64_t k = 0; k < kc; k++) {
-        block_step(mr, nv, a++, high++, lda, b, sum);
-        b += p->ldb;
-    }
-    finish(mr, nv, sum, e);
-}
-
-typedef void (*kernel_fn)(int64_t kc, const float *a, int64_t lda, const struct panel *b, const struct end *e);
-
-/* clang-format off */
-#define KERNEL(mr, nv, by_row)                                                                           \
-    static void kernel_##mr##_##nv##_##by_row(int64_t kc, const float *a, int64_t lda, const struct panel *b, \
-                                              const struct end *e)                                       \
-    {                                                                                                    \
-        kernel(mr, nv, by_row, kc, a, b, e);                                                             \
-    }
-#define EACH_OF(mr) KERNEL(mr, 1, 0) KERNEL(mr, 1, 1) KERNEL(mr, 2, 0) KERNEL(mr, 2, 1)
-#define ROW_OF(mr) {{kernel_##mr##_1_0, kernel_##mr##_1_1}, {kernel_##mr##_2_0, kernel_##mr##_2_1}},
-#ifdef __AVX512F__
-#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
-#else
-#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6)
-#endif
-HEIGHTS(EACH_OF)
-static const kernel_fn kernels[MR][2][2] = {HEIGHTS(ROW_OF)};
-#define IN_PLACE(mr, nv)                                                                                 \
-    static void in_place_##mr##_##nv(int64_t kc, const float *a, int64_t lda, const struct panel *b,     \
-                                     const struct end *e)                                                \
-    {                                                                                                    \
-        kernel_in_place(mr, nv, kc, a, lda, b, e);                                                       \
-    }
-#define BOTH_WIDTHS(mr) IN_PLACE(mr, 1) IN_PLACE(mr, 2)
-#define PLACE_OF(mr) {in_place_##mr##_1, in_place_##mr##_2},
-#define LOW_HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6)
-LOW_HEIGHTS(BOTH_WIDTHS)
-static const kernel_fn kernels_in_place[MR_IN_PLACE][2] = {LOW_HEIGHTS(PLACE_OF)};
-/* clang-format on */
 
 /* ---- packing A ------------------------------------------------------------------------------------------------------ */
 
@@ -280,6 +189,7 @@ struct strip {
     int64_t k, kc, block; /* block: of K, but for the last */
     const float *b;       /* its panels of B */
     int64_t lda, group;   /* lda: of A, where it is read in place, or 0; group: panels of A */
+    bool tall;            /* A is read in place by tall tiles */
     bool by_row, ends;    /* ends: the sums are whole behind this block, and something is still to be done to them */
     float *sum;
     int64_t ld;
@@ -344,8 +254,10 @@ static void edge_tile(const struct gemm_args *g, struct room *room, kernel_fn ru
 static void tile(const struct gemm_args *g, struct room *room, const struct strip *s, struct rows a, struct panel b,
                  int64_t j)
 {
-    kernel_fn run =
-        s->lda ? kernels_in_place[a.mr - 1][b.width / VL - 1] : kernels[a.mr - 1][b.width / VL - 1][s->by_row];
+    int wide = b.width / VL - 1;
+    kernel_fn run = s->tall  ? kernels_tall[a.mr - 1][wide]
+                    : s->lda ? kernels_in_place[a.mr - 1][wide]
+                             : kernels[a.mr - 1][wide][s->by_row];
     bool add = g->add || s->k > 0;
     if (b.n < b.width) {
         edge_tile(g, room, run, s, a, b, add, j);
@@ -422,7 +334,7 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
     for (int64_t j = 0; j < s->n;) {
         int64_t width = j < s->first ? min_of(NR, s->first - j) : panel_width(s->n, j);
         struct panel b = {.b = s->b + j / NR * size, .ldb = width, .n = min_of(width, s->n - j), .width = width};
-        b.next = (const char *)b.b;
+        b.next = (const char *)(s->tall && j + NR < s->n ? b.b + size : s->b);
         if (j < s->first) b.b = (const float *)g->b + s->k * g->b_row + s->j0 + j, b.ldb = g->b_row;
         if (p.first == 0 && !g->panels.at) first_time(g, room, s, j, &b);
         for (int64_t x = 0, i = p.i; x < p.panels; x++) {
@@ -430,25 +342,37 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
             if (s->lda) a.a = (const float *)g->a + i * s->lda + s->k;
             ask(&next_a);
             tile(g, room, s, a, b, j);
-            b.next += s->kc / NEXT_EACH * b.next_row;
+            b.next += s->tall ? s->kc * 8 : s->kc / NEXT_EACH * b.next_row;
             i += a.mr;
         }
         j += width;
     }
 }
 
+/* Where a processor takes two multiply-adds a cycle, low tiles ask the second-level cache for a panel of B as fast as it
+ * can give, unless the first holds it: tall ones are 1.04 to 1.1 times as fast there (Emerald Rapids, one and two threads,
+ * blocks of K of 512; 0.91 to 1.0 of 256). Zen 4, with one a cycle, was measured with low ones. */
+static bool takes_tall(int64_t block)
+{
+    enum { SHORT = 320 }; /* 40 KB of B */
+    return VL > 8 && block > SHORT && gemm_two_a_cycle();
+}
+
 /* All rows, columns j0 .. j0+n-1 (at most most_columns() where B is packed here), all of K, summed at `sum` with rows ld
  * apart. */
 static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int64_t n, float *sum, int64_t ld)
 {
-    bool in_place = gemm_reads_a(g);
-    struct heights h = heights_of(g->m, in_place ? MR_IN_PLACE : MR);
+    bool in_place = gemm_reads_a(g), tall = in_place && takes_tall(gemm_k_block(g->k));
+    struct heights h = heights_of(g->m, in_place && !tall ? MR_IN_PLACE : MR);
     struct strip s = {.j0 = j0,
                       .n = n,
                       .first = reads_in_place(g) ? n / VL * VL : 0,
                       .block = gemm_k_block(g->k),
                       .lda = in_place ? g->a_row : 0,
-                      .group = in_place ? GROUP_IN_PLACE : GROUP,
+                      .group = tall       ? GROUP_TALL
+                               : in_place ? GROUP_IN_PLACE
+                                          : GROUP,
+                      .tall = tall,
                       .sum = sum,
                       .ld = ld};
     s.by_row = g->source ? !g->source->by_column : g->a_col == 1 || g->k == 1;

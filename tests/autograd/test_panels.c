@@ -88,13 +88,15 @@ static void bits_are_those_without(void **state)
     static const int64_t sizes[][3] = {{256, 32, 32},  {300, 33, 47},   {300, 100, 700}, {257, 300, 1100},
                                        {999, 65, 513}, {512, 257, 129}, {700, 96, 384},  {2000, 160, 512}};
     static const int threads[] = {1, 2, 3, 7};
+    int tiles = isa_now() == ISA_AVX512 ? 2 : 1; /* low ones, and tall */
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int narrow = 0; narrow < 2; narrow++) {
             int64_t m = sizes[i][0], n = sizes[i][1], k = sizes[i][2];
             threads_init(1);
             struct pair want = pair_of(m, n, k, narrow, AD_NO_PANELS);
-            for (int t = 0; t < 4; t++) {
-                threads_init(threads[t]);
+            for (int t = 0; t < 4 * tiles; t++) {
+                threads_init(threads[t / tiles]);
+                gemm_two_a_cycle_is = t % tiles;
                 struct pair got = pair_of(m, n, k, narrow, 0);
                 compare(&got, &want, m, n, k, narrow ? "bf16" : "f32");
                 /* Forward and backward products by both weights have theirs, where this instruction set has panels at all. */
@@ -104,6 +106,7 @@ static void bits_are_those_without(void **state)
             }
             pair_end(&want);
         }
+    gemm_two_a_cycle_is = -1;
     threads_init(0);
 }
 

@@ -228,7 +228,7 @@ static void gradients_take_no_memory(void **state)
     struct err e = {0};
     val y = ad_input(m->g, "x", AD_F32, SHAPE(FEW, SQUARE));
     for (int i = 0; i < LAYERS; i++) {
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "layer.%d", i);
         y = ad_tanh(m->g, nn_linear(m, name, y, SQUARE, true, 0));
     }
