@@ -350,19 +350,20 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, cons
 }
 
 /* Where a processor takes two multiply-adds a cycle, low tiles ask the second-level cache for a panel of B as fast as it
- * can give, unless the first holds it: tall ones are 1.04 to 1.1 times as fast there (Emerald Rapids, one and two threads,
- * blocks of K of 512; 0.91 to 1.0 of 256). Zen 4, with one a cycle, was measured with low ones. */
-static bool takes_tall(int64_t block)
+ * can give, unless the first holds it: tall ones are 1.02 to 1.1 times as fast there (Emerald Rapids, one and two threads,
+ * blocks of K of 384 and 512; 0.91 to 1.0 of 256). Rows of A a multiple of 4 KB apart would meet in one set of the first,
+ * which has room for twelve (0.95). Zen 4, with one a cycle, was measured with low ones. */
+static bool takes_tall(const struct gemm_args *g, int64_t block)
 {
-    enum { SHORT = 320 }; /* 40 KB of B */
-    return VL > 8 && block > SHORT && gemm_two_a_cycle();
+    enum { SHORT = 320, SETS = 4096 / sizeof(float) }; /* 40 KB of B */
+    return VL > 8 && block > SHORT && g->a_row % SETS != 0 && gemm_two_a_cycle();
 }
 
 /* All rows, columns j0 .. j0+n-1 (at most most_columns() where B is packed here), all of K, summed at `sum` with rows ld
  * apart. */
 static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int64_t n, float *sum, int64_t ld)
 {
-    bool in_place = gemm_reads_a(g), tall = in_place && takes_tall(gemm_k_block(g->k));
+    bool in_place = gemm_reads_a(g), tall = in_place && takes_tall(g, gemm_k_block(g->k));
     struct heights h = heights_of(g->m, in_place && !tall ? MR_IN_PLACE : MR);
     struct strip s = {.j0 = j0,
                       .n = n,
