@@ -13,7 +13,7 @@ struct order {
     val *leaf;            /* [n_value]: the parameter that the val is, or a view of; or 0 */
     int32_t *last;        /* [n_value], of a parameter: the last node that reads it */
     int32_t *head, *next; /* [n_node]: the nodes that run behind this one; the next of those */
-    val *own;             /* [n_value]: a copy of a gradient that lies in a parameter; or 0 */
+    val *own;             /* [n_value]: a copy of a gradient that lies in a parameter; -1: to be made; or 0 */
 };
 
 static bool applies(const struct ad_node *n)
@@ -66,8 +66,8 @@ static void copy_node(struct order *o, const struct ad_node *n)
     free(in);
 }
 
-/* A gradient that is a parameter, or a view of one, is copied before anything changes that. */
-static void copy_gradients(struct order *o)
+/* A gradient that is a parameter, or a view of one, has to be copied before anything changes that. */
+static void mark_copies(struct order *o)
 {
     for (size_t i = 1; i < o->g->n_node; i++) {
         const struct ad_node *n = o->g->node[i];
@@ -92,7 +92,7 @@ struct ad_graph *ad_place_applies(struct ad_graph *g)
     o.next = mem_zero(g->n_node, sizeof *o.next);
     find_readers(&o);
     find_places(&o);
-    copy_gradients(&o);
+    mark_copies(&o);
     for (size_t i = 1; i < g->n_node; i++) {
         const struct ad_node *n = g->node[i];
         if (!need[i]) continue;
