@@ -58,9 +58,11 @@ static inline float row_top(const float *x, int64_t n)
     return row_most(x, n, 1, false);
 }
 
-/* y = exp(x - m) into `y`, or only its sum where y is NULL; m is the maximum, or there is a NaN, which the sum becomes. */
+/* y = exp(x - m) into `y`, or only its sum where y is NULL; m is the maximum, or there is a NaN, which the sum becomes. The
+ * memory waits while this computes: the row behind this one, whose maximum mostly is asked for next, is brought near. */
 SIMD_FN double row_exp(const float *x, float *y, int64_t n, float m)
 {
+    enum { LINE = 64 / sizeof(float) };
     double sum = 0;
     for (int64_t from = 0; from < n; from += ROW_BLOCK) {
         vf part[2] = {vf_set(0), vf_set(0)};
@@ -68,6 +70,7 @@ SIMD_FN double row_exp(const float *x, float *y, int64_t n, float m)
         for (; i + 2 * VL <= to; i += 2 * VL)
 #pragma GCC unroll 2
             for (int u = 0; u < 2; u++) {
+                if (u * VL % LINE == 0) ask_l2(x + n + i + u * VL);
                 vf e = vf_exp_cut(vf_load(x + i + u * VL) - m);
                 if (y) vf_store(y + i + u * VL, e);
                 part[u] += e;
