@@ -130,27 +130,21 @@ typedef void (*kernel_fn)(int64_t kc, const float *a, int64_t lda, const struct 
 #endif
 HEIGHTS(EACH_OF)
 static const kernel_fn kernels[MR][2][2] = {HEIGHTS(ROW_OF)};
-#define IN_PLACE(mr, nv)                                                                                 \
-    static void in_place_##mr##_##nv(int64_t kc, const float *a, int64_t lda, const struct panel *b,     \
-                                     const struct end *e)                                                \
+#define IN_PLACE(kind, mr, nv)                                                                           \
+    static void kind##_##mr##_##nv(int64_t kc, const float *a, int64_t lda, const struct panel *b,       \
+                                   const struct end *e)                                                  \
     {                                                                                                    \
-        kernel_in_place(mr, nv, kc, a, lda, b, e);                                                       \
+        kernel_##kind(mr, nv, kc, a, lda, b, e);                                                         \
     }
-#define BOTH_WIDTHS(mr) IN_PLACE(mr, 1) IN_PLACE(mr, 2)
-#define PLACE_OF(mr) {in_place_##mr##_1, in_place_##mr##_2},
+#define LOW(mr) IN_PLACE(in_place, mr, 1) IN_PLACE(in_place, mr, 2)
+#define LOW_OF(mr) {in_place_##mr##_1, in_place_##mr##_2},
 #define LOW_HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6)
-LOW_HEIGHTS(BOTH_WIDTHS)
-static const kernel_fn kernels_in_place[MR_IN_PLACE][2] = {LOW_HEIGHTS(PLACE_OF)};
+LOW_HEIGHTS(LOW)
+static const kernel_fn kernels_in_place[MR_IN_PLACE][2] = {LOW_HEIGHTS(LOW_OF)};
 #ifdef __AVX512F__
-#define TALL(mr, nv)                                                                                     \
-    static void tall_##mr##_##nv(int64_t kc, const float *a, int64_t lda, const struct panel *b,         \
-                                 const struct end *e)                                                    \
-    {                                                                                                    \
-        kernel_tall(mr, nv, kc, a, lda, b, e);                                                           \
-    }
-#define TALL_WIDTHS(mr) TALL(mr, 1) TALL(mr, 2)
+#define TALL(mr) IN_PLACE(tall, mr, 1) IN_PLACE(tall, mr, 2)
 #define TALL_OF(mr) {tall_##mr##_1, tall_##mr##_2},
-HEIGHTS(TALL_WIDTHS)
+HEIGHTS(TALL)
 static const kernel_fn kernels_tall[MR][2] = {HEIGHTS(TALL_OF)};
 #else
 static const kernel_fn kernels_tall[1][2]; /* no tile is tall */
