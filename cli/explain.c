@@ -167,7 +167,7 @@ static int time_run(struct ad_plan *p, const struct run_model *m, struct opt *op
     int rc = ad_run(p, 0, 0, e);
     ad_plan_profile(p, true);
     for (int i = 0; i < RUNS && !rc; i++) rc = ad_run(p, 0, (uint64_t)i, e);
-    if (grad) mem_block_free(grad, bytes);
+    mem_block_free(grad, bytes);
     return rc;
 }
 

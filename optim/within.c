@@ -47,11 +47,10 @@ static void run_tasks(const struct ad_call *c, const void *job, int64_t from, in
 
 static void add_squares(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
-    const struct opt_param *q = param_of(c);
     const struct within *a = c->attr;
-    double sum = 0;
-    for (int64_t i = q->first_task; i < q->first_task + q->n_task; i++) sum += a->o->part[i][0];
-    ad_set(&c->out[0], 0, sum);
+    double sum[2];
+    opt_sum(a->o, param_of(c), sum);
+    ad_set(&c->out[0], 0, sum[0]);
 }
 
 static void cut(const struct ad_call *c, int threads, struct ad_parts *p)

@@ -26,8 +26,10 @@ static struct walk walk_begin(const struct ad_graph *from)
     w.end = mem_zero(from->n_value, 1);
     for (size_t i = 0; i < from->n_output; i++) w.end[from->output[i].v] = 1;
     for (size_t i = 0; i < from->n_update; i++) w.end[from->update[i].next] = 1;
-    for (size_t i = 1; i < from->n_node; i++)
-        if (from->node[i]->op->flags & AD_APPLIES) w.end[from->node[i]->in[0]] = 1;
+    for (size_t i = 1; i < from->n_node; i++) {
+        const struct ad_node *n = from->node[i];
+        for (int k = 0; n->op->flags & AD_APPLIES && k < n->n_in - 1; k++) w.end[n->in[k]] = 1;
+    }
     return w;
 }
 
