@@ -17,7 +17,7 @@ struct norm_job {
     void *y, *d;
     float *mean, *var; /* (n, c / k) */
     bool stream;
-    bool by_image; /* an image's sums are there when those over images are asked for */
+    bool by_image; /* each image is seen through before the next, and its blocks' sums are joined as they come */
 };
 
 static int64_t max_of(int64_t a, int64_t b)
@@ -81,12 +81,21 @@ enum { MEAN, SCALE, BIAS, SHIFT, SLOPE, VECTORS };
 enum { SUMS = 4 };
 
 struct norm_room {
+    double *joined;       /* (n, 2, c): of all blocks of an image, their means and sums of squares */
+    float *total;         /* (n, 2, c), there too: sums over them, of d (x - mean) and of d */
     float *block, *image; /* (n, blocks, SUMS, c), (n, VECTORS, c) */
 };
 static struct norm_room room_of(const struct norm_job *j, void *scratch)
 {
-    float *p = scratch;
-    return (struct norm_room){p, p + j->n * j->blocks * SUMS * j->c};
+    double *joined = scratch;
+    float *block = (float *)(joined + j->n * 2 * j->c);
+    return (struct norm_room){joined, (float *)joined, block, block + j->n * j->blocks * SUMS * j->c};
+}
+
+/* Of block t of all images' blocks. Where an image is seen through at once, its blocks take turns in the first one's. */
+static float *sums_of(const struct norm_job *j, const struct norm_room *room, int64_t t)
+{
+    return room->block + (j->by_image ? t / j->blocks * j->blocks : t) * SUMS * j->c;
 }
 
 /* Block t of all images' blocks. */
@@ -120,31 +129,72 @@ static double rstd(const struct norm_job *j, float var)
 
 /* ---- forward --------------------------------------------------------------------------------------------------------- */
 
-/* One group of image n: its blocks' channels joined in order, then its channels. */
-static void group_statistics(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t g)
+/* Channels seen to at once: their sums stay in the first-level cache, and a division does for all of them. */
+enum { CHANNELS = 64 };
+
+/* Channels of one item: whole groups. */
+static int64_t chunk_of(const struct norm_job *j)
 {
-    double count = 0, mean = 0, square = 0;
-    for (int64_t c = g * j->k; c < (g + 1) * j->k; c++)
-        for (int64_t b = 0; b < j->blocks; b++) {
-            const float *part = room->block + (n * j->blocks + b) * SUMS * j->c;
-            double more = (double)min_of(j->step, j->s - b * j->step), delta = part[c] - mean;
-            square += part[j->c + c] + delta * delta * count * more / (count + more);
-            mean += delta * more / (count + more);
-            count += more;
-        }
-    j->mean[n * (j->c / j->k) + g] = (float)mean;
-    j->var[n * (j->c / j->k) + g] = (float)(square / count);
+    return (max_of(CHANNELS, j->k) + j->k - 1) / j->k * j->k;
+}
+static int64_t chunks_of(const struct norm_job *j)
+{
+    return (j->c + chunk_of(j) - 1) / chunk_of(j);
 }
 
-/* Channels first .. last-1 of image n. */
+/* Moments of `count` numbers, to be joined with those of `more`: they move the mean by `mean` of how far theirs is from it,
+ * and the sum of squares around it by `square` of the square of that (Chan et al., 1983). */
+struct weight {
+    double mean, square;
+};
+static struct weight weight_of(double count, double more)
+{
+    return (struct weight){more / (count + more), count * more / (count + more)};
+}
+
+/* Block b of image n joined with those before it; channels first .. last-1. */
+static void join_block(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t b, int64_t first,
+                       int64_t last)
+{
+    const float *means = sums_of(j, room, n * j->blocks + b), *squares = means + j->c;
+    double *mean = room->joined + n * 2 * j->c, *square = mean + j->c;
+    struct weight w = weight_of((double)(b * j->step), (double)min_of(j->step, j->s - b * j->step));
+    for (int64_t c = first; c < last; c++) {
+        double before = b ? mean[c] : 0, delta = means[c] - before;
+        square[c] = (b ? square[c] : 0) + (squares[c] + delta * delta * w.square);
+        mean[c] = before + delta * w.mean;
+    }
+}
+
+/* The groups of channels first .. last-1 of image n: their channels joined in order. */
+static void group_statistics(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t first,
+                             int64_t last)
+{
+    const double *mean = room->joined + n * 2 * j->c, *square = mean + j->c;
+    double all = 0, around = 0, rows = (double)j->s;
+    for (int64_t c = first; c < last; c++) {
+        int64_t in_group = c % j->k, stat = n * (j->c / j->k) + c / j->k;
+        if (in_group == 0) all = around = 0;
+        struct weight w = weight_of((double)in_group * rows, rows);
+        double delta = mean[c] - all;
+        around += square[c] + delta * delta * w.square;
+        all += delta * w.mean;
+        if (in_group + 1 < j->k) continue;
+        j->mean[stat] = (float)all;
+        j->var[stat] = (float)(around / (rows * (double)j->k));
+    }
+}
+
+/* Channels first .. last-1 of image n: whole groups. */
 static void image_vectors(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t first,
                           int64_t last)
 {
-    float *v = room->image + n * VECTORS * j->c;
+    float *v = room->image + n * VECTORS * j->c, r = 0;
     for (int64_t c = first; c < last; c++) {
         int64_t stat = n * (j->c / j->k) + c / j->k;
+        if (c % j->k == 0) r = (float)rstd(j, j->var[stat]);
         v[MEAN * j->c + c] = j->mean[stat];
-        v[SCALE * j->c + c] = (float)rstd(j, j->var[stat]) * gain_at(j, c);
+        v[SCALE * j->c + c] = r * gain_at(j, c);
         v[BIAS * j->c + c] = j->bias ? float_as(j->bias->dtype, j->bias->data, c) : 0;
     }
 }
@@ -157,8 +207,9 @@ static void run_moments(const struct ad_call *c, const void *job, int64_t from, 
     struct norm_room room = room_of(j, c->scratch);
     for (int64_t t = from; t < to; t++) {
         struct columns k = columns_of(j, &room, t);
-        float *part = room.block + t * SUMS * j->c;
+        float *part = sums_of(j, &room, t);
         columns_moments(&k, part, part + j->c, part + 2 * j->c);
+        if (j->by_image) join_block(j, &room, t / j->blocks, t % j->blocks, 0, j->c);
     }
 }
 
@@ -166,10 +217,12 @@ static void run_statistics(const struct ad_call *c, const void *job, int64_t fro
 {
     const struct norm_job *j = job;
     struct norm_room room = room_of(j, c->scratch);
-    int64_t groups = j->c / j->k;
+    int64_t chunk = chunk_of(j), chunks = chunks_of(j);
     for (int64_t i = from; i < to; i++) {
-        group_statistics(j, &room, i / groups, i % groups);
-        image_vectors(j, &room, i / groups, i % groups * j->k, (i % groups + 1) * j->k);
+        int64_t n = i / chunks, first = i % chunks * chunk, last = min_of(j->c, first + chunk);
+        for (int64_t b = 0; !j->by_image && b < j->blocks; b++) join_block(j, &room, n, b, first, last);
+        group_statistics(j, &room, n, first, last);
+        image_vectors(j, &room, n, first, last);
     }
 }
 
@@ -186,10 +239,10 @@ static void run_affine(const struct ad_call *c, const void *job, int64_t from, i
 static void run_images(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
     const struct norm_job *j = job;
-    int64_t groups = j->c / j->k;
+    int64_t chunks = chunks_of(j);
     for (int64_t n = from; n < to; n++) {
         run_moments(c, job, n * j->blocks, (n + 1) * j->blocks);
-        run_statistics(c, job, n * groups, (n + 1) * groups);
+        run_statistics(c, job, n * chunks, (n + 1) * chunks);
         run_affine(c, job, n * j->blocks, (n + 1) * j->blocks);
     }
 }
@@ -206,35 +259,35 @@ static void cut(const struct ad_call *c, int threads, struct ad_parts *p)
     struct norm_job *j = (void *)p->job;
     *j = job_of(c);
     bool alone = j->n * j->s * j->c <= PAR_MIN;
-    if (fits(j, 1, threads)) {
+    j->by_image = fits(j, 1, threads);
+    if (j->by_image) {
         p->n = 1;
         p->phase[0] = (struct ad_phase){.items = j->n, .run = run_images};
         return;
     }
     p->n = 3;
     p->phase[0] = (struct ad_phase){.items = j->n * j->blocks, .run = run_moments, .alone = alone};
-    p->phase[1] = (struct ad_phase){.items = j->n * (j->c / j->k), .run = run_statistics, .alone = alone};
+    p->phase[1] = (struct ad_phase){.items = j->n * chunks_of(j), .run = run_statistics, .alone = alone};
     p->phase[2] = (struct ad_phase){.items = j->n * j->blocks, .run = run_affine, .alone = alone};
 }
 
 /* ---- gradient --------------------------------------------------------------------------------------------------------- */
 
-/* Where image n keeps the sums of all its blocks, of d (x - mean) and behind them of d: in its first block's room. */
-static float *totals_of(const struct norm_job *j, const struct norm_room *room, int64_t n)
+/* Block b of image n added to those before it; channels first .. last-1. */
+static void add_block(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t b, int64_t first,
+                      int64_t last)
 {
-    return room->block + (n * j->blocks * SUMS + 2) * j->c;
+    const float *part = sums_of(j, room, n * j->blocks + b);
+    for (int k = 0; k < 2; k++, part += j->c) {
+        float *sum = room->total + (n * 2 + k) * j->c;
+        for (int64_t c = first; c < last; c++) sum[c] = (b ? sum[c] : 0) + part[c];
+    }
 }
 
-/* The blocks' sums of channels first .. last-1, in order; then what dx needs, by group. */
-static void image_sums(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t first, int64_t last)
+/* What dx needs of channels first .. last-1 of image n, by group. */
+static void image_slopes(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t first, int64_t last)
 {
-    float *v = room->image + n * VECTORS * j->c, *sum_x = totals_of(j, room, n), *sum = sum_x + j->c;
-    for (int64_t c = first; c < last; c++) sum_x[c] = sum[c] = 0;
-    for (int64_t b = 0; b < j->blocks; b++) {
-        const float *part = room->block + (n * j->blocks + b) * SUMS * j->c;
-        for (int64_t c = first; c < last; c++) sum_x[c] += part[c];
-        for (int64_t c = first; c < last; c++) sum[c] += part[j->c + c];
-    }
+    float *v = room->image + n * VECTORS * j->c, *sum_x = room->total + n * 2 * j->c, *sum = sum_x + j->c;
     for (int64_t g = first / j->k; g < last / j->k; g++) {
         double r = rstd(j, j->var[n * (j->c / j->k) + g]), u = 0, ux = 0, count = (double)(j->s * j->k);
         for (int64_t c = g * j->k; c < (g + 1) * j->k; c++) {
@@ -252,9 +305,10 @@ static void image_sums(const struct norm_job *j, const struct norm_room *room, i
 static void add_image(const struct norm_job *j, const struct norm_room *room, int64_t n, int64_t first, int64_t last,
                       float *dgain, float *dbias)
 {
-    const float *sum_x = totals_of(j, room, n), *sum = sum_x + j->c;
+    const float *sum_x = room->total + n * 2 * j->c, *sum = sum_x + j->c;
+    double r = 0;
     for (int64_t c = first; c < last; c++) {
-        double r = rstd(j, j->var[n * (j->c / j->k) + c / j->k]);
+        if (c % j->k == 0) r = rstd(j, j->var[n * (j->c / j->k) + c / j->k]);
         dgain[c] = (n ? dgain[c] : 0) + (float)(sum_x[c] * r);
         dbias[c] = (n ? dbias[c] : 0) + sum[c];
     }
@@ -290,16 +344,11 @@ static void run_products(const struct ad_call *c, const void *job, int64_t from,
     bool keep = keeps(j);
     for (int64_t t = from; t < to; t++) {
         struct columns k = columns_of(j, &room, t);
-        float *part = room.block + t * SUMS * j->c;
+        float *part = sums_of(j, &room, t);
         k.keep = keep;
         columns_products(&k, part, part + j->c, part + 2 * j->c);
+        if (j->by_image) add_block(j, &room, t / j->blocks, t % j->blocks, 0, j->c);
     }
-}
-
-/* Channels of one item: whole groups. */
-static int64_t chunk_of(const struct norm_job *j)
-{
-    return (max_of(64, j->k) + j->k - 1) / j->k * j->k;
 }
 
 static void run_sums(const struct ad_call *c, const void *job, int64_t from, int64_t to)
@@ -310,7 +359,8 @@ static void run_sums(const struct ad_call *c, const void *job, int64_t from, int
     for (int64_t i = from; i < to; i++)
         for (int64_t n = 0; n < j->n; n++) {
             int64_t first = i * chunk, last = min_of(j->c, first + chunk);
-            if (!j->by_image) image_sums(j, &room, n, first, last);
+            for (int64_t b = 0; !j->by_image && b < j->blocks; b++) add_block(j, &room, n, b, first, last);
+            if (!j->by_image) image_slopes(j, &room, n, first, last);
             add_image(j, &room, n, first, last, c->out[1].data, c->out[2].data);
         }
 }
@@ -337,7 +387,7 @@ static void run_images_grad(const struct ad_call *c, const void *job, int64_t fr
     for (int64_t n = from; n < to; n++) {
         run_vectors(c, job, n, n + 1);
         run_products(c, job, n * j->blocks, (n + 1) * j->blocks);
-        image_sums(j, &room, n, 0, j->c);
+        image_slopes(j, &room, n, 0, j->c);
         run_dx(c, job, n * j->blocks, (n + 1) * j->blocks);
     }
 }
@@ -359,8 +409,7 @@ static void cut_grad(const struct ad_call *c, int threads, struct ad_parts *p)
         return;
     }
     bool alone = j->n * j->s * j->c <= PAR_MIN;
-    int64_t chunk = chunk_of(j);
-    struct ad_phase sums = {.items = (j->c + chunk - 1) / chunk, .run = run_sums, .alone = alone};
+    struct ad_phase sums = {.items = chunks_of(j), .run = run_sums, .alone = alone};
     j->by_image = fits(j, 2, threads);
     if (j->by_image) {
         p->n = 2;
@@ -383,7 +432,7 @@ static bool is_group(const struct ad_call *c)
 static size_t scratch(const struct ad_call *c)
 {
     struct norm_job j = job_of(c);
-    return (size_t)((j.n * j.blocks * SUMS + j.n * VECTORS) * j.c) * sizeof(float);
+    return (size_t)(j.n * j.c) * (2 * sizeof(double) + (size_t)(j.blocks * SUMS + VECTORS) * sizeof(float));
 }
 
 /* The statistics alone come and go in 32 bits. */

@@ -2,6 +2,7 @@
 #pragma GCC optimize("O3")
 #include "autograd/kernels/norm_blocks.h"
 #include "autograd/kernels/simd.h"
+#include "autograd/kernels/stream.h"
 
 /* A row of numbers in f32 or 16 bits. */
 struct row {
@@ -23,6 +24,33 @@ SIMD_FN vf load_part(struct row r, int64_t i, int64_t n)
 SIMD_FN float number(struct row r, int64_t i)
 {
     return float_as(r.type, r.at, i);
+}
+
+/* A row that is written; past the caches (stream_pays) where that is so, and then in f32. */
+struct result {
+    enum ad_dtype type;
+    bool stream;
+    void *at;
+};
+SIMD_FN void store(struct result y, int64_t i, vf x)
+{
+    if (y.type == AD_F32 && y.stream)
+        vf_stream((float *)y.at + i, x);
+    else
+        vf_store_as(y.type, y.at, i, x);
+}
+SIMD_FN void store_part(struct result y, int64_t i, vf x, int64_t n)
+{
+    vf_store_part_as(y.type, y.at, i, x, n);
+}
+
+/* Whether all rows of c numbers go past the caches: none of the operands may lie there. */
+static bool streams(const struct ad_call *call, int64_t rows, int64_t c)
+{
+    const struct ad_tensor *y = &call->out[0];
+    for (int i = 0; i < call->n_in; i++)
+        if (call->in[i].data == y->data) return false;
+    return y->dtype == AD_F32 && stream_pays(y->data, c, rows * c);
 }
 
 /* sums over i of x_i - from and, with `square`, of (x_i - from)^2 */
@@ -65,34 +93,34 @@ SIMD_FN void row_moments(struct row x, int64_t n, bool centred, float *mean, flo
 
 /* y = (x - mean) r gain + bias */
 SIMD_FN void affine_row(int64_t n, struct row x, float mean, float r, const float *gain, const float *bias,
-                        enum ad_dtype type, void *y)
+                        struct result y)
 {
     int64_t i = 0;
     for (; i + VL <= n; i += VL) {
         vf v = (load(x, i) - mean) * r;
         if (gain) v *= vf_load(gain + i);
         if (bias) v += vf_load(bias + i);
-        vf_store_as(type, y, i, v);
+        store(y, i, v);
     }
     if (i == n) return;
     vf v = (load_part(x, i, n - i) - mean) * r;
     if (gain) v *= vf_load_part(gain + i, n - i, 0);
     if (bias) v += vf_load_part(bias + i, n - i, 0);
-    vf_store_part_as(type, y, i, v, n - i);
+    store_part(y, i, v, n - i);
 }
 
-/* Mean and variance of x; y. The types are constants where this is called. */
+/* Mean and variance of x; y. The types, and whether y streams, are constants where this is called. */
 SIMD_FN void norm_row(int64_t n, struct row x, const struct norm_attr *a, const float *gain, const float *bias,
-                      enum ad_dtype type, void *y, float *mean, float *var)
+                      struct result y, float *mean, float *var)
 {
     row_moments(x, n, a->kind != NORM_RMS, mean, var);
-    affine_row(n, x, *mean, rstd_of(*var, a), gain, bias, type, y);
+    affine_row(n, x, *mean, rstd_of(*var, a), gain, bias, y);
 }
 
 SIMD_FN void norm_same(enum ad_dtype t, int64_t n, const void *x, const struct norm_attr *a, const float *gain,
                        const float *bias, void *y, float *mean, float *var)
 {
-    norm_row(n, (struct row){t, x}, a, gain, bias, t, y, mean, var);
+    norm_row(n, (struct row){t, x}, a, gain, bias, (struct result){t, false, y}, mean, var);
 }
 
 static void run_rows(const struct ad_call *c, const void *job, int64_t from, int64_t to)
@@ -102,14 +130,19 @@ static void run_rows(const struct ad_call *c, const void *job, int64_t from, int
     const float *gain = a->gain ? c->in[1].data : NULL, *bias = a->bias ? c->in[1 + a->gain].data : NULL;
     float *mean = c->out[1].data, *var = c->out[2].data;
     enum ad_dtype type = c->out[0].dtype;
+    bool stream = c->in[0].dtype == AD_F32 && streams(c, d.n, d.c);
     for (int64_t i = from; i < to; i++) {
         struct row x = row_of(&c->in[0], i * d.c);
         void *y = at_as(type, c->out[0].data, i * d.c);
-        if (x.type == type)
+        if (stream)
+            norm_row(d.c, (struct row){AD_F32, x.at}, a, gain, bias, (struct result){AD_F32, true, y}, mean + i,
+                     var + i);
+        else if (x.type == type)
             BY_TYPE(type, norm_same, d.c, x.at, a, gain, bias, y, mean + i, var + i);
         else
-            norm_row(d.c, x, a, gain, bias, type, y, mean + i, var + i);
+            norm_row(d.c, x, a, gain, bias, (struct result){type, false, y}, mean + i, var + i);
     }
+    if (stream) stream_end();
 }
 
 static void cut_rows(const struct ad_call *c, int threads, struct ad_parts *p)
@@ -155,48 +188,48 @@ SIMD_FN vf dx_of(vf x, vf u, vf more, struct dx_factors f)
     return f.r * (u - f.mean_u - (x - f.mean) * f.r * f.mean_ux) + more;
 }
 SIMD_FN void dx_row(int64_t n, struct row x, struct row dy, const float *gain, struct dx_factors f, struct row more,
-                    enum ad_dtype type, void *dx)
+                    struct result dx)
 {
     int64_t i = 0;
     for (; i + VL <= n; i += VL) {
         vf u = gain ? load(dy, i) * vf_load(gain + i) : load(dy, i);
-        vf_store_as(type, dx, i, dx_of(load(x, i), u, more.at ? load(more, i) : vf_set(0), f));
+        store(dx, i, dx_of(load(x, i), u, more.at ? load(more, i) : vf_set(0), f));
     }
     if (i == n) return;
     vf u = load_part(dy, i, n - i);
     if (gain) u *= vf_load_part(gain + i, n - i, 0);
     vf add = more.at ? load_part(more, i, n - i) : vf_set(0);
-    vf_store_part_as(type, dx, i, dx_of(load_part(x, i, n - i), u, add, f), n - i);
+    store_part(dx, i, dx_of(load_part(x, i, n - i), u, add, f), n - i);
 }
 
 struct grad_rows {
     int64_t c;
     struct row x, dy, more; /* the first rows; more.at may be NULL */
     const float *gain, *mean, *var;
-    enum ad_dtype type; /* of dx */
-    void *dx;
+    struct result dx;
 };
 
-/* Row i; the types stand in x, dy, more and `to`, constants where this is called. */
+/* Row i; the types stand in x, dy, more and `to`, and with `stream` they are constants where this is called. */
 SIMD_FN void one_grad(const struct grad_rows *g, const struct norm_attr *a, int64_t i, enum ad_dtype x_type,
-                      enum ad_dtype dy_type, enum ad_dtype more_type, enum ad_dtype to, float *part)
+                      enum ad_dtype dy_type, enum ad_dtype more_type, enum ad_dtype to, bool stream, float *part)
 {
     float su, sx, r = rstd_of(g->var[i], a);
     int64_t at = i * g->c;
     struct row x = {x_type, at_as(x_type, g->x.at, at)}, dy = {dy_type, at_as(dy_type, g->dy.at, at)},
                more = {more_type, g->more.at ? at_as(more_type, g->more.at, at) : NULL};
+    struct result dx = {to, stream, at_as(to, g->dx.at, at)};
     grad_row(g->c, x, dy, g->gain, g->mean[i], r, part, part + g->c, &su, &sx);
     su = a->kind == NORM_RMS ? 0 : su / (float)g->c;
     struct dx_factors f = {g->mean[i], r, su, sx / (float)g->c};
     if (g->gain)
-        dx_row(g->c, x, dy, g->gain, f, more, to, at_as(to, g->dx, at));
+        dx_row(g->c, x, dy, g->gain, f, more, dx);
     else
-        dx_row(g->c, x, dy, NULL, f, more, to, at_as(to, g->dx, at));
+        dx_row(g->c, x, dy, NULL, f, more, dx);
 }
 
 SIMD_FN void grad_same(enum ad_dtype t, const struct grad_rows *g, const struct norm_attr *a, int64_t i, float *part)
 {
-    one_grad(g, a, i, t, t, t, t, part);
+    one_grad(g, a, i, t, t, t, t, false, part);
 }
 
 static struct grad_rows grad_rows_of(const struct ad_call *c)
@@ -208,8 +241,7 @@ static struct grad_rows grad_rows_of(const struct ad_call *c)
                           .mean = c->in[2].data,
                           .var = c->in[3].data,
                           .gain = a->gain ? c->in[4].data : NULL,
-                          .type = c->out[0].dtype,
-                          .dx = c->out[0].data};
+                          .dx = {c->out[0].dtype, false, c->out[0].data}};
     if (a->residual) g.more = row_of(&c->in[4 + a->gain], 0);
     return g;
 }
@@ -218,18 +250,21 @@ static void run_grad_blocks(const struct ad_call *c, const void *job, int64_t fr
 {
     struct grad_rows g = grad_rows_of(c);
     int64_t n = norm_dims_of(c->in[0].shape, c->attr).n, step = block_rows(n);
-    enum ad_dtype t = g.type, more = g.more.at ? g.more.type : t;
-    bool same = g.x.type == t && g.dy.type == t && more == t;
+    enum ad_dtype t = g.dx.type, more = g.more.at ? g.more.type : t;
+    bool same = g.x.type == t && g.dy.type == t && more == t, stream = same && streams(c, n, g.c);
     for (int64_t b = from; b < to; b++) {
         float *p = (float *)c->scratch + b * 2 * g.c;
         memset(p, 0, (size_t)(2 * g.c) * sizeof *p);
         for (int64_t i = b * step; i < min_of(n, (b + 1) * step); i++) {
-            if (same)
+            if (stream)
+                one_grad(&g, c->attr, i, AD_F32, AD_F32, AD_F32, AD_F32, true, p);
+            else if (same)
                 BY_TYPE(t, grad_same, &g, c->attr, i, p);
             else
-                one_grad(&g, c->attr, i, g.x.type, g.dy.type, more, t, p);
+                one_grad(&g, c->attr, i, g.x.type, g.dy.type, more, t, false, p);
         }
     }
+    if (stream) stream_end();
 }
 
 enum { JOIN = 64 }; /* columns of one item */

@@ -229,6 +229,42 @@ static void a_norm_takes_the_residual(void **state)
     }
 }
 
+/* ---- norms of more than the caches hold -------------------------------------------------------------------------- */
+
+/* Results of 16 MB and more are written past the caches, and images are seen through one by one by a thread each where each
+ * has two of them at least: 20 images, so on 7 threads too; 5 are not. */
+static void norms_past_the_caches(void **state)
+{
+    enum { LAYER, RMS, GROUP, KINDS };
+    struct rng r = rng_make(SEED, 4, 0);
+    const struct ad_shape shape[] = {SHAPE(2049, 2048), SHAPE(4099, 1040), SHAPE(20, 33, 25, 256),
+                                     SHAPE(5, 66, 50, 256)};
+    const int kind[] = {LAYER, RMS, GROUP, GROUP};
+    for (int i = 0; i < 4; i++) {
+        int64_t n = ad_count(shape[i]), c = shape[i].dim[shape[i].rank - 1];
+        assert_true(n >= 1 << 22);
+        struct ad_graph *g = ad_graph_new();
+        val x = ad_input(g, "x", AD_F32, shape[i]), gain = ad_input(g, "gain", AD_F32, SHAPE(c)),
+            w = ad_input(g, "w", AD_F32, shape[i]), d[2], in[2] = {x, gain};
+        val y = kind[i] == LAYER ? ad_layer_norm(g, x, gain, gain, 1e-2)
+                : kind[i] == RMS ? ad_rms_norm(g, x, gain, 1e-2)
+                                 : ad_group_norm(g, x, gain, gain, 32, 1e-2);
+        val loss = ad_sum_all(g, ad_mul(g, y, w));
+        ad_grad(g, &loss, NULL, 1, in, 2, d);
+        ad_output(g, "y", y);
+        ad_output(g, "dx", d[0]);
+        ad_output(g, "dgain", d[1]);
+        float *data[3] = {numbers(&r, n, 1, 4, false), numbers(&r, c, -2, 2, false), numbers(&r, n, -2, 2, false)};
+        struct bound b = {{"x", "gain", "w"}, {data[0], data[1], data[2]}, 3};
+        /* numbers of up to 8, a few roundings each; of dgain, up to 16,500 terms of up to 8 whose sum is near 100 */
+        agree(g, &b, "y", 4e-6, "a norm past the caches");
+        agree(g, &b, "dx", 4e-6, "a norm past the caches");
+        agree(g, &b, "dgain", 2e-4, "a norm past the caches");
+        ad_graph_free(g);
+        for (int k = 0; k < 3; k++) free(data[k]);
+    }
+}
+
 int main(void)
 {
     threads_init(2);
@@ -238,6 +274,7 @@ int main(void)
         cmocka_unit_test(a_wrong_target_is_an_error),
         cmocka_unit_test(broadcasts),
         cmocka_unit_test(a_norm_takes_the_residual),
+        cmocka_unit_test(norms_past_the_caches),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
