@@ -1,5 +1,7 @@
 /* Which kernel runs a call: the first row, in the order of kernels.def, that has its op and dtype and accepts it, among
  * those compiled for the instruction set in use. */
+#include <unistd.h>
+
 #include "autograd/kernels/gemm.h"
 #include "autograd/op.h"
 #include "base/isa.h"
@@ -62,6 +64,19 @@ bool gemm_two_a_cycle(void)
 #else
     return false;
 #endif
+}
+
+int64_t gemm_second_cache(void)
+{
+    static int64_t bytes;
+    int64_t known = __atomic_load_n(&bytes, __ATOMIC_RELAXED);
+    if (known) return known;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    known = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    if (known <= 0) known = 512 << 10;
+    __atomic_store_n(&bytes, known, __ATOMIC_RELAXED);
+    return known;
 }
 
 ISA_DECLARE(bool, gemm_wants_panels, (int64_t m, int64_t n, int64_t k));

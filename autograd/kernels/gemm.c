@@ -291,16 +291,27 @@ void gemm_do(const struct gemm_work *w, int phase, int64_t item)
     }
 }
 
+/* A small product takes as long as a loop or two of OpenMP: what stays on this thread begins none, and threads meet no more
+ * often than they must. */
 void gemm(const struct gemm_args *g, void *scratch)
 {
     int64_t threads = omp_in_parallel() ? 1 : threads_count();
     struct gemm_work w = gemm_work_of(g, scratch, threads);
-#pragma omp parallel if (threads > 1 && w.items[0] > 1)
+    if (threads == 1 || w.items[0] <= 1) {
+        gemm_enter_thread();
+        for (int phase = 0; phase < 2; phase++)
+            for (int64_t t = 0; t < w.items[phase]; t++) gemm_do(&w, phase, t);
+        return;
+    }
+#pragma omp parallel
     {
         gemm_enter_thread();
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic) nowait
         for (int64_t t = 0; t < w.items[0]; t++) gemm_do(&w, 0, t);
-#pragma omp for schedule(static)
-        for (int64_t t = 0; t < w.items[1]; t++) gemm_do(&w, 1, t);
+        if (w.items[1]) {
+#pragma omp barrier
+#pragma omp for schedule(static) nowait
+            for (int64_t t = 0; t < w.items[1]; t++) gemm_do(&w, 1, t);
+        }
     }
 }

@@ -28,38 +28,40 @@ bool gemm_can(enum gemm_backend by, const struct gemm_args *g)
 enum layout { ANY, ROWS, COLUMNS }; /* which of an operand are contiguous */
 
 /* Of products whose B is not in panels yet: the first row that holds and that can multiply the block has it; where none does, the packed panels. A limit of 0 is
- * none. `numbers`: of the operands, (m + n) k. */
+ * none. `numbers`: of the operands, (m + n) k; `share`: that in 32 bits, of a core's second-level cache. */
 struct row {
     enum layout a, b;
     struct {
         int64_t least, most;
     } m, n, k;
     int64_t numbers;
+    double share;
     enum gemm_backend by;
 };
 
 /* clang-format off */
 static const struct row table[] = {
-#ifdef __AVX512F__ /* measured on Zen 4 */
-    /* A     B        m          n          k       numbers */
-    {ANY,     ANY,     {0, 31},   {0, 255},  {0, 0}, 65536,  GEMM_DIRECT}, /* the smallest, first: asking counts there */
-    {ANY,     ROWS,    {0, 6},    {128, 0},  {8, 0}, 0,      GEMM_THIN},
-    {ROWS,    ANY,     {0, 6},    {0, 0},    {0, 0}, 0,      GEMM_DIRECT},
-    {ANY,     ANY,     {32, 0},   {0, 8},    {0, 0}, 0,      GEMM_NARROW},
-    {ROWS,    COLUMNS, {0, 0},    {0, 0},    {0, 0}, 524288, GEMM_DIRECT},
-    {ROWS,    ROWS,    {0, 0},    {0, 2048}, {0, 0}, 262144, GEMM_DIRECT},
-    {COLUMNS, ANY,     {0, 2048}, {0, 2048}, {0, 0}, 262144, GEMM_DIRECT},
-#else /* measured on Zen 4, and the first two on Zen 3 */
-    {ANY,     ANY,     {0, 31},   {0, 255},  {0, 0}, 65536,  GEMM_DIRECT},
-    {ANY,     ROWS,    {0, 3},    {128, 0},  {8, 0}, 0,      GEMM_THIN},
-    {ROWS,    ANY,     {0, 16},   {0, 0},    {0, 0}, 0,      GEMM_DIRECT},
-    {ANY,     ANY,     {32, 0},   {0, 4},    {0, 0}, 0,      GEMM_NARROW},
-    {ANY,     ANY,     {0, 0},    {0, 16},   {0, 0}, 0,      GEMM_DIRECT},
-    {ROWS,    COLUMNS, {0, 0},    {0, 0},    {0, 0}, 300000, GEMM_DIRECT},
-    {ROWS,    ROWS,    {0, 0},    {0, 512},  {0, 0}, 65536,  GEMM_DIRECT},
-    {ROWS,    ROWS,    {0, 0},    {0, 320},  {0, 0}, 262144, GEMM_DIRECT},
-    {COLUMNS, ANY,     {0, 512},  {0, 512},  {0, 0}, 65536,  GEMM_DIRECT},
-    {COLUMNS, ANY,     {0, 256},  {0, 256},  {0, 0}, 262144, GEMM_DIRECT},
+#ifdef __AVX512F__ /* measured on Zen 4, and the rows of B' on Emerald Rapids */
+    /* A     B        m          n          k       numbers share */
+    {ANY,     ANY,     {0, 31},   {0, 255},  {0, 0}, 65536,  0,   GEMM_DIRECT}, /* the smallest, first: asking counts there */
+    {ANY,     ROWS,    {0, 6},    {128, 0},  {8, 0}, 0,      0,   GEMM_THIN},
+    {ROWS,    ANY,     {0, 6},    {0, 0},    {0, 0}, 0,      0,   GEMM_DIRECT},
+    {ROWS,    COLUMNS, {0, 16},   {0, 0},    {0, 0}, 0,      0,   GEMM_DIRECT},
+    {ANY,     ANY,     {32, 0},   {0, 8},    {0, 0}, 0,      0,   GEMM_NARROW},
+    {ROWS,    COLUMNS, {0, 0},    {0, 0},    {0, 0}, 524288, 0,   GEMM_DIRECT},
+    {ROWS,    ROWS,    {0, 0},    {0, 2048}, {0, 0}, 262144, 0,   GEMM_DIRECT},
+    {COLUMNS, ANY,     {0, 2048}, {0, 2048}, {0, 0}, 262144, 0,   GEMM_DIRECT},
+#else /* measured on Zen 3 (512 KB) and, from the shares on, on Emerald Rapids (2 MB) */
+    {ANY,     ANY,     {0, 31},   {0, 255},  {0, 0}, 65536,  0,   GEMM_DIRECT},
+    {ANY,     ROWS,    {0, 3},    {128, 0},  {8, 0}, 0,      0,   GEMM_THIN},
+    {ROWS,    ANY,     {0, 16},   {0, 0},    {0, 0}, 0,      0,   GEMM_DIRECT},
+    {ANY,     ANY,     {32, 0},   {0, 4},    {0, 0}, 0,      0,   GEMM_NARROW},
+    {COLUMNS, ANY,     {512, 0},  {0, 8},    {0, 0}, 0,      0,   GEMM_NARROW},
+    {ANY,     ANY,     {0, 0},    {0, 16},   {0, 0}, 0,      0,   GEMM_DIRECT},
+    {ROWS,    COLUMNS, {0, 0},    {0, 0},    {0, 0}, 524288, 0,   GEMM_DIRECT},
+    {ROWS,    ROWS,    {0, 0},    {0, 320},  {0, 0}, 0,      2,   GEMM_DIRECT},
+    {ROWS,    ROWS,    {0, 0},    {0, 0},    {0, 0}, 0,      0.6, GEMM_DIRECT},
+    {COLUMNS, ANY,     {0, 0},    {0, 0},    {0, 0}, 0,      0.5, GEMM_DIRECT},
 #endif
 };
 /* clang-format on */
@@ -67,6 +69,12 @@ static const struct row table[] = {
 static bool within(int64_t x, int64_t least, int64_t most)
 {
     return x >= least && (most == 0 || x <= most);
+}
+
+static bool fits(int64_t numbers, const struct row *r)
+{
+    return within(numbers, 0, r->numbers) &&
+           (r->share == 0 || (double)numbers * sizeof(float) <= r->share * (double)gemm_second_cache());
 }
 
 static bool lies(enum layout want, bool rows)
@@ -92,8 +100,8 @@ enum gemm_backend gemm_backend_of(const struct gemm_args *g)
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         const struct row *r = &table[i];
         if (within(g->m, r->m.least, r->m.most) && within(g->n, r->n.least, r->n.most) &&
-            within(g->k, r->k.least, r->k.most) && within(numbers, 0, r->numbers) && lies(r->a, a_rows) &&
-            lies(r->b, b_rows) && gemm_can(r->by, g))
+            within(g->k, r->k.least, r->k.most) && lies(r->a, a_rows) && lies(r->b, b_rows) && fits(numbers, r) &&
+            gemm_can(r->by, g))
             return r->by;
     }
     return GEMM_PACKED;

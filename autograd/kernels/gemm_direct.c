@@ -38,26 +38,27 @@ SIMD_FN void store_part(int mr, int nv, block_sums sum, float *c, int64_t ldc, b
  * else at a[i + k * lda]. */
 SIMD_FN void kernel(int mr, int nv, bool by_row, bool part, const struct blocks *t)
 {
-    int64_t lda = t->lda, ldb = t->ldb, last = t->last, n = t->k;
+    int64_t lda = t->lda, ldb = t->ldb, ldc = t->ldc, last = t->last, n = t->k;
     float *c = t->c;
-    const float *first = t->b;
-    for (int64_t left = t->count; left > 0; left--, c += nv * VL, first += nv * VL) {
+    const float *rows = t->a, *first = t->b, *end = first + t->count * nv * VL;
+    bool add = t->add;
+    for (; first < end; c += nv * VL, first += nv * VL) {
         block_sums sum;
         block_clear(mr, nv, sum);
-        const float *a = t->a, *high = a + 3 * lda, *b = first;
+        const float *a = rows, *high = a + 3 * lda, *b = first;
 #pragma GCC unroll 4
         for (int64_t k = 0; k < n; k++) {
-            const float *end = b + (nv - 1) * VL;
-            vf b1 = part ? vf_load_part(end, last, 0) : vf_load(end), b0 = nv > 1 ? vf_load(b) : b1;
+            const float *v = b + (nv - 1) * VL;
+            vf b1 = part ? vf_load_part(v, last, 0) : vf_load(v), b0 = nv > 1 ? vf_load(b) : b1;
             block_add(mr, nv, a, by_row ? high : a + 3, by_row ? lda : 1, b0, b1, sum);
             a += by_row ? 1 : lda;
             high++;
             b += ldb;
         }
         if (part)
-            store_part(mr, nv, sum, c, t->ldc, t->add, last);
+            store_part(mr, nv, sum, c, ldc, add, last);
         else
-            block_store(mr, nv, sum, c, t->ldc, t->add);
+            block_store(mr, nv, sum, c, ldc, add);
     }
 }
 

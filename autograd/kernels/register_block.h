@@ -40,14 +40,27 @@ SIMD_FN void block_add_rows(int mr, int nv, block_sums sum, const float *c, int6
         for (int v = 0; v < nv; v++) sum[i][v] = sum[i][v] + vf_load(c + i * ldc + v * VL);
 }
 
+/* The rows of a block, three at a time: those are what the addressing of the machine reaches from one place, and gcc, if it
+ * can see through it, works out a place for each. */
+SIMD_FN float *block_row(float **at, int i, int64_t ld)
+{
+    if (i && i % 3 == 0) {
+        *at += 3 * ld;
+        __asm__("" : "+r"(*at));
+    }
+    return *at + i % 3 * ld;
+}
+
 /* C = sum, or += where `add` */
 SIMD_FN void block_store(int mr, int nv, block_sums sum, float *c, int64_t ldc, bool add)
 {
     if (add) block_add_rows(mr, nv, sum, c, ldc);
 #pragma GCC unroll 16
-    for (int i = 0; i < mr; i++)
+    for (int i = 0; i < mr; i++) {
+        float *to = block_row(&c, i, ldc);
 #pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) vf_store(c + i * ldc + v * VL, sum[i][v]);
+        for (int v = 0; v < nv; v++) vf_store(to + v * VL, sum[i][v]);
+    }
 }
 
 /* *sum += x y. gcc, left to choose the register of the result, moves sums about in a long loop. */
