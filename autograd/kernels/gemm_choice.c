@@ -59,8 +59,9 @@ static const struct row table[] = {
     {COLUMNS, ANY,     {512, 0},  {0, 8},    {0, 0}, 0,      0,   GEMM_NARROW},
     {ANY,     ANY,     {0, 0},    {0, 16},   {0, 0}, 0,      0,   GEMM_DIRECT},
     {ROWS,    COLUMNS, {0, 0},    {0, 0},    {0, 0}, 524288, 0,   GEMM_DIRECT},
-    {ROWS,    ROWS,    {0, 0},    {0, 320},  {0, 0}, 0,      2,   GEMM_DIRECT},
-    {ROWS,    ROWS,    {0, 0},    {0, 0},    {0, 0}, 0,      0.6, GEMM_DIRECT},
+    {ROWS,    ROWS,    {0, 0},    {0, 0},    {0, 0}, 0,      2.2, GEMM_DIRECT},
+    {COLUMNS, ANY,     {0, 64},   {0, 64},   {0, 0}, 0,      2,   GEMM_DIRECT},
+    {COLUMNS, ANY,     {0, 64},   {0, 0},    {0, 0}, 0,      1.1, GEMM_DIRECT},
     {COLUMNS, ANY,     {0, 0},    {0, 0},    {0, 0}, 0,      0.5, GEMM_DIRECT},
 #endif
 };
