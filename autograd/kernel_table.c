@@ -66,17 +66,18 @@ bool gemm_two_a_cycle(void)
 #endif
 }
 
+int64_t gemm_second_cache_is;
 int64_t gemm_second_cache(void)
 {
-    static int64_t bytes;
-    int64_t known = __atomic_load_n(&bytes, __ATOMIC_RELAXED);
-    if (known) return known;
+    enum { UNKNOWN = 512 << 10 };
+    int64_t bytes = __atomic_load_n(&gemm_second_cache_is, __ATOMIC_RELAXED);
+    if (bytes) return bytes;
 #ifdef _SC_LEVEL2_CACHE_SIZE
-    known = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    if (known <= 0) known = 512 << 10;
-    __atomic_store_n(&bytes, known, __ATOMIC_RELAXED);
-    return known;
+    if (bytes <= 0) bytes = UNKNOWN;
+    __atomic_store_n(&gemm_second_cache_is, bytes, __ATOMIC_RELAXED);
+    return bytes;
 }
 
 ISA_DECLARE(bool, gemm_wants_panels, (int64_t m, int64_t n, int64_t k));

@@ -110,8 +110,10 @@ enum gemm_backend { GEMM_DIRECT, GEMM_THIN, GEMM_NARROW, GEMM_PACKED, GEMM_LANES
  * processor, or 0, 1. */
 bool gemm_two_a_cycle(void);
 extern int gemm_two_a_cycle_is;
-/* Bytes of a core's second-level cache, or 512 KB where the system does not say. */
+/* Bytes of a core's second-level cache, or 512 KB where the system does not say. For tests: 0 until it is asked for, or what it
+ * is to be. */
 int64_t gemm_second_cache(void);
+extern int64_t gemm_second_cache_is;
 
 /* `gemm` goes over all threads. `scratch` has gemm_scratch(m, n, k) bytes, which is 0 unless M and N are small and K is
  * long. `gemm_block` stays on the calling thread; inside a parallel region each thread calls gemm_enter_thread() once

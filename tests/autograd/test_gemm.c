@@ -170,9 +170,10 @@ static void assert_same_bits(struct size z, bool more)
 
 static void test_back_ends_agree(void **state)
 {
-    static const int64_t at[][3] = {{1, 1, 1},     {5, 1, 9},      {600, 3, 520}, {513, 8, 17},
-                                    {4, 300, 513}, {3, 257, 1030}, {13, 40, 80},  {25, 97, 515},
-                                    {12, 15, 600}, {7, 530, 5},    {100, 33, 24}, {6, 1100, 12}};
+    static const int64_t at[][3] = {
+        {1, 1, 1},      {5, 1, 9},     {600, 3, 520},  {513, 8, 17},  {4, 300, 513},
+        {3, 257, 1030}, {13, 40, 80},  {25, 97, 515},  {12, 15, 600}, {7, 530, 5},
+        {100, 33, 24},  {6, 1100, 12}, {33, 1024, 70}, {40, 512, 523}}; /* the last: rows of B meet in a cache */
     if (isa_now() == ISA_PLAIN) {
         assert_int_equal(choice((struct size){8, 8, 8, false, false}), GEMM_BLAS);
         return;
@@ -268,10 +269,12 @@ static void test_borders_of_the_table(void **state)
     static const struct {
         struct size z; /* the size that moves is 0 here */
         int64_t most;
-    } lines[] = {{{0, 300, 9}, 600}, {{0, 5, 12}, 600},   {{0, 1100, 8}, 40},  {{0, 40, 3}, 600},
-                 {{3, 0, 9}, 1100},  {{4, 0, 9}, 1100},   {{20, 0, 9}, 1100},  {{40, 0, 11}, 600},
-                 {{2, 600, 0}, 20},  {{33, 40, 0}, 4000}, {{140, 20, 0}, 2000}};
+    } lines[] = {{{0, 300, 9}, 600}, {{0, 5, 12}, 600},   {{0, 1100, 8}, 40},   {{0, 40, 3}, 600},
+                 {{3, 0, 9}, 1100},  {{4, 0, 9}, 1100},   {{20, 0, 9}, 1100},   {{40, 0, 11}, 600},
+                 {{2, 600, 0}, 20},  {{33, 40, 0}, 4000}, {{140, 20, 0}, 2000}, {{0, 7, 11}, 600},
+                 {{520, 0, 5}, 40},  {{64, 0, 65}, 2300}, {{65, 64, 0}, 2100}};
     int found = 0;
+    gemm_second_cache_is = 512 << 10; /* the table looks at it */
     for (int layout = 0; layout < 4; layout++)
         for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
             struct size z = lines[i].z, last = z;
@@ -289,6 +292,7 @@ static void test_borders_of_the_table(void **state)
                 found++;
             }
         }
+    gemm_second_cache_is = 0;
     assert_true(isa_now() == ISA_PLAIN ? found == 0 : found > 20);
 }
 
