@@ -133,13 +133,14 @@ static void scalar_tile(const struct ad_op *op, int64_t n, const float *const *i
     }
 }
 
-static struct code make_code(const struct ad_program *p)
+/* past: the result is written past the caches, where its op can. */
+static struct code make_code(const struct ad_program *p, bool past)
 {
     struct code code;
     int last[PROGRAM_LINES], free_at[PROGRAM_LINES], n_slots = 0;
     for (int i = 0; i < p->n_lines; i++) {
         last[i] = i;
-        code.tile[i] = ad_tile_find(p->line[i].op);
+        code.tile[i] = past && i == p->n_lines - 1 ? ad_tile_find_past(p->line[i].op) : ad_tile_find(p->line[i].op);
         for (int k = 0; k < p->line[i].n_src; k++)
             if (p->line[i].src[k] >= p->n_in) last[p->line[i].src[k] - p->n_in] = i;
     }
@@ -257,6 +258,7 @@ static const float *tile_input(const struct nest *nest, int k, const struct ad_t
 struct job {
     struct code code;
     struct cut cut;
+    bool past; /* the result is written past the caches */
 };
 _Static_assert(sizeof(struct job) <= AD_JOB_BYTES, "a job lies in struct ad_parts");
 
@@ -305,6 +307,16 @@ static void run_items(const struct ad_call *c, const void *job, int64_t from, in
     struct room room;
     memset(room.from, 0, sizeof room.from);
     for (int64_t i = from; i < to; i++) run_item(c, p, job, &n, i, &room);
+    if (((const struct job *)job)->past) __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+/* In place of an operand, a result's lines are in the caches when they are written. */
+static bool goes_past(const struct ad_call *c, int64_t inner, int64_t total)
+{
+    const struct ad_tensor *out = &c->out[0];
+    for (int k = 0; k < c->n_in; k++)
+        if (c->in[k].data == out->data) return false;
+    return out->dtype == AD_F32 && ad_stream_pays(out->data, inner, total);
 }
 
 static void cut_elementwise(const struct ad_call *c, int threads, struct ad_parts *parts)
@@ -315,8 +327,9 @@ static void cut_elementwise(const struct ad_call *c, int threads, struct ad_part
     if (!total) return;
     struct nest n = make_nest(c);
     struct job *j = (void *)parts->job;
-    j->code = make_code(p);
     j->cut = make_cut(&n, total);
+    j->past = goes_past(c, j->cut.inner, total);
+    j->code = make_code(p, j->past);
     parts->n = 1;
     parts->phase[0] =
         (struct ad_phase){.items = j->cut.items, .run = run_items, .alone = total * p->n_lines <= PAR_MIN};

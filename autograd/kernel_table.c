@@ -30,6 +30,16 @@ ad_tile_fn ad_tile_find(const struct ad_op *op)
 {
     return ISA_PICK(ad_tile_find)(op);
 }
+ISA_DECLARE(ad_tile_fn, ad_tile_find_past, (const struct ad_op *op));
+ad_tile_fn ad_tile_find_past(const struct ad_op *op)
+{
+    return ISA_PICK(ad_tile_find_past)(op);
+}
+ISA_DECLARE(int, ad_stream_pays, (const float *p, int64_t c, int64_t count));
+bool ad_stream_pays(const float *p, int64_t c, int64_t count)
+{
+    return ISA_PICK(ad_stream_pays)(p, c, count);
+}
 
 ISA_DECLARE(void, gemm, (const struct gemm_args *g, void *scratch));
 ISA_DECLARE(size_t, gemm_scratch, (int64_t m, int64_t n, int64_t k));

@@ -240,4 +240,9 @@ const struct ad_kernel *ad_kernel_find(const struct ad_op *op, const struct ad_c
 typedef void (*ad_tile_fn)(int64_t n, const float *const *in, const int *step, float *out, const void *attr);
 ad_tile_fn ad_tile_find(const struct ad_op *op);
 
+/* The same where `out` is whole lines of memory that no cache would hold: they are written past them. Others see the numbers
+ * behind the caller's next fence. Rows of c numbers at p, `count` in all, are such where it pays. */
+ad_tile_fn ad_tile_find_past(const struct ad_op *op);
+bool ad_stream_pays(const float *p, int64_t c, int64_t count);
+
 #endif

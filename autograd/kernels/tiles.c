@@ -1,5 +1,6 @@
 /* Elementwise ops on contiguous f32, a vector at a time. The last few go through the same code in a padded vector, so a
  * number's result does not depend on where it stands. Errors are those of vfunc.h; the plain arithmetic rounds once. */
+#include "autograd/kernels/stream.h"
 #include "autograd/kernels/vfunc.h"
 #include "autograd/op.h"
 #include "autograd/ops/unary.h"
@@ -10,6 +11,26 @@ static void fill(float *out, int64_t n, float x)
     for (int64_t i = 0; i < n; i++) out[i] = x;
 }
 
+/* Past the caches, whole lines are to be at `out`. */
+SIMD_FN void put(float *out, vf x, bool stream)
+{
+    if (stream)
+        vf_stream(out, x);
+    else
+        vf_store(out, x);
+}
+
+/* Both ways of op `name`, which is `run_name` */
+#define WAYS(name)                                                                                            \
+    static void tile_##name(int64_t n, const float *const *in, const int *step, float *out, const void *attr) \
+    {                                                                                                         \
+        run_##name(n, in, step, out, attr, false);                                                            \
+    }                                                                                                         \
+    static void past_##name(int64_t n, const float *const *in, const int *step, float *out, const void *attr) \
+    {                                                                                                         \
+        run_##name(n, in, step, out, attr, true);                                                             \
+    }
+
 /* TILE1(op, expression of the vf x; A and B are the attributes) */
 #define A ((float)((const struct ad_unary_attr *)attr)->a)
 #define B ((float)((const struct ad_unary_attr *)attr)->b)
@@ -18,7 +39,8 @@ static void fill(float *out, int64_t n, float x)
     {                                                                                                         \
         return expression;                                                                                    \
     }                                                                                                         \
-    static void tile_##name(int64_t n, const float *const *in, const int *step, float *out, const void *attr) \
+    SIMD_FN void run_##name(int64_t n, const float *const *in, const int *step, float *out, const void *attr, \
+                            bool stream)                                                                      \
     {                                                                                                         \
         if (n < 1) return;                                                                                    \
         if (!step[0]) {                                                                                       \
@@ -26,9 +48,10 @@ static void fill(float *out, int64_t n, float x)
             return;                                                                                           \
         }                                                                                                     \
         int64_t i = 0;                                                                                        \
-        for (; i + VL <= n; i += VL) vf_store(out + i, one_##name(vf_load(in[0] + i), attr));                 \
+        for (; i + VL <= n; i += VL) put(out + i, one_##name(vf_load(in[0] + i), attr), stream);              \
         if (i < n) vf_store_part(out + i, one_##name(vf_load_part(in[0] + i, n - i, 0), attr), n - i);        \
-    }
+    }                                                                                                         \
+    WAYS(name)
 
 /* For what has no vector form: lane by lane through libm. */
 #define LANES(x, expression)                       \
@@ -73,7 +96,6 @@ TILE1(tanh, vf_tanh(x))
 TILE1(sigmoid, vf_sigmoid(x))
 TILE1(softplus, vf_softplus(x))
 TILE1(relu, vf_max(ZERO, x))
-TILE1(gelu, vf_gelu(x))
 TILE1(gelu_tanh, vf_gelu_tanh(x))
 TILE1(quick_gelu, vf_swish(x, 1.702f))
 TILE1(silu, vf_swish(x, 1))
@@ -96,17 +118,19 @@ TILE1(stop_gradient, x)
     {                                                                                                                  \
         return expression;                                                                                             \
     }                                                                                                                  \
-    static void tile_##name(int64_t n, const float *const *in, const int *step, float *out, const void *attr)          \
+    SIMD_FN void run_##name(int64_t n, const float *const *in, const int *step, float *out, const void *attr,          \
+                            bool stream)                                                                               \
     {                                                                                                                  \
         if (n < 1) return;                                                                                             \
         const vf a0 = vf_set(*in[0]), b0 = vf_set(*in[1]);                                                             \
         int64_t i = 0;                                                                                                 \
         for (; i + VL <= n; i += VL)                                                                                   \
-            vf_store(out + i, one_##name(step[0] ? vf_load(in[0] + i) : a0, step[1] ? vf_load(in[1] + i) : b0));       \
+            put(out + i, one_##name(step[0] ? vf_load(in[0] + i) : a0, step[1] ? vf_load(in[1] + i) : b0), stream);    \
         if (i == n) return;                                                                                            \
         vf a = step[0] ? vf_load_part(in[0] + i, n - i, 0) : a0, b = step[1] ? vf_load_part(in[1] + i, n - i, 0) : b0; \
         vf_store_part(out + i, one_##name(a, b), n - i);                                                               \
-    }
+    }                                                                                                                  \
+    WAYS(name)
 
 #define LANES2(expression)                          \
     ({                                              \
@@ -125,7 +149,6 @@ TILE2(div, a / b)
 TILE2(pow, LANES2(powf(u, v)))
 TILE2(maximum, vf_pick(vf_ne(a, a), a, vf_max(a, b)))
 TILE2(minimum, vf_pick(vf_ne(a, a), a, vf_min(a, b)))
-TILE2(gelu_grad, vf_gelu_slope(a) * b)
 TILE2(gelu_tanh_grad, vf_gelu_tanh_slope(a) * b)
 TILE2(quick_gelu_grad, vf_swish_slope(a, 1.702f) * b)
 TILE2(silu_grad, vf_swish_slope(a, 1) * b)
@@ -139,7 +162,44 @@ TILE2(greater_equal, vf_mask01(vf_le(b, a)))
 TILE2(logical_and, vf_mask01(vf_ne(a, ZERO) & vf_ne(b, ZERO)))
 TILE2(logical_or, vf_mask01(vf_ne(a, ZERO) | vf_ne(b, ZERO)))
 
-static void tile_where(int64_t n, const float *const *in, const int *step, float *out, const void *attr)
+/* Share or slope f of x, times `by`. */
+SIMD_FN void run_odd(int64_t n, const float *x, int x_step, const float *by, int by_step, const struct vf_odd *f,
+                     float *out, bool stream)
+{
+    int64_t i = 0;
+    for (; x_step && i + VF_MANY * VL <= n; i += VF_MANY * VL) {
+        vf a[VF_MANY], y[VF_MANY];
+#pragma GCC unroll 8
+        for (int k = 0; k < VF_MANY; k++) a[k] = vf_load(x + i + k * VL);
+        vf_odd(VF_MANY, a, f, y);
+#pragma GCC unroll 8
+        for (int k = 0; k < VF_MANY; k++)
+            put(out + i + k * VL, (by_step ? vf_load(by + i + k * VL) : vf_set(*by)) * y[k], stream);
+    }
+    for (; i < n; i += VL) {
+        int64_t m = n - i < VL ? n - i : VL;
+        vf a = !x_step ? vf_set(*x) : m == VL ? vf_load(x + i) : vf_load_part(x + i, m, 0), y;
+        vf b = !by_step ? vf_set(*by) : m == VL ? vf_load(by + i) : vf_load_part(by + i, m, 0);
+        vf_odd(1, &a, f, &y);
+        if (m == VL)
+            put(out + i, b * y, stream);
+        else
+            vf_store_part(out + i, b * y, m);
+    }
+}
+SIMD_FN void run_gelu(int64_t n, const float *const *in, const int *step, float *out, const void *attr, bool stream)
+{
+    run_odd(n, in[0], step[0], in[0], step[0], &vf_normal_share, out, stream);
+}
+SIMD_FN void run_gelu_grad(int64_t n, const float *const *in, const int *step, float *out, const void *attr,
+                           bool stream)
+{
+    run_odd(n, in[0], step[0], in[1], step[1], &vf_normal_slope, out, stream);
+}
+WAYS(gelu)
+WAYS(gelu_grad)
+
+SIMD_FN void run_where(int64_t n, const float *const *in, const int *step, float *out, const void *attr, bool stream)
 {
     int64_t i = 0;
     for (; i < n; i += VL) {
@@ -149,11 +209,12 @@ static void tile_where(int64_t n, const float *const *in, const int *step, float
             x[k] = !step[k] ? vf_set(*in[k]) : m == VL ? vf_load(in[k] + i) : vf_load_part(in[k] + i, m, 0);
         vf y = vf_pick(vf_ne(x[0], ZERO), x[1], x[2]);
         if (m == VL)
-            vf_store(out + i, y);
+            put(out + i, y, stream);
         else
             vf_store_part(out + i, y, m);
     }
 }
+WAYS(where)
 
 /* clang-format off */
 #define TILES(X)                                                                                                       \
@@ -170,17 +231,30 @@ TILES(X)
 
 static const struct {
     const struct ad_op *op;
-    ad_tile_fn tile;
+    ad_tile_fn tile, past; /* past the caches */
 } tiles[] = {
-#define X(name) {&ad_op_##name, tile_##name},
+#define X(name) {&ad_op_##name, tile_##name, past_##name},
     TILES(X)
 #undef X
 };
 
-ad_tile_fn ISA_FN(ad_tile_find)(const struct ad_op *op);
+ISA_DECLARE(ad_tile_fn, ad_tile_find, (const struct ad_op *op));
+ISA_DECLARE(ad_tile_fn, ad_tile_find_past, (const struct ad_op *op));
 ad_tile_fn ISA_FN(ad_tile_find)(const struct ad_op *op)
 {
     for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
         if (tiles[i].op == op) return tiles[i].tile;
     return NULL;
+}
+ad_tile_fn ISA_FN(ad_tile_find_past)(const struct ad_op *op)
+{
+    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
+        if (tiles[i].op == op) return tiles[i].past;
+    return NULL;
+}
+
+ISA_DECLARE(int, ad_stream_pays, (const float *p, int64_t c, int64_t count));
+int ISA_FN(ad_stream_pays)(const float *p, int64_t c, int64_t count)
+{
+    return stream_pays(p, c, count);
 }

@@ -148,28 +148,47 @@ SIMD_FN vf vf_erf(vf x)
  * comes from above. The share's error is 2 2^-23, absolute, that of a slope 4 2^-24: it lies in -0.2 .. 1.2. Beyond the
  * bound that x is cut to, shares and slopes are 0 or 1. */
 
-/* The normal distribution F and e^(-t^2/2), t = x cut to 14. F(-|t|) = e^(-t^2/2) q(1 / (1 + |t|/4)), q a minimax
- * polynomial that makes F exact to 4e-9 (the form of Hastings 1955, sheet 43). */
-struct vf_normal {
-    vf share, bell, cut;
+/* A share or slope as 1/2 + x p(s), s = 2 (x / bound)^2 - 1, p minimax: no exponential and no quotient. Highest power first. */
+struct vf_odd {
+    float bound;
+    int terms;
+    float c[19];
 };
-SIMD_FN struct vf_normal vf_normal(vf x)
+/* The normal distribution F, and the slope of x F, F + x f, f the density. Where products are rounded on their own (without
+ * AVX2), the slope's error is 5 2^-24. */
+static const struct vf_odd vf_normal_share = {5.4f,
+                                              15,
+                                              {3.928498772e-04f, -1.028365339e-03f, 8.749630651e-04f, -1.186420908e-03f,
+                                               3.658884438e-03f, -6.715326104e-03f, 9.651220404e-03f, -1.396332681e-02f,
+                                               1.964513585e-02f, -2.574645542e-02f, 3.211659566e-02f, -3.920681402e-02f,
+                                               4.849959165e-02f, -6.532805413e-02f, 1.309281141e-01f}};
+static const struct vf_odd vf_normal_slope = {6,
+                                              19,
+                                              {2.771489089e-03f, -6.890391000e-03f, 1.886633458e-03f, 1.630098908e-03f,
+                                               1.603040658e-02f, -3.296729550e-02f, 3.140565380e-02f, -3.633778915e-02f,
+                                               5.444307253e-02f, -6.575407833e-02f, 6.686614454e-02f, -6.431144476e-02f,
+                                               5.869454890e-02f, -5.093631893e-02f, 4.455547407e-02f, -4.236553237e-02f,
+                                               4.605771974e-02f, -5.934280902e-02f, 1.178977638e-01f}};
+
+/* y[i] of x[i], n vectors up to VF_MANY, a constant: one has to wait for each of its steps, several do not. *f is a constant. */
+enum { VF_MANY = VL > 8 ? 8 : 6 };
+SIMD_FN void vf_odd(int n, const vf *x, const struct vf_odd *f, vf *y)
 {
-    vf a = vf_min(vf_set(14), vf_abs(x)), bell = vf_exp2_down(a * a * -0.72134752f), k = 1.0f / (1.0f + 0.25f * a);
-    vf q = POLY(k, -0.0915362790f, 0.3410587323f, -0.2653906224f, 0.2789174386f, 0.0264602833f, 0.1115816776f,
-                0.0989087660f);
-    vf tail = bell * (q * k);
-    return (struct vf_normal){vf_pick(vf_lt(x, vf_set(0)), tail, 1.0f - tail), bell, vf_sign_of(a, x)};
-}
-SIMD_FN vf vf_gelu(vf x)
-{
-    return x * vf_normal(x).share;
-}
-/* F(x) + x f(x), f the density. */
-SIMD_FN vf vf_gelu_slope(vf x)
-{
-    struct vf_normal n = vf_normal(x);
-    return n.share + n.cut * (0.39894228f * n.bell);
+    vf s[VF_MANY];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        s[i] = x[i] * x[i] * (2 / (f->bound * f->bound)) - 1.0f;
+        y[i] = vf_set(f->c[0]);
+    }
+#pragma GCC unroll 20
+    for (int k = 1; k < f->terms; k++)
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) y[i] = y[i] * s[i] + f->c[k];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        vf in = x[i] * y[i] + 0.5f, low = vf_pick(vf_lt(x[i], vf_set(-f->bound)), vf_set(0), in);
+        y[i] = vf_pick(vf_lt(vf_set(f->bound), x[i]), vf_set(1), low);
+    }
 }
 
 /* s = sigmoid(x) and 1 - s = e^-x s, both without cancellation; |x| up to 87. */

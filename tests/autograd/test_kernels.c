@@ -138,14 +138,14 @@ static void gates_error(void **state)
     }
 }
 
-/* Slopes lie in -0.2 .. 1.2 and are sums and differences of numbers up to 1: the error is counted in 2^-24, absolute. At
- * the ends, infinities included, they are 0 and 1. */
+/* Slopes lie in -0.2 .. 1.2 and are sums and differences of numbers up to 1: the error is counted in 2^-24, absolute; gelu's is
+ * a long polynomial, where without AVX2 each product is rounded too. At the ends, infinities included, they are 0 and 1. */
 static void slopes_error(void **state)
 {
     const struct ad_op *ops[] = {&ad_op_gelu_grad, &ad_op_gelu_tanh_grad, &ad_op_quick_gelu_grad, &ad_op_silu_grad};
     struct rng r = rng_make(SEED, 5, 0);
     for (int k = 0; k < 4; k++) {
-        double worst = 0;
+        double worst = 0, allowed = isa_now() == ISA_PLAIN && ops[k] == &ad_op_gelu_grad ? 5 : 4;
         for (int i = 0; i < 200000; i++) {
             float x = i < 4 ? (float[]){NAN, INFINITY, -INFINITY, 0}[i] : any_float(&r), one = 1, y;
             const float *in[] = {&x, &one};
@@ -157,7 +157,7 @@ static void slopes_error(void **state)
                 continue;
             }
             double error = fabs((double)y - want) * 0x1p24;
-            if (!(error <= 4)) fail_msg("%s(%.9g) is %.9g, not %.9g", ops[k]->name, (double)x, (double)y, want);
+            if (!(error <= allowed)) fail_msg("%s(%.9g) is %.9g, not %.9g", ops[k]->name, (double)x, (double)y, want);
             if (error > worst) worst = error;
         }
         if (getenv("SHOW_ULP")) print_message("# %-16s %.2f 2^-24\n", ops[k]->name, worst);
