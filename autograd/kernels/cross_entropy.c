@@ -55,9 +55,19 @@ static void cut_loss(const struct ad_call *c, int threads, struct ad_parts *p)
 /* y = d (exp(x - lse) - share), in place or not */
 static void grad_row(const float *x, int64_t n, float lse, float share, float d, float *y)
 {
-    for (int64_t i = 0; i < n; i += VL) {
+    enum { MANY = 4 };
+    int64_t i = 0;
+    for (; i + MANY * VL <= n; i += MANY * VL) {
+        vf e[MANY];
+#pragma GCC unroll 4
+        for (int u = 0; u < MANY; u++) e[u] = vf_load(x + i + u * VL) - lse;
+        vf_exp_cut_each(MANY, e);
+#pragma GCC unroll 4
+        for (int u = 0; u < MANY; u++) vf_store(y + i + u * VL, d * (e[u] - share));
+    }
+    for (; i < n; i += VL) {
         int64_t m = n - i < VL ? n - i : VL;
-        vf p = d * (vf_exp_down((m == VL ? vf_load(x + i) : vf_load_part(x + i, m, 0)) - lse) - share);
+        vf p = d * (vf_exp_cut((m == VL ? vf_load(x + i) : vf_load_part(x + i, m, 0)) - lse) - share);
         if (m == VL)
             vf_store(y + i, p);
         else

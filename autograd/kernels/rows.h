@@ -67,14 +67,20 @@ SIMD_FN double row_exp(const float *x, float *y, int64_t n, float m)
     for (int64_t from = 0; from < n; from += ROW_BLOCK) {
         vf part[2] = {vf_set(0), vf_set(0)};
         int64_t to = n < from + ROW_BLOCK ? n : from + ROW_BLOCK, i = from;
-        for (; i + 2 * VL <= to; i += 2 * VL)
-#pragma GCC unroll 2
-            for (int u = 0; u < 2; u++) {
+        for (; i + 4 * VL <= to; i += 4 * VL) {
+            vf e[4];
+#pragma GCC unroll 4
+            for (int u = 0; u < 4; u++) {
                 if (u * VL % LINE == 0) ask_l2(x + n + i + u * VL);
-                vf e = vf_exp_cut(vf_load(x + i + u * VL) - m);
-                if (y) vf_store(y + i + u * VL, e);
-                part[u] += e;
+                e[u] = vf_load(x + i + u * VL) - m;
             }
+            vf_exp_cut_each(4, e);
+#pragma GCC unroll 4
+            for (int u = 0; u < 4; u++) {
+                if (y) vf_store(y + i + u * VL, e[u]);
+                part[u % 2] += e[u];
+            }
+        }
         for (; i < to; i += VL) {
             int64_t k = to - i < VL ? to - i : VL;
             vf e = vf_exp_cut((k == VL ? vf_load(x + i) : vf_load_part(x + i, k, -INFINITY)) - m);

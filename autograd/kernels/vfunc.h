@@ -84,6 +84,30 @@ SIMD_FN vf vf_exp_down(vf x)
     return vf_exp_within(vf_max(vf_set(-88.03f), x));
 }
 
+/* vf_exp_cut of n vectors, a constant up to 4, in place: one has to wait for each of its steps, several do not. */
+SIMD_FN void vf_exp_cut_each(int n, vf *x)
+{
+    static const float c[] = {
+        1.38145406e-3f, 8.36874545e-3f, 4.16683890e-2f, 1.66665211e-1f, 4.99999940e-1f, 1.0f, 1.0f};
+    const float magic = 12582912.0f + 127;
+    vf z[4], r[4], p[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) x[i] = vf_min(vf_set(88.73f), vf_max(vf_set(-88.03f), x[i]));
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) {
+        z[i] = x[i] * 1.44269504f + magic;
+        vf k = z[i] - magic;
+        r[i] = (x[i] - k * 0.693359375f) - k * -2.12194440e-4f;
+        p[i] = vf_set(c[0]);
+    }
+#pragma GCC unroll 8
+    for (int k = 1; k < 7; k++)
+#pragma GCC unroll 4
+        for (int i = 0; i < n; i++) p[i] = p[i] * r[i] + c[k];
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) x[i] = p[i] * (vf)((vi)z[i] << 23);
+}
+
 /* log(1 + x) = log u + (x - (u - 1)) / u, u the rounded 1 + x: 2 ulp. */
 SIMD_FN vf vf_log1p(vf x)
 {

@@ -17,6 +17,7 @@
 #include "autograd/op.h"
 #include "autograd/ops/ops.h"
 #include "autograd/plan.h"
+#include "base/isa.h"
 #include "base/buf.h"
 #include "base/mem.h"
 #include "base/rng.h"
