@@ -149,6 +149,9 @@ bench-page: ## docs/performance.md and its pictures from the results in build/be
 neon: ## the engine's tests cross-compiled for 64-bit Arm, under qemu-user; TEST="a b" as above
 	@tools/neon.sh $(TEST)
 
+avx512: ## the kernels' tests with AVX-512 in an emulated machine, on one that lacks it; slow; TEST="a b" as above
+	@tools/avx512.sh $(TEST)
+
 style: ## formatting, include rules, banned calls
 	@tools/style.sh
 
@@ -181,5 +184,5 @@ help: ## this list
 
 -include $(shell find $(BUILD) -name '*.d' -not -path '$(BUILD)/asan/*' -not -path '$(BUILD)/fuzz/*' -not -path '$(BUILD)/neon/*' 2>/dev/null)
 
-.PHONY: all tests test-bins examples test neon quickstart bench bench-peers bench-emoji bench-backends bench-page asan fuzz fuzz-bins style format deps check install clean help
+.PHONY: all tests test-bins examples test neon avx512 quickstart bench bench-peers bench-emoji bench-backends bench-page asan fuzz fuzz-bins style format deps check install clean help
 .SECONDARY:

@@ -252,6 +252,22 @@ SIMD_FN vf vf_sign_of(vf x, vf s)
     return (vf)(((vi)x & 0x7fffffff) | ((vi)s & (int32_t)0x80000000));
 }
 
+/* a b + c, rounded once where the machine can: left to the compiler, that hangs on its options and on the loop around it, and
+ * a tensor in 16 bits must give the bits of a wide one. */
+SIMD_FN vf vf_madd(vf a, vf b, vf c)
+{
+#if defined(__AVX512F__)
+    return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return _mm256_fmadd_ps(a, b, c);
+#elif defined(__FP_FAST_FMAF)
+    for (int i = 0; i < VL; i++) a[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return a;
+#else
+    return a * b + c;
+#endif
+}
+
 /* Coefficients of a polynomial, highest power first. */
 #define POLY(x, ...) vf_poly(x, (const float[]){__VA_ARGS__}, (int)(sizeof((float[]){__VA_ARGS__}) / sizeof(float)))
 SIMD_FN vf vf_poly(vf x, const float *c, int n)

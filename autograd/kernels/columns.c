@@ -22,22 +22,6 @@ SIMD_FN void put_result(enum ad_dtype t, void *p, int64_t i, vf x, int64_t n, bo
         vf_put_as(t, p, i, x, n);
 }
 
-/* a b + c, rounded once where the machine can: left to the compiler, that would hang on the loop around it, and a tensor in
- * 16 bits must give the bits of a wide one. */
-SIMD_FN vf madd(vf a, vf b, vf c)
-{
-#if defined(__AVX512F__)
-    return _mm512_fmadd_ps(a, b, c);
-#elif defined(__AVX2__) && defined(__FMA__)
-    return _mm256_fmadd_ps(a, b, c);
-#elif defined(__FP_FAST_FMAF)
-    for (int i = 0; i < VL; i++) a[i] = __builtin_fmaf(a[i], b[i], c[i]);
-    return a;
-#else
-    return a * b + c;
-#endif
-}
-
 SIMD_FN void ask_ahead(enum ad_dtype t, const void *p, int64_t i)
 {
     ask_l1((const char *)at_as(t, p, i) + AHEAD);
@@ -109,7 +93,7 @@ SIMD_FN void moments_step(const struct columns *k, int64_t i, int rows, int64_t 
         ask_ahead(t, k->x, (i + r) * k->c + j);
         vf e = vf_get_as(t, k->x, (i + r) * k->c + j, n) - m;
         s += e;
-        q = madd(e, e, q);
+        q = vf_madd(e, e, q);
     }
     vf_put(sum + j, s, n);
     vf_put(square + j, q, n);
@@ -156,7 +140,7 @@ SIMD_FN void affine(const struct columns *k, int64_t i, int rows, int64_t j, int
     for (int r = 0; r < rows; r++) {
         int64_t at = (i + r) * k->c + j;
         if (act != AD_ACT_SILU) ask_ahead(t.x, k->x, at);
-        vf p = madd(vf_get_as(t.x, k->x, at, n) - m, a, b);
+        vf p = vf_madd(vf_get_as(t.x, k->x, at, n) - m, a, b);
         if (more) p += vf_get_as(t.more, k->more, at, n);
         put_result(t.y, k->y, at, activate(act, p), n, k->stream);
     }
@@ -180,7 +164,7 @@ SIMD_FN vf behind_act(const struct columns *k, int act, bool more, struct column
     vf d = vf_get_as(t.dy, k->dy, at, n);
     if (act == AD_ACT_NONE) return d;
     if (act == AD_ACT_RELU && more) return vf_pick(vf_lt(vf_set(0), vf_get_as(t.more, k->more, at, n)), d, vf_set(0));
-    vf p = madd(e, a, b);
+    vf p = vf_madd(e, a, b);
     if (act == AD_ACT_RELU) return vf_pick(vf_lt(vf_set(0), p), d, vf_set(0));
     if (more) p += vf_get_as(t.more, k->more, at, n);
     return d * vf_swish_slope(p, 1);
@@ -197,7 +181,7 @@ SIMD_FN void products_kept(const struct columns *k, int64_t i, int rows, int64_t
         if (act != AD_ACT_SILU) ask_ahead(t.x, k->x, at), ask_ahead(t.dy, k->dy, at);
         vf e = vf_get_as(t.x, k->x, at, n) - m, d = behind_act(k, act, more, t, at, n, e, a, b);
         if (keep) put_result(t.y, k->y, at, d, n, k->stream);
-        sx = madd(d, e, sx);
+        sx = vf_madd(d, e, sx);
         s += d;
     }
     vf_put(sum_x + j, sx, n);
@@ -238,7 +222,7 @@ SIMD_FN void dx(const struct columns *k, int64_t i, int rows, int64_t j, int64_t
         int64_t at = (i + r) * k->c + j;
         if (act != AD_ACT_SILU) ask_ahead(t.x, k->x, at), ask_ahead(t.dy, k->dy, at);
         vf e = vf_get_as(t.x, k->x, at, n) - m, d = behind_act(k, act, more, t, at, n, e, a, b);
-        put_result(t.y, k->y, at, madd(e, -slope, madd(d, a, -shift)), n, k->stream);
+        put_result(t.y, k->y, at, vf_madd(e, -slope, vf_madd(d, a, -shift)), n, k->stream);
         if (more) put_result(t.d, k->d, at, d, n, k->stream);
     }
 }

@@ -201,16 +201,16 @@ SIMD_FN void vf_odd(int n, const vf *x, const struct vf_odd *f, vf *y)
     vf s[VF_MANY];
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++) {
-        s[i] = x[i] * x[i] * (2 / (f->bound * f->bound)) - 1.0f;
+        s[i] = vf_madd(x[i] * x[i], vf_set(2 / (f->bound * f->bound)), vf_set(-1));
         y[i] = vf_set(f->c[0]);
     }
 #pragma GCC unroll 20
     for (int k = 1; k < f->terms; k++)
 #pragma GCC unroll 8
-        for (int i = 0; i < n; i++) y[i] = y[i] * s[i] + f->c[k];
+        for (int i = 0; i < n; i++) y[i] = vf_madd(y[i], s[i], vf_set(f->c[k]));
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++) {
-        vf in = x[i] * y[i] + 0.5f, low = vf_pick(vf_lt(x[i], vf_set(-f->bound)), vf_set(0), in);
+        vf in = vf_madd(x[i], y[i], vf_set(0.5f)), low = vf_pick(vf_lt(x[i], vf_set(-f->bound)), vf_set(0), in);
         y[i] = vf_pick(vf_lt(vf_set(f->bound), x[i]), vf_set(1), low);
     }
 }
