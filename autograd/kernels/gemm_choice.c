@@ -4,8 +4,8 @@
  *     OPENBLAS_CORETYPE=Haswell LIBXSMM_TARGET=hsw TRIAD_ISA=avx2 triad bench gemm --table
  *
  * which mark a class of products where the choice is more than 5 % behind the fastest; `make bench-backends` keeps both for
- * docs/performance.md. OpenBLAS and libxsmm sum in another order, so that they could multiply whole products only, never a
- * block of one that is cut for the threads. */
+ * docs/performance.md. OpenBLAS sums in another order, so that it could multiply whole products only, never a block of one that
+ * is cut for the threads. */
 #include "autograd/kernels/simd.h"
 #include "autograd/kernels/gemm.h"
 
