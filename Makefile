@@ -16,6 +16,8 @@ HDF5_SONAME := $(shell for d in $$(pkg-config --libs-only-L hdf5 2>/dev/null | s
 	readelf -d $$d/libhdf5.so 2>/dev/null; done | sed -n 's/.*(SONAME).*\[\(.*\)\]/\1/p' | head -n 1)
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) hdf5 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+# Short products with AVX2, where it is installed (gemm_xsmm.c).
+XSMM_LIBS := $(if $(filter x86_64,$(shell uname -m)),$(shell pkg-config --libs libxsmm 2>/dev/null))
 
 # V=1 prints whole commands.
 Q := $(if $(V),,@)
@@ -25,11 +27,11 @@ OPT ?= -O2 -g1
 ARCH ?= # everything but kernels/: what the compiler takes by default runs everywhere
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wno-unused-parameter -Wno-missing-field-initializers
 CFLAGS += -std=gnu11 $(OPT) $(ARCH) $(WARN) -fopenmp -fno-math-errno -fno-trapping-math -fno-strict-aliasing $(SANITIZE)
-CPPFLAGS += -I. -Iinclude -D_GNU_SOURCE -DTRIAD_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
+CPPFLAGS += -I. -Iinclude -D_GNU_SOURCE -DTRIAD_VERSION='"$(VERSION)"' $(PKG_CFLAGS) $(if $(XSMM_LIBS),-DTRIAD_XSMM)
 ifdef ONE_ISA
 CPPFLAGS += -DTRIAD_ONE_ISA=$(ONE_ISA)
 endif
-LDLIBS += $(PKG_LIBS) -L$(BLAS_DIR) -Wl,-rpath,$(BLAS_DIR) -lopenblas -lm -lpthread
+LDLIBS += $(PKG_LIBS) $(XSMM_LIBS) -L$(BLAS_DIR) -Wl,-rpath,$(BLAS_DIR) -lopenblas -lm -lpthread
 LDFLAGS += $(SANITIZE) -fopenmp
 
 LIB_ROOMS ?= $(filter-out cli,$(ROOMS))

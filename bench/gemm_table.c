@@ -87,8 +87,8 @@ static int list(struct bench_product p[N_CLASSES])
 }
 
 /* The back ends, and the libraries that could be one. */
-static const enum bench_contestant all[] = {BENCH_DIRECT, BENCH_THIN, BENCH_NARROW, BENCH_PACKED,
-                                            BENCH_LANES,  BENCH_BLAS, BENCH_XSMM};
+static const enum bench_contestant all[] = {BENCH_DIRECT, BENCH_THIN,  BENCH_NARROW, BENCH_XSMM_ROWS,
+                                            BENCH_PACKED, BENCH_LANES, BENCH_BLAS,   BENCH_XSMM};
 enum { N_ALL = sizeof all / sizeof *all, MOST_ROUNDS = 201 };
 
 /* Who of `all` takes the product, and the median seconds of each. */

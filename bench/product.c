@@ -13,9 +13,9 @@
 #include "bench/job.h"
 
 const char *const bench_contestants[BENCH_CONTESTANTS] = {
-    [BENCH_GEMM] = "triad",    [BENCH_DIRECT] = "direct", [BENCH_THIN] = "thin",
-    [BENCH_NARROW] = "narrow", [BENCH_PACKED] = "packed", [BENCH_LANES] = "lanes",
-    [BENCH_BLAS] = "blas",     [BENCH_DNNL] = "dnnl",     [BENCH_XSMM] = "xsmm",
+    [BENCH_GEMM] = "triad",    [BENCH_DIRECT] = "direct",       [BENCH_THIN] = "thin", [BENCH_NARROW] = "narrow",
+    [BENCH_PACKED] = "packed", [BENCH_LANES] = "lanes",         [BENCH_BLAS] = "blas", [BENCH_DNNL] = "dnnl",
+    [BENCH_XSMM] = "xsmm",     [BENCH_XSMM_ROWS] = "xsmm_rows",
 };
 
 /* dnnl_sgemm of oneDNN 2 and 3 (row-major). */
@@ -89,6 +89,7 @@ bool bench_takes(enum bench_contestant who, const struct bench_gemm *w)
     case BENCH_DIRECT:
     case BENCH_THIN:
     case BENCH_NARROW:
+    case BENCH_XSMM_ROWS:
     case BENCH_PACKED:
     case BENCH_LANES: return gemm_can(backend_of(who), &g);
     case BENCH_DNNL: return dnnl_sgemm;

@@ -33,6 +33,7 @@ enum bench_contestant {
     BENCH_DIRECT,
     BENCH_THIN,
     BENCH_NARROW,
+    BENCH_XSMM_ROWS,
     BENCH_PACKED,
     BENCH_LANES,
     BENCH_BLAS,

@@ -10,6 +10,7 @@ build=(gcc libc6-dev make pkg-config libopenblas-openmp-dev
     libpng-dev libjpeg-dev libfreetype-dev libharfbuzz-dev # pictures and the emoji font
     libsndfile1-dev libsoxr-dev libkissfft-dev         # sound
     libpcre2-dev libutf8proc-dev libexpat1-dev)        # text, CLDR
+case $(dpkg --print-architecture 2>/dev/null) in amd64) build+=(libxsmm-dev) ;; esac # short products; it knows no other
 data=(fonts-noto-color-emoji unicode-cldr-core unicode-data espeak-ng)
 tests=(libcmocka-dev clang-format clang libclang-rt-14-dev libomp-dev git)
 

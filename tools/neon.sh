@@ -31,7 +31,7 @@ fi
 lib=$root/usr/lib/aarch64-linux-gnu
 blas=$lib/openblas-openmp
 help=$(grep -LE '#include "(data|eval|run|train)/' tests/support/*.c | xargs) # what the tests of these rooms share
-make --no-print-directory "$jobs" BUILD=$build CC="${NEON_CC:-aarch64-linux-gnu-gcc}" ISAS=plain LIB_ROOMS='base autograd layers models optim' \
+make --no-print-directory "$jobs" BUILD=$build CC="${NEON_CC:-aarch64-linux-gnu-gcc}" ISAS=plain XSMM_LIBS= LIB_ROOMS='base autograd layers models optim' \
     TEST_SRC="$(echo tests/autograd/test_*.c tests/optim/test_within.c)" TEST_HELP="$help" BLAS_DIR="$blas" \
     PKG_CFLAGS="-I$root/usr/include -I$root/usr/include/kissfft -I$root/usr/include/aarch64-linux-gnu -I$root/usr/include/aarch64-linux-gnu/openblas-openmp" \
     PKG_LIBS="-L$lib -Wl,-rpath-link,$lib -Wl,-rpath-link,$blas -lfyaml -ljansson -lkissfft-float" test-bins

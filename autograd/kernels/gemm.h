@@ -101,10 +101,10 @@ struct gemm_work {
 };
 
 /* What multiplies a block: operands read where they lie, so few rows that reading B is the cost, so few columns that they do
- * not fill a vector, packed panels; few rows or columns of operands whose neighbours are along K, summed in lanes; OpenBLAS
- * where there is no AVX2. The first four give the same bits, so that how a product is cut may decide which of them has a
+ * not fill a vector, libxsmm's kernels for short K, packed panels; few rows or columns of operands whose neighbours are along K, summed in lanes; OpenBLAS
+ * where there is no AVX2. The first five give the same bits, so that how a product is cut may decide which of them has a
  * block; lanes have whole products, or all of one's blocks. */
-enum gemm_backend { GEMM_DIRECT, GEMM_THIN, GEMM_NARROW, GEMM_PACKED, GEMM_LANES, GEMM_BLAS };
+enum gemm_backend { GEMM_DIRECT, GEMM_THIN, GEMM_NARROW, GEMM_XSMM, GEMM_PACKED, GEMM_LANES, GEMM_BLAS };
 
 /* Whether the processor takes two vectors of multiply-adds of 512 bits a cycle, taken to be so of Intel's. For tests: -1 by the
  * processor, or 0, 1. */
@@ -171,6 +171,13 @@ void gemm_block_by(enum gemm_backend by, const struct gemm_args *g);
 #define gemm_narrow ISA_FN(gemm_narrow)
 #define gemm_lanes ISA_FN(gemm_lanes)
 void gemm_multiply(const struct gemm_args *g);
+#if defined(TRIAD_XSMM) && defined(__AVX2__) && !defined(__AVX512F__)
+#define GEMM_XSMM_HERE
+#define gemm_xsmm_can ISA_FN(gemm_xsmm_can)
+#define gemm_xsmm ISA_FN(gemm_xsmm)
+bool gemm_xsmm_can(const struct gemm_args *g); /* of f32 alone, A no source */
+void gemm_xsmm(const struct gemm_args *g);
+#endif
 #ifdef __AVX2__
 /* Of f32 alone, A no source. thin: B's rows are contiguous. The same bits as gemm_multiply; but for lanes, where of at most
  * so many rows B's columns are contiguous, or of so many columns A's rows. */

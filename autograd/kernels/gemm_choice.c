@@ -17,6 +17,9 @@ bool gemm_can(enum gemm_backend by, const struct gemm_args *g)
     if (!f32 || g->source || g->stream) return false;
     if (by == GEMM_LANES)
         return (g->n <= GEMM_LANES_MOST && g->a_col == 1) || (g->m <= GEMM_LANES_MOST && g->b_row == 1);
+#ifdef GEMM_XSMM_HERE
+    if (by == GEMM_XSMM) return gemm_xsmm_can(g);
+#endif
     if (by == GEMM_THIN) return g->m <= GEMM_THIN_ROWS && (g->b_col == 1 || g->n == 1);
     return by == GEMM_DIRECT || (by == GEMM_NARROW && g->n <= GEMM_NARROW_COLUMNS);
 #else
@@ -52,6 +55,7 @@ static const struct row table[] = {
     {ROWS,    ROWS,    {0, 0},    {0, 2048}, {0, 0}, 262144, 0,   GEMM_DIRECT},
     {COLUMNS, ANY,     {0, 2048}, {0, 2048}, {0, 0}, 262144, 0,   GEMM_DIRECT},
 #else /* measured on Zen 3 (512 KB) and, from the shares on, on Emerald Rapids (2 MB) */
+    {ANY,     ROWS,    {64, 0},   {64, 512}, {4, 16}, 0,     0,   GEMM_XSMM},
     {ANY,     ANY,     {0, 31},   {0, 255},  {0, 0}, 65536,  0,   GEMM_DIRECT},
     {ANY,     ROWS,    {0, 3},    {128, 0},  {8, 0}, 0,      0,   GEMM_THIN},
     {ROWS,    ANY,     {0, 16},   {0, 0},    {0, 0}, 0,      0,   GEMM_DIRECT},
@@ -126,6 +130,9 @@ void gemm_block_by(enum gemm_backend by, const struct gemm_args *g)
     case GEMM_THIN: gemm_thin(g); break;
     case GEMM_NARROW: gemm_narrow(g); break;
     case GEMM_LANES: gemm_lanes(g); break;
+#ifdef GEMM_XSMM_HERE
+    case GEMM_XSMM: gemm_xsmm(g); break;
+#endif
 #endif
     default: gemm_multiply(g);
     }

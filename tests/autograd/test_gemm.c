@@ -178,6 +178,9 @@ static void test_back_ends_agree(void **state)
         assert_int_equal(choice((struct size){8, 8, 8, false, false}), GEMM_BLAS);
         return;
     }
+#ifdef TRIAD_XSMM
+    if (isa_now() == ISA_AVX2) assert_int_equal(choice((struct size){130, 70, 13, false, false}), GEMM_XSMM);
+#endif
     for (int layout = 0; layout < 4; layout++) {
         for (size_t i = 0; i < sizeof at / sizeof *at; i++)
             assert_same_bits((struct size){at[i][0], at[i][1], at[i][2], layout & 1, layout >> 1}, i & 1);
