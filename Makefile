@@ -175,7 +175,7 @@ install: all ## program, library, headers, configs, pkg-config file under PREFIX
 	for h in $(INCLUDES); do install -Dm644 $$h $(DESTDIR)$(PREFIX)/include/triad/$$h || exit 1; done
 	for c in $(wildcard configs/*.yaml configs/*/*.yaml); do install -Dm644 $$c $(DESTDIR)$(PREFIX)/share/triad/$$c || exit 1; done
 	mkdir -p $(DESTDIR)$(PREFIX)/lib/pkgconfig
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(PKGS)|' -e 's|@BLAS@|$(BLAS_DIR)|g' \
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(PKGS)|' -e 's|@BLAS@|$(BLAS_DIR)|g' -e 's|@XSMM@|$(XSMM_LIBS)|' \
 		tools/triad.pc.in >$(DESTDIR)$(PREFIX)/lib/pkgconfig/triad.pc
 
 clean: ## removes the build
