@@ -65,34 +65,14 @@ SIMD_FN vf vf_exp2_down(vf x)
 }
 
 /* e^x = 2^n p(r), p minimax of degree 6 whose relative error is 3e-9: 1 ulp. x in -88.03 .. 88.73, or NaN, which it stays;
- * below -87.7 it gives 0, from 88.4 on infinity. */
-SIMD_FN vf vf_exp_within(vf x)
-{
-    const float magic = 12582912.0f + 127; /* the sum's low bits are the exponent of 2^n */
-    vf z = x * 1.44269504f + magic, n = z - magic;
-    vf r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-    vf p = POLY(r, 1.38145406e-3f, 8.36874545e-3f, 4.16683890e-2f, 1.66665211e-1f, 4.99999940e-1f, 1.0f, 1.0f);
-    return p * (vf)((vi)z << 23);
-}
-/* The same for all x, and for x up to 0: half the work of vf_exp, for what is not itself the result. */
-SIMD_FN vf vf_exp_cut(vf x)
-{
-    return vf_exp_within(vf_min(vf_set(88.73f), vf_max(vf_set(-88.03f), x)));
-}
-SIMD_FN vf vf_exp_down(vf x)
-{
-    return vf_exp_within(vf_max(vf_set(-88.03f), x));
-}
-
-/* vf_exp_cut of n vectors, a constant up to 4, in place: one has to wait for each of its steps, several do not. */
-SIMD_FN void vf_exp_cut_each(int n, vf *x)
+ * below -87.7 it gives 0, from 88.4 on infinity. `each`: of n vectors in place, a constant up to 4: one has to wait for each
+ * of its steps, several do not. */
+SIMD_FN void vf_exp_within_each(int n, vf *x)
 {
     static const float c[] = {
         1.38145406e-3f, 8.36874545e-3f, 4.16683890e-2f, 1.66665211e-1f, 4.99999940e-1f, 1.0f, 1.0f};
     const float magic = 12582912.0f + 127;
     vf z[4], r[4], p[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < n; i++) x[i] = vf_min(vf_set(88.73f), vf_max(vf_set(-88.03f), x[i]));
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++) {
         z[i] = x[i] * 1.44269504f + magic;
@@ -106,6 +86,27 @@ SIMD_FN void vf_exp_cut_each(int n, vf *x)
         for (int i = 0; i < n; i++) p[i] = p[i] * r[i] + c[k];
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++) x[i] = p[i] * (vf)((vi)z[i] << 23);
+}
+SIMD_FN vf vf_exp_within(vf x)
+{
+    vf_exp_within_each(1, &x);
+    return x;
+}
+/* The same for all x, and for x up to 0: half the work of vf_exp, for what is not itself the result. */
+SIMD_FN vf vf_exp_cut(vf x)
+{
+    return vf_exp_within(vf_min(vf_set(88.73f), vf_max(vf_set(-88.03f), x)));
+}
+SIMD_FN vf vf_exp_down(vf x)
+{
+    return vf_exp_within(vf_max(vf_set(-88.03f), x));
+}
+
+SIMD_FN void vf_exp_cut_each(int n, vf *x)
+{
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) x[i] = vf_min(vf_set(88.73f), vf_max(vf_set(-88.03f), x[i]));
+    vf_exp_within_each(n, x);
 }
 
 /* log(1 + x) = log u + (x - (u - 1)) / u, u the rounded 1 + x: 2 ulp. */
