@@ -10,6 +10,9 @@
 #include "autograd/kernels/stream.h"
 #include "base/threads.h"
 
+/* Multiply-adds that are not worth another thread. */
+enum { ALONE = 1 << 18 };
+
 static int64_t min_of(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -210,14 +213,15 @@ static struct gemm_cut cut_of(const struct gemm_args *g, int64_t threads)
 #if !defined(__AVX2__)
     threads = 8;
 #endif
-    int64_t m = g->m, n = g->n, most_pieces = m * n * g->k < threads << 23 ? 1 : 8;
+    int64_t m = g->m, n = g->n, work = m * n * g->k, most_pieces = work < threads << 23 ? 1 : 8;
+    int64_t most_parts = work < threads << 20 ? threads : 4 * threads; /* looking for the best takes time, too */
     struct gemm_cut best = {m, n, 1, 1, .last = 1, .pieces = 1};
-    if (threads == 1 || m * n * g->k < 1 << 18) return best;
+    if (threads == 1 || work < ALONE) return best;
     struct packing p = {.a = !g->source && g->a_col != 1 ? 1.2 : 0.6, .b = g->b_col == 1 ? 0.8 : 1.8, .columns = 512};
     if (g->panels.at) p.b = 0, p.columns = 2048;
     if (gemm_reads_a(g)) p.a = 0;
     double least = cost_of(&best, p, threads);
-    for (int64_t parts = threads; parts <= 4 * threads; parts += threads)
+    for (int64_t parts = threads; parts <= most_parts; parts += threads)
         for (int64_t pm = 1; pm <= parts; pm++) {
             if (parts % pm != 0) continue;
             struct gemm_cut c = {.m = even(m, pm, 1), .n = even(n, parts / pm, 32)};
@@ -291,10 +295,24 @@ void gemm_do(const struct gemm_work *w, int phase, int64_t item)
     }
 }
 
+/* Neither cut into blocks nor summed in ranges, whatever the threads. */
+static bool is_small(const struct gemm_args *g)
+{
+    return g->m * g->n * g->k < ALONE;
+}
+
 /* A small product takes as long as a loop or two of OpenMP: what stays on this thread begins none, and threads meet no more
  * often than they must. */
 void gemm(const struct gemm_args *g, void *scratch)
 {
+    if (is_small(g)) {
+        struct gemm_args s = *g;
+        s.stream = gemm_streams(g);
+        s.lanes = gemm_sums_in_lanes(g);
+        gemm_enter_thread();
+        gemm_block(&s);
+        return;
+    }
     int64_t threads = omp_in_parallel() ? 1 : threads_count();
     struct gemm_work w = gemm_work_of(g, scratch, threads);
     if (threads == 1 || w.items[0] <= 1) {
@@ -306,8 +324,12 @@ void gemm(const struct gemm_args *g, void *scratch)
 #pragma omp parallel
     {
         gemm_enter_thread();
+        if (w.items[0] <= omp_get_num_threads()) {
+            if (omp_get_thread_num() < w.items[0]) gemm_do(&w, 0, omp_get_thread_num());
+        } else {
 #pragma omp for schedule(dynamic) nowait
-        for (int64_t t = 0; t < w.items[0]; t++) gemm_do(&w, 0, t);
+            for (int64_t t = 0; t < w.items[0]; t++) gemm_do(&w, 0, t);
+        }
         if (w.items[1]) {
 #pragma omp barrier
 #pragma omp for schedule(static) nowait

@@ -101,7 +101,7 @@ struct gemm_work {
 };
 
 /* What multiplies a block: operands read where they lie, so few rows that reading B is the cost, so few columns that they do
- * not fill a vector, libxsmm's kernels for short K, packed panels; few rows or columns of operands whose neighbours are along
+ * not fill a vector, libxsmm's kernels for small blocks, packed panels; few rows or columns of operands whose neighbours are along
  * K, summed in lanes; OpenBLAS where there is no AVX2. The first five give the same bits, so that how a product is cut may
  * decide which of them has a block; lanes have whole products, or all of one's blocks. */
 enum gemm_backend { GEMM_DIRECT, GEMM_THIN, GEMM_NARROW, GEMM_XSMM, GEMM_PACKED, GEMM_LANES, GEMM_BLAS };

@@ -56,6 +56,10 @@ static const struct row table[] = {
     {COLUMNS, ANY,     {0, 2048}, {0, 2048}, {0, 0}, 262144, 0,   GEMM_DIRECT},
 #else /* measured on Zen 3 (512 KB) and, from the shares on, on Emerald Rapids (2 MB) */
     {ANY,     ROWS,    {64, 0},   {64, 512}, {4, 16}, 0,     0,   GEMM_XSMM},
+    {ROWS,    ROWS,    {17, 0},   {17, 64},  {17, 80}, 0,    0,   GEMM_XSMM},
+    {COLUMNS, ROWS,    {17, 0},   {17, 64},  {17, 80}, 0,    0.5, GEMM_XSMM},
+    {ANY,     ROWS,    {4, 16},   {4, 4},    {4, 16}, 0,     0,   GEMM_XSMM},
+    {ANY,     ROWS,    {9, 15},   {9, 15},   {9, 16}, 0,     0,   GEMM_XSMM},
     {ANY,     ANY,     {0, 31},   {0, 255},  {0, 0}, 65536,  0,   GEMM_DIRECT},
     {ANY,     ROWS,    {0, 3},    {128, 0},  {8, 0}, 0,      0,   GEMM_THIN},
     {ROWS,    ANY,     {0, 16},   {0, 0},    {0, 0}, 0,      0,   GEMM_DIRECT},
@@ -88,12 +92,14 @@ static bool lies(enum layout want, bool rows)
 }
 
 /* The lanes of a sum are added to one another once in a block of K, and a line of the longer operand is read as fast as
- * memory allows: what is short gains nothing. */
+ * memory allows: what is short gains nothing, but that a few short lines of both need not be turned. */
 bool gemm_sums_in_lanes(const struct gemm_args *g)
 {
+    enum { FEW = 4, SHORT = 16 };
     enum { LENGTH = 64, LINES = 32, MOST_ROWS = 8, MOST_COLUMNS = VL > 8 ? 8 : 4 };
     bool few_rows = g->m <= MOST_ROWS && g->n >= LINES, few_columns = g->n <= MOST_COLUMNS && g->m >= LINES;
-    return (few_rows || few_columns) && g->k >= LENGTH && !g->panels.at && gemm_can(GEMM_LANES, g);
+    bool few_lines = g->m <= SHORT && g->n <= FEW && g->k <= SHORT && g->a_col == 1 && g->b_row == 1 && g->b_col != 1;
+    return (((few_rows || few_columns) && g->k >= LENGTH) || few_lines) && !g->panels.at && gemm_can(GEMM_LANES, g);
 }
 
 enum gemm_backend gemm_backend_of(const struct gemm_args *g)

@@ -20,6 +20,8 @@ struct blocks {
     float *c;
     int64_t ldc;
     bool add;
+    float *copy; /* NULL, or rows of ld_copy for what is read of B */
+    int64_t ld_copy;
 };
 
 /* Of a block whose last vector has fewer columns than lanes. */
@@ -35,9 +37,10 @@ SIMD_FN void store_part(int mr, int nv, block_sums sum, float *c, int64_t ldc, b
 }
 
 /* C (mr x nv vectors) = A B, or += where `add`, block after block. Element (i, k) of A is at a[i * lda + k] where `by_row`,
- * else at a[i + k * lda]. */
-SIMD_FN void kernel(int mr, int nv, bool by_row, bool part, const struct blocks *t)
+ * else at a[i + k * lda]. Where it `copies`, B's rows, which lie far apart, are asked for ahead: no processor foresees them. */
+SIMD_FN void kernel(int mr, int nv, bool by_row, bool part, bool copies, const struct blocks *t)
 {
+    enum { AHEAD = 32 };
     int64_t lda = t->lda, ldb = t->ldb, ldc = t->ldc, last = t->last, n = t->k;
     float *c = t->c;
     const float *rows = t->a, *first = t->b, *end = first + t->count * nv * VL;
@@ -46,11 +49,18 @@ SIMD_FN void kernel(int mr, int nv, bool by_row, bool part, const struct blocks 
         block_sums sum;
         block_clear(mr, nv, sum);
         const float *a = rows, *high = a + 3 * lda, *b = first;
+        float *copy = t->copy + (first - t->b);
 #pragma GCC unroll 4
         for (int64_t k = 0; k < n; k++) {
             const float *v = b + (nv - 1) * VL;
             vf b1 = part ? vf_load_part(v, last, 0) : vf_load(v), b0 = nv > 1 ? vf_load(b) : b1;
             block_add(mr, nv, a, by_row ? high : a + 3, by_row ? lda : 1, b0, b1, sum);
+            if (copies) {
+                ask_l1(b + AHEAD * ldb);
+                vf_store(copy, b0);
+                vf_store(copy + VL, b1);
+                copy += t->ld_copy;
+            }
             a += by_row ? 1 : lda;
             high++;
             b += ldb;
@@ -68,7 +78,12 @@ typedef void kernel_fn(const struct blocks *t);
 #define KERNEL(mr, nv, by_row, part)                                          \
     static void kernel_##mr##_##nv##_##by_row##_##part(const struct blocks *t) \
     {                                                                         \
-        kernel(mr, nv, by_row, part, t);                                      \
+        kernel(mr, nv, by_row, part, false, t);                               \
+    }
+#define COPYING(mr, by_row)                                                   \
+    static void copying_##mr##_##by_row(const struct blocks *t)               \
+    {                                                                         \
+        kernel(mr, 2, by_row, false, true, t);                                \
     }
 #define EACH_OF(mr, nv) KERNEL(mr, nv, 0, 0) KERNEL(mr, nv, 0, 1) KERNEL(mr, nv, 1, 0) KERNEL(mr, nv, 1, 1)
 #define NAME(mr, nv, by_row, part) kernel_##mr##_##nv##_##by_row##_##part
@@ -79,6 +94,10 @@ HEIGHTS(EACH_OF, 1) MORE_HEIGHTS(EACH_OF, 1) HEIGHTS(EACH_OF, 2)
 /* by rows, by row, part */
 static kernel_fn *const kernels_1[MR_1 + 1][2][2] = {{{0}}, HEIGHTS(NAMES_OF, 1) MORE_HEIGHTS(NAMES_OF, 1)};
 static kernel_fn *const kernels_2[MR + 1][2][2] = {{{0}}, HEIGHTS(NAMES_OF, 2)};
+COPYING(4, 0) COPYING(4, 1) COPYING(5, 0) COPYING(5, 1) COPYING(6, 0) COPYING(6, 1)
+/* of the first of several panels of rows */
+static kernel_fn *const copying[MR + 1][2] = {
+    [4] = {copying_4_0, copying_4_1}, [5] = {copying_5_0, copying_5_1}, [6] = {copying_6_0, copying_6_1}};
 /* clang-format on */
 
 /* All rows of n columns, so many at a time as `two` vectors or one have: what B has there is in the first cache, and C is
@@ -95,7 +114,13 @@ static void strip(const struct gemm_args *g, bool by_row, bool two, int64_t n, s
         kernel_fn *const *run = (two ? kernels_2 : kernels_1)[mr][by_row];
         struct blocks at = t;
         at.count = n / width;
-        if (at.count) run[0](&at);
+        if (x == 0 && t.copy) {
+            copying[mr][by_row](&at);
+            t.b = t.copy;
+            t.ldb = t.ld_copy;
+        } else if (at.count) {
+            run[0](&at);
+        }
         at.b += at.count * width;
         at.c += at.count * width;
         at.last = n - at.count * width - (two ? VL : 0);
@@ -124,19 +149,13 @@ static void turn(const float *b, int64_t ldb, int64_t kc, int64_t n, float *to, 
 }
 
 /* Whether rows of B that lie a multiple of 2 or 4 KB apart throw one another out of the first-level cache, which keeps a
- * few of them, and rows of A are enough that a copy pays: 1.2-1.5 times as fast at 4 KB and K of 64 (Zen 3). The wide kernel
+ * few of them, so that a copy pays: at 4 KB from the second panel of rows on, 1.1-1.5 times as fast (Zen 3). The wide kernel
  * comes back for a row half as often. */
 static bool rows_meet(const struct gemm_args *g)
 {
     enum { ROWS = 32, FAR = 1024, LONG = 256 };
-    if (VL > 8 || g->m < ROWS) return false;
-    return (g->b_row % FAR == 0 && g->k > ROWS) || (g->b_row % (FAR / 2) == 0 && g->k > LONG);
-}
-
-/* kc rows of n columns, as they lie, into rows of `ld`. */
-static void copy_rows(const float *b, int64_t ldb, int64_t kc, int64_t n, float *to, int64_t ld)
-{
-    for (int64_t k = 0; k < kc; k++, b += ldb, to += ld) memcpy(to, b, (size_t)n * sizeof *to);
+    if (VL > 8 || g->m <= MR) return false;
+    return (g->b_row % FAR == 0 && g->k > ROWS) || (g->b_row % (FAR / 2) == 0 && g->k > LONG && g->m >= ROWS);
 }
 
 /* A strip of columns after the other, as wide as the first-level cache allows. */
@@ -146,8 +165,9 @@ static void multiply(const struct gemm_args *g)
     int64_t block = gemm_k_block(g->k), columns = g->n <= NR ? NR : ROOM / block / NR * NR;
     int64_t ld = (g->n < columns ? (g->n + NR - 1) / NR * NR : columns) + VL; /* odd: rows must not meet in the cache */
     bool a_rows = g->a_col == 1 || g->k == 1, b_rows = g->b_col == 1 || g->n == 1;
-    bool in_place = b_rows && !rows_meet(g);
-    struct blocks t = {.lda = a_rows ? g->a_row : g->a_col, .ldb = in_place ? g->b_row : ld, .ldc = g->c_row};
+    bool copies = b_rows && rows_meet(g);
+    struct blocks t = {
+        .lda = a_rows ? g->a_row : g->a_col, .ldb = b_rows ? g->b_row : ld, .ldc = g->c_row, .ld_copy = ld};
     for (int64_t k = 0; k < g->k; k += t.k) {
         t.k = g->k - k < block ? g->k - k : block;
         t.add = g->add || k > 0;
@@ -157,11 +177,17 @@ static void multiply(const struct gemm_args *g)
             t.a = (const float *)g->a + k * g->a_col;
             t.b = (const float *)g->b + k * g->b_row + j * g->b_col;
             t.c = (float *)g->c + j;
-            if (!b_rows)
+            if (!b_rows) {
                 turn(t.b, g->b_col, t.k, n, room, ld);
-            else if (!in_place)
-                copy_rows(t.b, g->b_row, t.k, n, room, ld);
-            if (!in_place) t.b = room;
+                t.b = room;
+            } else if (copies && n > rest) {
+                t.copy = room;
+                strip(g, a_rows, true, n - rest, t, ends);
+                t.copy = NULL;
+                t.b += n - rest;
+                t.c += n - rest;
+                n = rest;
+            }
             if (n > one) strip(g, a_rows, true, n - one, t, ends);
             t.b += n - one;
             t.c += n - one;

@@ -2,6 +2,8 @@
 #ifndef TRIAD_AUTOGRAD_KERNELS_STREAM_H
 #define TRIAD_AUTOGRAD_KERNELS_STREAM_H
 
+#include <stdbool.h>
+
 #include "base/simd.h"
 
 /* Whether rows of c numbers at p, `count` in all, are to be written by vf_stream, which wants whole aligned lines. */
@@ -22,6 +24,14 @@ SIMD_FN void vf_stream(float *p, vf x)
 #else
     vf_store(p, x);
 #endif
+}
+/* Past the caches where `stream`. */
+SIMD_FN void vf_store_or_stream(float *p, vf x, bool stream)
+{
+    if (stream)
+        vf_stream(p, x);
+    else
+        vf_store(p, x);
 }
 /* After the last of a thread's vf_stream, before others read. */
 SIMD_FN void stream_end(void)

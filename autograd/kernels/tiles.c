@@ -11,15 +11,6 @@ static void fill(float *out, int64_t n, float x)
     for (int64_t i = 0; i < n; i++) out[i] = x;
 }
 
-/* Past the caches, whole lines are to be at `out`. */
-SIMD_FN void put(float *out, vf x, bool stream)
-{
-    if (stream)
-        vf_stream(out, x);
-    else
-        vf_store(out, x);
-}
-
 /* Both ways of op `name`, which is `run_name` */
 #define WAYS(name)                                                                                            \
     static void tile_##name(int64_t n, const float *const *in, const int *step, float *out, const void *attr) \
@@ -34,23 +25,23 @@ SIMD_FN void put(float *out, vf x, bool stream)
 /* TILE1(op, expression of the vf x; A and B are the attributes) */
 #define A ((float)((const struct ad_unary_attr *)attr)->a)
 #define B ((float)((const struct ad_unary_attr *)attr)->b)
-#define TILE1(name, expression)                                                                               \
-    SIMD_FN vf one_##name(vf x, const void *attr)                                                             \
-    {                                                                                                         \
-        return expression;                                                                                    \
-    }                                                                                                         \
-    SIMD_FN void run_##name(int64_t n, const float *const *in, const int *step, float *out, const void *attr, \
-                            bool stream)                                                                      \
-    {                                                                                                         \
-        if (n < 1) return;                                                                                    \
-        if (!step[0]) {                                                                                       \
-            fill(out, n, one_##name(vf_set(*in[0]), attr)[0]);                                                \
-            return;                                                                                           \
-        }                                                                                                     \
-        int64_t i = 0;                                                                                        \
-        for (; i + VL <= n; i += VL) put(out + i, one_##name(vf_load(in[0] + i), attr), stream);              \
-        if (i < n) vf_store_part(out + i, one_##name(vf_load_part(in[0] + i, n - i, 0), attr), n - i);        \
-    }                                                                                                         \
+#define TILE1(name, expression)                                                                                 \
+    SIMD_FN vf one_##name(vf x, const void *attr)                                                               \
+    {                                                                                                           \
+        return expression;                                                                                      \
+    }                                                                                                           \
+    SIMD_FN void run_##name(int64_t n, const float *const *in, const int *step, float *out, const void *attr,   \
+                            bool stream)                                                                        \
+    {                                                                                                           \
+        if (n < 1) return;                                                                                      \
+        if (!step[0]) {                                                                                         \
+            fill(out, n, one_##name(vf_set(*in[0]), attr)[0]);                                                  \
+            return;                                                                                             \
+        }                                                                                                       \
+        int64_t i = 0;                                                                                          \
+        for (; i + VL <= n; i += VL) vf_store_or_stream(out + i, one_##name(vf_load(in[0] + i), attr), stream); \
+        if (i < n) vf_store_part(out + i, one_##name(vf_load_part(in[0] + i, n - i, 0), attr), n - i);          \
+    }                                                                                                           \
     WAYS(name)
 
 /* For what has no vector form: lane by lane through libm. */
@@ -125,7 +116,8 @@ TILE1(stop_gradient, x)
         const vf a0 = vf_set(*in[0]), b0 = vf_set(*in[1]);                                                             \
         int64_t i = 0;                                                                                                 \
         for (; i + VL <= n; i += VL)                                                                                   \
-            put(out + i, one_##name(step[0] ? vf_load(in[0] + i) : a0, step[1] ? vf_load(in[1] + i) : b0), stream);    \
+            vf_store_or_stream(                                                                                        \
+                out + i, one_##name(step[0] ? vf_load(in[0] + i) : a0, step[1] ? vf_load(in[1] + i) : b0), stream);    \
         if (i == n) return;                                                                                            \
         vf a = step[0] ? vf_load_part(in[0] + i, n - i, 0) : a0, b = step[1] ? vf_load_part(in[1] + i, n - i, 0) : b0; \
         vf_store_part(out + i, one_##name(a, b), n - i);                                                               \
@@ -174,7 +166,7 @@ SIMD_FN void run_odd(int64_t n, const float *x, int x_step, const float *by, int
         vf_odd(VF_MANY, a, f, y);
 #pragma GCC unroll 8
         for (int k = 0; k < VF_MANY; k++)
-            put(out + i + k * VL, (by_step ? vf_load(by + i + k * VL) : vf_set(*by)) * y[k], stream);
+            vf_store_or_stream(out + i + k * VL, (by_step ? vf_load(by + i + k * VL) : vf_set(*by)) * y[k], stream);
     }
     for (; i < n; i += VL) {
         int64_t m = n - i < VL ? n - i : VL;
@@ -182,7 +174,7 @@ SIMD_FN void run_odd(int64_t n, const float *x, int x_step, const float *by, int
         vf b = !by_step ? vf_set(*by) : m == VL ? vf_load(by + i) : vf_load_part(by + i, m, 0);
         vf_odd(1, &a, f, &y);
         if (m == VL)
-            put(out + i, b * y, stream);
+            vf_store_or_stream(out + i, b * y, stream);
         else
             vf_store_part(out + i, b * y, m);
     }
@@ -209,7 +201,7 @@ SIMD_FN void run_where(int64_t n, const float *const *in, const int *step, float
             x[k] = !step[k] ? vf_set(*in[k]) : m == VL ? vf_load(in[k] + i) : vf_load_part(in[k] + i, m, 0);
         vf y = vf_pick(vf_ne(x[0], ZERO), x[1], x[2]);
         if (m == VL)
-            put(out + i, y, stream);
+            vf_store_or_stream(out + i, y, stream);
         else
             vf_store_part(out + i, y, m);
     }
@@ -238,19 +230,22 @@ static const struct {
 #undef X
 };
 
+static ad_tile_fn find(const struct ad_op *op, bool past)
+{
+    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
+        if (tiles[i].op == op) return past ? tiles[i].past : tiles[i].tile;
+    return NULL;
+}
+
 ISA_DECLARE(ad_tile_fn, ad_tile_find, (const struct ad_op *op));
 ISA_DECLARE(ad_tile_fn, ad_tile_find_past, (const struct ad_op *op));
 ad_tile_fn ISA_FN(ad_tile_find)(const struct ad_op *op)
 {
-    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
-        if (tiles[i].op == op) return tiles[i].tile;
-    return NULL;
+    return find(op, false);
 }
 ad_tile_fn ISA_FN(ad_tile_find_past)(const struct ad_op *op)
 {
-    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
-        if (tiles[i].op == op) return tiles[i].past;
-    return NULL;
+    return find(op, true);
 }
 
 ISA_DECLARE(int, ad_stream_pays, (const float *p, int64_t c, int64_t count));

@@ -170,10 +170,11 @@ static void assert_same_bits(struct size z, bool more)
 
 static void test_back_ends_agree(void **state)
 {
-    static const int64_t at[][3] = {
-        {1, 1, 1},      {5, 1, 9},     {600, 3, 520},  {513, 8, 17},  {4, 300, 513},
-        {3, 257, 1030}, {13, 40, 80},  {25, 97, 515},  {12, 15, 600}, {7, 530, 5},
-        {100, 33, 24},  {6, 1100, 12}, {33, 1024, 70}, {40, 512, 523}}; /* the last: rows of B meet in a cache */
+    static const int64_t at[][3] = {{1, 1, 1},      {5, 1, 9},     {600, 3, 520},   {513, 8, 17},   {4, 300, 513},
+                                    {3, 257, 1030}, {13, 40, 80},  {25, 97, 515},   {12, 15, 600},  {7, 530, 5},
+                                    {100, 33, 24},  {6, 1100, 12}, {50, 40, 77},    {33, 24, 96},   {20, 20, 20},
+                                    {13, 13, 13},   {16, 4, 16},   {16, 1024, 300}, {7, 1024, 520}, {33, 1024, 70},
+                                    {40, 512, 523}}; /* from {16, 1024, 300} on: rows of B meet in a cache */
     if (isa_now() == ISA_PLAIN) {
         assert_int_equal(choice((struct size){8, 8, 8, false, false}), GEMM_BLAS);
         return;
@@ -189,28 +190,32 @@ static void test_back_ends_agree(void **state)
     }
 }
 
-/* Rows of B that lie 16 KB apart are copied for all columns at once, others panel by panel (gemm_packed.c): the same bits. */
+/* Rows of B that lie 16 KB apart are copied for all columns at once, others panel by panel (gemm_packed.c), or while they
+ * are multiplied by the first rows of A (gemm_direct.c): the same bits. */
 static void test_rows_far_apart(void **state)
 {
     enum { FAR = 4096, N = 150, K = 600 };
-    static const int64_t rows[] = {20, 60, 200}; /* of few, B is read in place but for its last columns */
+    static const int64_t rows[] = {7, 20, 60, 200}; /* of few, B is read in place but for its last columns */
     if (isa_now() == ISA_PLAIN) {
         assert_int_equal(choice((struct size){200, N, K, false, false}), GEMM_BLAS);
         return;
     }
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         int64_t m = rows[i];
         struct ad_tensor a = check_tensor(SHAPE(m * K)), b = check_tensor(SHAPE(K * N)),
                          want = check_tensor(SHAPE(m, N)), got = check_tensor(SHAPE(m, N)),
                          far = check_tensor(SHAPE((K - 1) * FAR + N));
         for (int k = 0; k < K; k++) memcpy((float *)far.data + k * FAR, (float *)b.data + k * N, N * sizeof(float));
-        struct gemm_args g = product((struct size){m, N, K, i == 2, false}, a.data, b.data, want.data);
+        struct gemm_args g = product((struct size){m, N, K, i == 3, false}, a.data, b.data, want.data);
         gemm_block_by(GEMM_PACKED, &g);
         g.b = far.data;
         g.b_row = FAR;
         g.c = got.data;
-        gemm_block_by(GEMM_PACKED, &g);
-        assert_memory_equal(got.data, want.data, (size_t)(m * N) * sizeof(float));
+        for (int by = 0; by < 2; by++) {
+            memset(got.data, 0, (size_t)(m * N) * sizeof(float));
+            gemm_block_by(by ? GEMM_DIRECT : GEMM_PACKED, &g);
+            assert_memory_equal(got.data, want.data, (size_t)(m * N) * sizeof(float));
+        }
         float *const data[] = {a.data, b.data, want.data, got.data, far.data};
         for (size_t x = 0; x < sizeof data / sizeof *data; x++) free(data[x]);
     }
