@@ -47,11 +47,12 @@ void gemm_xsmm(const struct gemm_args *g)
 {
     int64_t rows = rows_at_once(g->m);
     libxsmm_smmfunction run = kernel_of(g, rows);
+    bool ends = gemm_has_epilogue(g); /* while these rows are in the cache */
     int64_t i = 0;
-    for (; run && i + rows <= g->m; i += rows)
+    for (; run && i + rows <= g->m; i += rows) {
         run(g->b, (const float *)g->a + i * g->a_row, (float *)g->c + i * g->c_row);
-    if (gemm_has_epilogue(g))
-        for (int64_t r = 0; r < i; r++) gemm_epilogue_row(g, (float *)g->c + r * g->c_row, g->n, r, 0);
+        for (int64_t r = i; ends && r < i + rows; r++) gemm_epilogue_row(g, (float *)g->c + r * g->c_row, g->n, r, 0);
+    }
     if (i == g->m) return;
     struct gemm_args rest = *g;
     rest.m -= i;
