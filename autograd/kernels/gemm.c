@@ -10,9 +10,6 @@
 #include "autograd/kernels/stream.h"
 #include "base/threads.h"
 
-/* Multiply-adds that are not worth another thread. */
-enum { ALONE = 1 << 18 };
-
 static int64_t min_of(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -207,6 +204,12 @@ static double cost_of(const struct gemm_cut *c, struct packing p, int64_t thread
     return (double)rounds * block + ((double)c->pieces + 0.03) * piece;
 }
 
+/* Neither cut into blocks nor summed in ranges, whatever the threads. */
+static bool is_small(const struct gemm_args *g)
+{
+    return g->m * g->n * g->k < 1 << 18;
+}
+
 /* Blocks may follow the thread count where they do not change the order of any sum; OpenBLAS' sums follow the size. */
 static struct gemm_cut cut_of(const struct gemm_args *g, int64_t threads)
 {
@@ -216,7 +219,7 @@ static struct gemm_cut cut_of(const struct gemm_args *g, int64_t threads)
     int64_t m = g->m, n = g->n, work = m * n * g->k, most_pieces = work < threads << 23 ? 1 : 8;
     int64_t most_parts = work < threads << 20 ? threads : 4 * threads; /* looking for the best takes time, too */
     struct gemm_cut best = {m, n, 1, 1, .last = 1, .pieces = 1};
-    if (threads == 1 || work < ALONE) return best;
+    if (threads == 1 || is_small(g)) return best;
     struct packing p = {.a = !g->source && g->a_col != 1 ? 1.2 : 0.6, .b = g->b_col == 1 ? 0.8 : 1.8, .columns = 512};
     if (g->panels.at) p.b = 0, p.columns = 2048;
     if (gemm_reads_a(g)) p.a = 0;
@@ -295,22 +298,15 @@ void gemm_do(const struct gemm_work *w, int phase, int64_t item)
     }
 }
 
-/* Neither cut into blocks nor summed in ranges, whatever the threads. */
-static bool is_small(const struct gemm_args *g)
-{
-    return g->m * g->n * g->k < ALONE;
-}
-
 /* A small product takes as long as a loop or two of OpenMP: what stays on this thread begins none, and threads meet no more
- * often than they must. */
+ * often than they must. The smallest are not planned either: 72 ns for 149 at 8 a side. */
 void gemm(const struct gemm_args *g, void *scratch)
 {
     if (is_small(g)) {
-        struct gemm_args s = *g;
-        s.stream = gemm_streams(g);
-        s.lanes = gemm_sums_in_lanes(g);
+        struct gemm_source room;
+        struct gemm_args whole = part_of(g, 0, g->m, 0, g->n, 0, g->k, &room);
         gemm_enter_thread();
-        gemm_block(&s);
+        gemm_block(&whole);
         return;
     }
     int64_t threads = omp_in_parallel() ? 1 : threads_count();
@@ -324,12 +320,8 @@ void gemm(const struct gemm_args *g, void *scratch)
 #pragma omp parallel
     {
         gemm_enter_thread();
-        if (w.items[0] <= omp_get_num_threads()) {
-            if (omp_get_thread_num() < w.items[0]) gemm_do(&w, 0, omp_get_thread_num());
-        } else {
 #pragma omp for schedule(dynamic) nowait
-            for (int64_t t = 0; t < w.items[0]; t++) gemm_do(&w, 0, t);
-        }
+        for (int64_t t = 0; t < w.items[0]; t++) gemm_do(&w, 0, t);
         if (w.items[1]) {
 #pragma omp barrier
 #pragma omp for schedule(static) nowait

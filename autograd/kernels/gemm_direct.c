@@ -49,7 +49,7 @@ SIMD_FN void kernel(int mr, int nv, bool by_row, bool part, bool copies, const s
         block_sums sum;
         block_clear(mr, nv, sum);
         const float *a = rows, *high = a + 3 * lda, *b = first;
-        float *copy = t->copy + (first - t->b);
+        float *copy = copies ? t->copy + (first - t->b) : NULL;
 #pragma GCC unroll 4
         for (int64_t k = 0; k < n; k++) {
             const float *v = b + (nv - 1) * VL;
