@@ -95,8 +95,8 @@ test-bins: $(TEST_BIN)
 tests: test-bins $(BUILD)/golden
 examples: $(EXAMPLE_BIN) ## the example programs
 
-test: all tests examples ## unit, gradient and golden tests; TEST="a b" runs those whose path holds a word
-	@BUILD=$(BUILD) TEST_ISAS="$(ONE_ISA)" tests/run.sh $(TEST)
+test: all tests examples ## unit, gradient and golden tests; TEST="a b" runs those whose path holds a word, CASE="test_a*" their cases of this name
+	@BUILD=$(BUILD) TEST_ISAS="$(ONE_ISA)" TEST_CASE="$(CASE)" tests/run.sh $(TEST)
 
 # A build of its own under ASan and UBSan. Leaks count too. The other instruction sets are the same source in vectors of
 # other lengths, and `test` runs them.
@@ -148,11 +148,11 @@ bench-backends: all $(if $(XSMM),$(BUILD)/libxsmm.so) ## gemm's back ends beside
 bench-page: ## docs/performance.md and its pictures from the results in build/bench
 	@python3 bench/page.py $(BUILD)/bench
 
-neon: ## the engine's tests cross-compiled for 64-bit Arm, under qemu-user; TEST="a b" as above
-	@tools/neon.sh $(TEST)
+neon: ## the engine's tests cross-compiled for 64-bit Arm, under qemu-user; TEST, CASE as above
+	@TEST_CASE="$(CASE)" tools/neon.sh $(TEST)
 
-avx512: ## the kernels' tests with AVX-512 in an emulated machine, on one that lacks it; slow; TEST="a b" as above
-	@tools/avx512.sh $(TEST)
+avx512: ## the kernels' tests with AVX-512 in an emulated machine, on one that lacks it; slow; TEST, CASE as above
+	@TEST_CASE="$(CASE)" tools/avx512.sh $(TEST)
 
 style: ## formatting, include rules, banned calls
 	@tools/style.sh

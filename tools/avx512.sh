@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The kernels' tests with AVX-512 on a processor that lacks it: each program in a machine that Bochs emulates, which boots Debian's
 # kernel and has nothing else on its disc. Slow: about a minute for the boot and a hundred times the test's own, hours for test_gemm. Arguments choose
-# tests as in `make test TEST=...`; without any, test_kernels. Last line: N passed, N failed.
+# tests as in `make test TEST=...`, TEST_CASE their cases; without any, test_kernels. Last line: N passed, N failed.
 set -eu
 cd "$(dirname "$0")/.."
 build=${BUILD:-build}
@@ -23,7 +23,7 @@ emulate() {
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox dmesg -n 1
-export LD_LIBRARY_PATH=/lib PATH=/bin TRIAD_ISA=avx512 CMOCKA_MESSAGE_OUTPUT=${CMOCKA_MESSAGE_OUTPUT:-TAP}
+export LD_LIBRARY_PATH=/lib PATH=/bin TRIAD_ISA=avx512 CMOCKA_MESSAGE_OUTPUT=${CMOCKA_MESSAGE_OUTPUT:-TAP} TEST_CASE='${TEST_CASE:-}'
 cd /tmp
 echo "triad-begins"
 /program

@@ -8,21 +8,22 @@
 #include "autograd/kernels/register_block.h"
 #include "autograd/kernels/transpose.h"
 
-/* ---- few rows: four vectors of each are summed at once, one row alone has eight ---------------------------------------- */
+/* ---- few rows -------------------------------------------------------------------------------------------------------- */
 
-/* Columns of `n` vectors of C, k of A and B. */
+/* C (rows, n) = A (rows, k) B, or += where `add`; `sums`: FEW_WIDE for each row, of gemm_thin's. */
 struct few {
     const float *a, *b;
-    int64_t k, a_row, a_col, ldb;
+    int64_t n, k, a_row, a_col, ldb;
     float *c;
     int64_t ldc;
     bool add;
+    float *sums;
 };
 
-/* The last vector has `last` columns. */
-SIMD_FN void few_rows(int mr, int nv, bool part, int64_t last, const struct few *t)
+/* nv vectors of each row down all of k; the last vector has `last` columns. */
+SIMD_FN void few_strip(int mr, int nv, bool part, int64_t last, const struct few *t)
 {
-    vf sum[GEMM_THIN_ROWS][8];
+    vf sum[GEMM_THIN_ROWS][4];
     const float *a = t->a, *high = a + 3 * t->a_row, *b = t->b;
     int64_t a_row = t->a_row, a_col = t->a_col, ldb = t->ldb;
     for (int i = 0; i < mr; i++)
@@ -47,42 +48,110 @@ SIMD_FN void few_rows(int mr, int nv, bool part, int64_t last, const struct few 
         }
 }
 
-/* All n columns. */
-SIMD_FN void few_rows_along(int mr, int64_t n, struct few t)
+/* Strip by strip: four vectors of each row are summed at once. */
+SIMD_FN void few_down(int mr, struct few t)
 {
-    int64_t j = 0;
+    int64_t j = 0, n = t.n;
     const float *b = t.b;
     float *c = t.c;
 #define COLUMNS_OF(nv)                       \
     for (; n - j >= (nv)*VL; j += (nv)*VL) { \
         t.b = b + j, t.c = c + j;            \
-        few_rows(mr, nv, false, 0, &t);      \
+        few_strip(mr, nv, false, 0, &t);     \
     }
-    if (mr == 1) COLUMNS_OF(8)
     COLUMNS_OF(4)
     COLUMNS_OF(2)
     COLUMNS_OF(1)
 #undef COLUMNS_OF
     t.b = b + j, t.c = c + j;
-    if (j < n) few_rows(mr, 1, true, n - j, &t);
+    if (j < n) few_strip(mr, 1, true, n - j, &t);
+}
+
+/* Down a strip, rows of B that lie some KB apart are each waited for. Here a few rows are read along, as the processor
+ * foresees it, and the sums of all columns stay in the first-level cache: 1.2 to 3.5 times as fast (Zen 3), more the further
+ * apart they lie. Of rows that are near, one row of A alone gains. */
+enum { FEW_ALONG = 3, FEW_DEEP = 8, FEW_WIDE = 2048, FEW_APART = 1024 };
+
+/* The products of the next `deep` of k, whose numbers of A are at a[k * mr + i], are added to nv vectors from column j on,
+ * the last of `last` columns; `begins` with the first k of all, `ends` with the last. */
+SIMD_FN void few_add(int mr, int deep, int nv, int64_t last, bool begins, bool ends, int64_t j, const float *a,
+                     const struct few *t)
+{
+    vf sum[FEW_ALONG][4];
+    float *sums = t->sums + j, *c = t->c + j;
+    const float *b = t->b + j;
+#pragma GCC unroll 4
+    for (int i = 0; i < mr; i++)
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; v++) sum[i][v] = begins ? (vf){0} : vf_load(sums + i * FEW_WIDE + v * VL);
+#pragma GCC unroll 8
+    for (int k = 0; k < deep; k++, b += t->ldb)
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; v++) {
+            vf line = last < VL ? vf_load_part(b, last, 0) : vf_load(b + v * VL);
+#pragma GCC unroll 4
+            for (int i = 0; i < mr; i++) block_add_product(&sum[i][v], vf_set(a[k * mr + i]), line);
+        }
+#pragma GCC unroll 4
+    for (int i = 0; i < mr; i++)
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; v++) {
+            float *to = c + i * t->ldc + v * VL;
+            if (ends)
+                vf_put(to, t->add ? vf_get(to, last) + sum[i][v] : sum[i][v], last);
+            else
+                vf_store(sums + i * FEW_WIDE + v * VL, sum[i][v]);
+        }
+}
+
+SIMD_FN void few_add_along(int mr, int deep, bool begins, bool ends, const struct few *t)
+{
+    enum { NV = 4 };
+    float a[FEW_DEEP * FEW_ALONG];
+    int64_t j = 0;
+    for (int k = 0; k < deep; k++)
+        for (int i = 0; i < mr; i++) a[k * mr + i] = t->a[i * t->a_row + k * t->a_col];
+    for (; j + NV * VL <= t->n; j += NV * VL) few_add(mr, deep, NV, VL, begins, ends, j, a, t);
+    for (; j + VL <= t->n; j += VL) few_add(mr, deep, 1, VL, begins, ends, j, a, t);
+    if (j < t->n) few_add(mr, deep, 1, t->n - j, begins, ends, j, a, t);
+}
+
+SIMD_FN void few_along(int mr, struct few t)
+{
+    struct few part = t;
+    for (int64_t j = 0; j < t.n; j += FEW_WIDE) {
+        part.n = t.n - j < FEW_WIDE ? t.n - j : FEW_WIDE;
+        part.c = t.c + j;
+        for (int64_t k = 0; k < t.k; k += FEW_DEEP) {
+            part.a = t.a + k * t.a_col;
+            part.b = t.b + k * t.ldb + j;
+            if (t.k - k < FEW_DEEP)
+                few_add_along(mr, (int)(t.k - k), k == 0, true, &part);
+            else
+                few_add_along(mr, FEW_DEEP, k == 0, k + FEW_DEEP == t.k, &part);
+        }
+    }
 }
 
 void gemm_thin(const struct gemm_args *g)
 {
-    struct few t = {.a_row = g->a_row, .a_col = g->a_col, .ldb = g->b_row, .c = g->c, .ldc = g->c_row};
+    float sums[FEW_ALONG * FEW_WIDE] __attribute__((aligned(64)));
+    struct few t = {
+        .n = g->n, .a_row = g->a_row, .a_col = g->a_col, .ldb = g->b_row, .c = g->c, .ldc = g->c_row, .sums = sums};
+    bool apart = g->b_row >= FEW_APART;
     for (int64_t k = 0, block = gemm_k_block(g->k); k < g->k; k += block) {
         t.k = g->k - k < block ? g->k - k : block;
         t.a = (const float *)g->a + k * g->a_col;
         t.b = (const float *)g->b + k * g->b_row;
         t.add = g->add || k > 0;
         switch (g->m) {
-        case 1: few_rows_along(1, g->n, t); break;
-        case 2: few_rows_along(2, g->n, t); break;
-        case 3: few_rows_along(3, g->n, t); break;
+        case 1: few_along(1, t); break;
+        case 2: apart ? few_along(2, t) : few_down(2, t); break;
+        case 3: apart ? few_along(3, t) : few_down(3, t); break;
 #ifdef __AVX512F__
-        case 4: few_rows_along(4, g->n, t); break;
-        case 5: few_rows_along(5, g->n, t); break;
-        case 6: few_rows_along(6, g->n, t); break;
+        case 4: few_down(4, t); break;
+        case 5: few_down(5, t); break;
+        case 6: few_down(6, t); break;
 #endif
         }
     }
