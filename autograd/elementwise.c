@@ -310,15 +310,6 @@ static void run_items(const struct ad_call *c, const void *job, int64_t from, in
     if (((const struct job *)job)->past) __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
-/* In place of an operand, a result's lines are in the caches when they are written. */
-static bool goes_past(const struct ad_call *c, int64_t inner, int64_t total)
-{
-    const struct ad_tensor *out = &c->out[0];
-    for (int k = 0; k < c->n_in; k++)
-        if (c->in[k].data == out->data) return false;
-    return out->dtype == AD_F32 && ad_stream_pays(out->data, inner, total);
-}
-
 static void cut_elementwise(const struct ad_call *c, int threads, struct ad_parts *parts)
 {
     struct ad_program one;
@@ -328,7 +319,7 @@ static void cut_elementwise(const struct ad_call *c, int threads, struct ad_part
     struct nest n = make_nest(c);
     struct job *j = (void *)parts->job;
     j->cut = make_cut(&n, total);
-    j->past = goes_past(c, j->cut.inner, total);
+    j->past = ad_result_streams(c, j->cut.inner);
     j->code = make_code(p, j->past);
     parts->n = 1;
     parts->phase[0] =

@@ -35,10 +35,11 @@ ad_tile_fn ad_tile_find_past(const struct ad_op *op)
 {
     return ISA_PICK(ad_tile_find_past)(op);
 }
-ISA_DECLARE(int, ad_stream_pays, (const float *p, int64_t c, int64_t count));
-bool ad_stream_pays(const float *p, int64_t c, int64_t count)
+int64_t ad_stream_from = 1 << 22;
+ISA_DECLARE(bool, ad_result_streams, (const struct ad_call *call, int64_t c));
+bool ad_result_streams(const struct ad_call *call, int64_t c)
 {
-    return ISA_PICK(ad_stream_pays)(p, c, count);
+    return ISA_PICK(ad_result_streams)(call, c);
 }
 
 ISA_DECLARE(void, gemm, (const struct gemm_args *g, void *scratch));

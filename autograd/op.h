@@ -241,8 +241,10 @@ typedef void (*ad_tile_fn)(int64_t n, const float *const *in, const int *step, f
 ad_tile_fn ad_tile_find(const struct ad_op *op);
 
 /* The same where `out` is whole lines of memory that no cache would hold: they are written past them. Others see the numbers
- * behind the caller's next fence. Rows of c numbers at p, `count` in all, are such where it pays. */
+ * behind the caller's next fence. A call's first result, rows of c numbers, is such where it pays: no operand lies in its
+ * place, and it has ad_stream_from numbers or more: 16 MB, as much as a last-level cache may hold; tests make it less. */
 ad_tile_fn ad_tile_find_past(const struct ad_op *op);
-bool ad_stream_pays(const float *p, int64_t c, int64_t count);
+bool ad_result_streams(const struct ad_call *call, int64_t c);
+extern int64_t ad_stream_from;
 
 #endif

@@ -44,15 +44,6 @@ SIMD_FN void store_part(struct result y, int64_t i, vf x, int64_t n)
     vf_store_part_as(y.type, y.at, i, x, n);
 }
 
-/* Whether all rows of c numbers go past the caches: none of the operands may lie there. */
-static bool streams(const struct ad_call *call, int64_t rows, int64_t c)
-{
-    const struct ad_tensor *y = &call->out[0];
-    for (int i = 0; i < call->n_in; i++)
-        if (call->in[i].data == y->data) return false;
-    return y->dtype == AD_F32 && stream_pays(y->data, c, rows * c);
-}
-
 /* sums over i of x_i - from and, with `square`, of (x_i - from)^2 */
 struct row_sums {
     float plain, square;
@@ -130,7 +121,7 @@ static void run_rows(const struct ad_call *c, const void *job, int64_t from, int
     const float *gain = a->gain ? c->in[1].data : NULL, *bias = a->bias ? c->in[1 + a->gain].data : NULL;
     float *mean = c->out[1].data, *var = c->out[2].data;
     enum ad_dtype type = c->out[0].dtype;
-    bool stream = c->in[0].dtype == AD_F32 && streams(c, d.n, d.c);
+    bool stream = c->in[0].dtype == AD_F32 && result_streams(c, d.c);
     for (int64_t i = from; i < to; i++) {
         struct row x = row_of(&c->in[0], i * d.c);
         void *y = at_as(type, c->out[0].data, i * d.c);
@@ -251,7 +242,7 @@ static void run_grad_blocks(const struct ad_call *c, const void *job, int64_t fr
     struct grad_rows g = grad_rows_of(c);
     int64_t n = norm_dims_of(c->in[0].shape, c->attr).n, step = block_rows(n);
     enum ad_dtype t = g.dx.type, more = g.more.at ? g.more.type : t;
-    bool same = g.x.type == t && g.dy.type == t && more == t, stream = same && streams(c, n, g.c);
+    bool same = g.x.type == t && g.dy.type == t && more == t, stream = same && result_streams(c, g.c);
     for (int64_t b = from; b < to; b++) {
         float *p = (float *)c->scratch + b * 2 * g.c;
         memset(p, 0, (size_t)(2 * g.c) * sizeof *p);

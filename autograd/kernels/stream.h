@@ -4,16 +4,26 @@
 
 #include <stdbool.h>
 
+#include "autograd/op.h"
 #include "base/simd.h"
 
 /* Whether rows of c numbers at p, `count` in all, are to be written by vf_stream, which wants whole aligned lines. */
 SIMD_FN int stream_pays(const float *p, int64_t c, int64_t count)
 {
 #ifdef __AVX2__
-    return (uintptr_t)p % 64 == 0 && c % 16 == 0 && count >= 1 << 22; /* 16 MB: what a last-level cache may hold */
+    return (uintptr_t)p % 64 == 0 && c % 16 == 0 && count >= ad_stream_from;
 #else
     return 0;
 #endif
+}
+/* Whether a call's first result, rows of c numbers, is to be: in place of an operand its lines are in the caches when they are
+ * written. */
+SIMD_FN bool result_streams(const struct ad_call *call, int64_t c)
+{
+    const struct ad_tensor *y = &call->out[0];
+    for (int i = 0; i < call->n_in; i++)
+        if (call->in[i].data == y->data) return false;
+    return y->dtype == AD_F32 && stream_pays(y->data, c, ad_count(y->shape));
 }
 SIMD_FN void vf_stream(float *p, vf x)
 {

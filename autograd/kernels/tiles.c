@@ -248,8 +248,8 @@ ad_tile_fn ISA_FN(ad_tile_find_past)(const struct ad_op *op)
     return find(op, true);
 }
 
-ISA_DECLARE(int, ad_stream_pays, (const float *p, int64_t c, int64_t count));
-int ISA_FN(ad_stream_pays)(const float *p, int64_t c, int64_t count)
+ISA_DECLARE(bool, ad_result_streams, (const struct ad_call *call, int64_t c));
+bool ISA_FN(ad_result_streams)(const struct ad_call *call, int64_t c)
 {
-    return stream_pays(p, c, count);
+    return result_streams(call, c);
 }
