@@ -8,13 +8,17 @@ endif
 VERSION := 0.1.0
 
 ROOMS := base autograd layers models optim data run bench eval train cli
-PKGS := kissfft-float soxr sndfile libfyaml jansson libpcre2-8 libutf8proc freetype2 harfbuzz libpng libjpeg expat
+PKGS := kissfft-float soxr sndfile libfyaml jansson libpcre2-8 libutf8proc libpng libjpeg expat
 # The OpenMP build of OpenBLAS, whichever build Debian's alternatives point at.
 BLAS_DIR := $(firstword $(wildcard /usr/lib/*/openblas-openmp))
-# HDF5 is not linked to: data/hdf5_lazy.c loads it by this name when a pack is used.
-HDF5_SONAME := $(shell for d in $$(pkg-config --libs-only-L hdf5 2>/dev/null | sed 's/-L//g') /usr/lib; do \
-	readelf -d $$d/libhdf5.so 2>/dev/null; done | sed -n 's/.*(SONAME).*\[\(.*\)\]/\1/p' | head -n 1)
-PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) hdf5 2>/dev/null)
+# HDF5 and the font libraries are not linked to: data/hdf5_lazy.c and data/emoji_image.c load them by these names when they
+# are needed, since what they bring takes longer to load than all the rest.
+soname = $(shell for d in $$(pkg-config --variable=libdir $1 2>/dev/null) $$(pkg-config --libs-only-L $1 2>/dev/null | sed 's/-L//g') /usr/lib; do \
+	readelf -d $$d/$2.so 2>/dev/null; done | sed -n 's/.*(SONAME).*\[\(.*\)\]/\1/p' | head -n 1)
+HDF5_SONAME := $(call soname,hdf5,libhdf5)
+FREETYPE_SONAME := $(call soname,freetype2,libfreetype)
+HARFBUZZ_SONAME := $(call soname,harfbuzz,libharfbuzz)
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) hdf5 freetype2 harfbuzz 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 # Short products with AVX2, where it is installed (gemm_xsmm.c).
 XSMM_LIBS := $(if $(filter x86_64,$(shell uname -m)),$(shell pkg-config --libs libxsmm 2>/dev/null))
@@ -55,6 +59,8 @@ EXAMPLE_BIN := $(patsubst %.c,$(BUILD)/%,$(EXAMPLE_SRC))
 all: $(BUILD)/triad $(BUILD)/libtriad.a ## the program build/triad and the library build/libtriad.a
 
 $(BUILD)/data/hdf5_lazy.o: CPPFLAGS += -DHDF5_SONAME='"$(or $(HDF5_SONAME),libhdf5.so)"'
+$(BUILD)/data/emoji_image.o: CPPFLAGS += -DFREETYPE_SONAME='"$(or $(FREETYPE_SONAME),libfreetype.so)"' \
+	-DHARFBUZZ_SONAME='"$(or $(HARFBUZZ_SONAME),libharfbuzz.so)"'
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)

@@ -3,6 +3,7 @@
  * those of a data set made with Python, byte for byte. */
 #include "data/emoji_parts.h"
 
+#include <dlfcn.h>
 #include <ft2build.h>
 #include FT_FREETYPE_H
 #include <hb.h>
@@ -11,6 +12,61 @@
 
 #include "base/file.h"
 #include "data/image.h"
+
+/* What is used of the two libraries, which are loaded when the first font is opened: with what they bring they would take a
+ * fifth of the program's start. */
+#define FREETYPE_NAMES(X) \
+    X(FT_Done_Face)       \
+    X(FT_Done_FreeType)   \
+    X(FT_Init_FreeType)   \
+    X(FT_Load_Glyph)      \
+    X(FT_New_Face)        \
+    X(FT_Select_Size)
+#define HARFBUZZ_NAMES(X)                 \
+    X(hb_blob_create_from_file)           \
+    X(hb_blob_destroy)                    \
+    X(hb_buffer_add_utf8)                 \
+    X(hb_buffer_create)                   \
+    X(hb_buffer_destroy)                  \
+    X(hb_buffer_get_glyph_infos)          \
+    X(hb_buffer_guess_segment_properties) \
+    X(hb_face_create)                     \
+    X(hb_face_destroy)                    \
+    X(hb_font_create)                     \
+    X(hb_font_destroy)                    \
+    X(hb_shape)
+static struct {
+#define X(name) __typeof__(name) *name;
+    FREETYPE_NAMES(X) HARFBUZZ_NAMES(X)
+#undef X
+} fonts;
+
+static int load(const char *path, const char *package, const char *const *names, void **address, struct err *e)
+{
+    void *lib = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
+    if (!lib)
+        return err_set(e, ERR_IO, "emoji need %s, which cannot be loaded: %s; install %s (apt-get)", path, dlerror(),
+                       package);
+    for (int i = 0; names[i]; i++)
+        if (!(address[i] = dlsym(lib, names[i]))) return err_set(e, ERR_IO, "%s has no %s", path, names[i]);
+    return 0;
+}
+
+static int load_libraries(struct err *e)
+{
+#define X(name) #name,
+    static const char *const freetype[] = {FREETYPE_NAMES(X) NULL}, *const harfbuzz[] = {HARFBUZZ_NAMES(X) NULL};
+#undef X
+    enum { FREETYPE = sizeof freetype / sizeof *freetype - 1, HARFBUZZ = sizeof harfbuzz / sizeof *harfbuzz - 1 };
+    _Static_assert(sizeof fonts == (FREETYPE + HARFBUZZ) * sizeof(void *), "one pointer a name, in their order");
+    void *address[FREETYPE + HARFBUZZ];
+    if (fonts.FT_Init_FreeType) return 0;
+    if (load(FREETYPE_SONAME, "libfreetype6", freetype, address, e) ||
+        load(HARFBUZZ_SONAME, "libharfbuzz0b", harfbuzz, address + FREETYPE, e))
+        return -1;
+    memcpy(&fonts, address, sizeof fonts);
+    return 0;
+}
 
 struct emoji_font {
     FT_Library lib;
@@ -23,11 +79,11 @@ struct emoji_font {
 void emoji_font_close(struct emoji_font *f)
 {
     if (!f) return;
-    hb_font_destroy(f->hb_font);
-    hb_face_destroy(f->hb_face);
-    hb_blob_destroy(f->blob);
-    if (f->face) FT_Done_Face(f->face);
-    if (f->lib) FT_Done_FreeType(f->lib);
+    fonts.hb_font_destroy(f->hb_font);
+    fonts.hb_face_destroy(f->hb_face);
+    fonts.hb_blob_destroy(f->blob);
+    if (f->face) fonts.FT_Done_Face(f->face);
+    if (f->lib) fonts.FT_Done_FreeType(f->lib);
     free(f);
 }
 
@@ -37,29 +93,31 @@ struct emoji_font *emoji_font_open(const char *path, struct err *e)
         err_set(e, ERR_IO, "%s: not found; install it: apt-get install fonts-noto-color-emoji", path);
         return NULL;
     }
+    if (load_libraries(e)) return NULL;
     struct emoji_font *f = mem_zero(1, sizeof *f);
-    if (FT_Init_FreeType(&f->lib) || FT_New_Face(f->lib, path, 0, &f->face) || FT_Select_Size(f->face, 0)) {
+    if (fonts.FT_Init_FreeType(&f->lib) || fonts.FT_New_Face(f->lib, path, 0, &f->face) ||
+        fonts.FT_Select_Size(f->face, 0)) {
         err_set(e, ERR_FORMAT, "%s: not a font with colour bitmaps; reinstall fonts-noto-color-emoji", path);
         emoji_font_close(f);
         return NULL;
     }
-    f->blob = hb_blob_create_from_file(path);
-    f->hb_face = hb_face_create(f->blob, 0);
-    f->hb_font = hb_font_create(f->hb_face);
+    f->blob = fonts.hb_blob_create_from_file(path);
+    f->hb_face = fonts.hb_face_create(f->blob, 0);
+    f->hb_font = fonts.hb_font_create(f->hb_face);
     return f;
 }
 
 /* The glyph of a whole sequence, or -1. */
 static int64_t find_glyph(const struct emoji_font *f, const char *text)
 {
-    hb_buffer_t *b = hb_buffer_create();
-    hb_buffer_add_utf8(b, text, -1, 0, -1);
-    hb_buffer_guess_segment_properties(b);
-    hb_shape(f->hb_font, b, NULL, 0);
+    hb_buffer_t *b = fonts.hb_buffer_create();
+    fonts.hb_buffer_add_utf8(b, text, -1, 0, -1);
+    fonts.hb_buffer_guess_segment_properties(b);
+    fonts.hb_shape(f->hb_font, b, NULL, 0);
     unsigned n;
-    const hb_glyph_info_t *g = hb_buffer_get_glyph_infos(b, &n);
+    const hb_glyph_info_t *g = fonts.hb_buffer_get_glyph_infos(b, &n);
     int64_t glyph = n == 1 && g[0].codepoint ? (int64_t)g[0].codepoint : -1;
-    hb_buffer_destroy(b);
+    fonts.hb_buffer_destroy(b);
     return glyph;
 }
 
@@ -75,7 +133,7 @@ static uint8_t over_white(unsigned c, unsigned alpha)
 int emoji_picture(struct emoji_font *f, const char *text, int size, struct buf *png, struct err *e)
 {
     int64_t glyph = find_glyph(f, text);
-    if (glyph < 0 || FT_Load_Glyph(f->face, (FT_UInt)glyph, FT_LOAD_COLOR) ||
+    if (glyph < 0 || fonts.FT_Load_Glyph(f->face, (FT_UInt)glyph, FT_LOAD_COLOR) ||
         f->face->glyph->bitmap.pixel_mode != FT_PIXEL_MODE_BGRA || f->face->glyph->bitmap.rows == 0)
         return err_set(e, ERR_FORMAT,
                        "%s has no single colour picture of %s: it is older than the Unicode list; upgrade "
