@@ -214,6 +214,10 @@ struct ad_phase {
 enum { AD_PHASES = 4, AD_JOB_BYTES = 640 };
 struct ad_parts {
     int n; /* of the phases; 0: nothing to do */
+    /* Phases first_round .. end_round-1 come `rounds` times, one round after the other; in round r items are numbered from
+     * r x items on. 0: each phase once. */
+    int first_round, end_round;
+    int64_t rounds;
     struct ad_phase phase[AD_PHASES];
     unsigned char job[AD_JOB_BYTES] __attribute__((aligned(64))); /* the kernel's own, filled in by `cut` */
 };
@@ -234,6 +238,24 @@ struct ad_kernel {
     void (*cut)(const struct ad_call *c, int threads, struct ad_parts *p);
 };
 void ad_kernel_run(const struct ad_kernel *k, const struct ad_call *c); /* by `run`, or `cut` in a region of its own */
+
+/* For a phase of one item a thread, each of which takes tasks from a counter that they share until there are none: the first
+ * of the `most` tasks that come next, out of n, or n and more where nothing is left. While ad_one_task is set (region_weigh
+ * sets it) an item is given tasks once, and told whether there are more. */
+struct ad_one_task {
+    bool given, more;
+};
+extern _Thread_local struct ad_one_task *ad_one_task;
+static inline int64_t ad_take(int64_t *next, int64_t most, int64_t n)
+{
+    struct ad_one_task *one = ad_one_task;
+    if (one && one->given) {
+        one->more = *next < n;
+        return n;
+    }
+    if (one) one->given = true;
+    return __atomic_fetch_add(next, most, __ATOMIC_RELAXED);
+}
 const struct ad_kernel *ad_kernel_find(const struct ad_op *op, const struct ad_call *c);
 
 /* Fast elementwise loops for f32: n contiguous numbers (an input of `step[i]` 0 is one number, repeated). */

@@ -388,15 +388,18 @@ static int run_step(struct ad_plan *p, struct step *s, struct err *e)
     struct err fault;
     fault.code = 0;
     s->call.fault = &fault;
-    double start = p->profile ? time_now() : 0;
+    bool timed = p->profile || p->weights;
+    double start = timed ? time_now() : 0, seconds;
     if (s->half)
         half_call_run(s->half, &s->kernel, &s->call);
     else
         ad_kernel_run(&s->kernel, &s->call);
+    seconds = timed ? time_now() - start : 0;
     if (p->profile) {
-        s->seconds += time_now() - start;
+        s->seconds += seconds;
         s->runs++;
     }
+    p->uncut += seconds;
     s->call.fault = NULL;
     int rc = say_fault(s, &fault, e);
     return rc || !(p->flags & AD_CHECK_FINITE) ? rc : check_finite(s, e);
@@ -406,7 +409,10 @@ static int run_region(struct ad_plan *p, size_t first, int threads, struct err *
 {
     struct region *r = p->step[first].region;
     int rc = 0;
-    region_run(r, threads);
+    if (p->weights)
+        region_weigh(r, p->weights, p->waits + first);
+    else
+        region_run(r, threads);
     p->stats.cut_calls += (int64_t)region_calls(r);
     p->stats.regions += region_forks(r);
     p->stats.barriers += region_barriers(r);

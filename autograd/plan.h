@@ -107,6 +107,20 @@ struct ad_plan_stats {
     int64_t cut_calls, regions, barriers;
 };
 struct ad_plan_stats ad_plan_stats(const struct ad_plan *p);
+/* How the work of a run shares out among threads, whether the machine has them or not. */
+struct ad_balance {
+    double work;               /* seconds of all threads together */
+    double span;               /* until the last thread is through, summed over what lies between two barriers */
+    double uncut;              /* seconds of calls that open regions of their own: in neither of those */
+    int64_t regions, barriers; /* of the run; what they cost is in none of those either */
+};
+/* Runs on the calling thread alone, `rounds` times, the calls cut and laid out for `threads`, each thread's share timed by
+ * itself (autograd/region.h): a share counts with the least of its times. The machine's memory and caches, which threads
+ * share, and clocks that fall are not in the figures. Results are those of ad_run, to the bit. waits[ad_plan_timings()]: seconds that threads
+ * wait for others where this call is the greatest part of what they do. Call it with threads_init(1). Errors of ad_run. */
+int ad_plan_balance(struct ad_plan *p, int threads, int rounds, uint64_t seed, uint64_t step, struct ad_balance *b,
+                    double *waits, struct err *e) MUST_CHECK;
+
 /* From now on each call is timed (and what was timed before forgotten), or not. report.h has what comes of it;
  * ad_plan_report is its table by op, without limits. */
 void ad_plan_profile(struct ad_plan *p, bool on);

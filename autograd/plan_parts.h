@@ -43,6 +43,9 @@ struct ad_plan {
     bool dry, keep_panels;
     unsigned flags;
     bool profile;
+    struct region_weights *weights; /* while ad_plan_balance runs, else NULL */
+    double *waits;                  /* then: [n_step], as region_weigh */
+    double uncut;                   /* then: seconds of calls that are not cut */
     struct ad_limits limits;
     struct ad_plan_stats stats;
 };

@@ -33,6 +33,23 @@ void region_free(struct region *r); /* NULL is fine */
 size_t region_calls(const struct region *r);
 /* Runs all calls on that many threads: in at most one parallel region, in none if there is nothing to share. */
 void region_run(struct region *r, int threads);
+/* How the work of regions shares out among `threads`, whether the machine has them or not: region_weigh runs the calls on the
+ * calling thread alone, cut and laid out for that many, and times what each thread would do of every stage. A share that was
+ * timed in earlier rounds too, over the same regions in the same order, counts with the least of its times. */
+struct region_weights {
+    int threads;
+    double work;              /* seconds of this round that threads are at work, all of them together */
+    double span;              /* seconds until the last of them is through, summed over the stages */
+    int64_t forks, barriers;  /* of this round */
+    double *load;             /* [threads] of the stage at hand */
+    double *least;            /* [n_least] of each share, in the order of the run */
+    size_t n_least, at, room; /* at: the next share of this round */
+};
+void region_weights_begin(struct region_weights *w); /* a round; `threads` is set, all the rest zero before the first */
+void region_weights_free(struct region_weights *w);
+/* waits[i] (n of them) += seconds that threads wait for others in stages of which call i is the greatest part. */
+void region_weigh(struct region *r, struct region_weights *w, double *waits);
+
 /* Of the last run: whether it opened a parallel region, and the barriers in it. */
 bool region_forks(const struct region *r);
 int64_t region_barriers(const struct region *r);

@@ -370,6 +370,32 @@ int bench_job_step(struct bench_job *j, struct err *e)
     return 0;
 }
 
+/* The optimizer's least time of some, on this thread, as if spread over all. */
+static void balance_optimizer(struct bench_job *j, int threads, int rounds, struct ad_balance *b, double *wait)
+{
+    double least = INFINITY, balance = opt_balance(j->opt, threads);
+    for (int i = 0; i < rounds; i++) {
+        double start = time_now();
+        opt_step(j->opt, j->grad, 0, j->row->lr);
+        least = fmin(least, time_now() - start);
+    }
+    b->work += least;
+    b->span += least / balance / threads;
+    b->regions++;
+    *wait = least / balance - least;
+}
+
+int bench_job_balance(struct bench_job *j, int threads, int rounds, struct ad_balance *b, double *waits, struct err *e)
+{
+    *b = (struct ad_balance){0};
+    if (!j->plan && !j->opt)
+        return err_set(e, ERR_USAGE, "%s: it has no plan whose work could be shared out", j->row->name);
+    if (j->within) opt_begin(j->opt, j->row->lr);
+    int rc = j->plan ? ad_plan_balance(j->plan, threads, rounds, 1, (uint64_t)j->steps++, b, waits, e) : 0;
+    if (!rc && j->opt && !j->within) balance_optimizer(j, threads, rounds, b, waits + bench_job_timings(j, NULL) - 1);
+    return rc;
+}
+
 const struct ad_plan *bench_job_plan(const struct bench_job *j)
 {
     return j->plan;

@@ -2,7 +2,7 @@
 #ifndef TRIAD_BENCH_JOB_H
 #define TRIAD_BENCH_JOB_H
 
-#include "autograd/report.h"
+#include "autograd/plan.h"
 #include "bench/row.h"
 
 struct bench_job;
@@ -31,6 +31,10 @@ struct bench_size bench_job_size(const struct bench_job *j);
 
 /* From now on each call of a step is timed, or not. */
 void bench_job_profile(struct bench_job *j, bool on);
+/* One step as ad_plan_balance runs it, for the optimizer's own part as opt_balance has it; waits[bench_job_timings()].
+ * ERR_USAGE for a row without a plan or optimizer. */
+int bench_job_balance(struct bench_job *j, int threads, int rounds, struct ad_balance *b, double *waits,
+                      struct err *e) MUST_CHECK;
 /* The calls of a step, with the optimizer's among them; as ad_plan_timings. */
 size_t bench_job_timings(const struct bench_job *j, struct ad_timing *out);
 

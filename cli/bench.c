@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/threads.h"
+#include "bench/balance.h"
 #include "bench/measure.h"
 #include "cli/args.h"
 #include "cli/cli.h"
@@ -40,7 +41,7 @@ static int show_peak(struct err *e)
 }
 
 static int show_row(const char *word, const char *const *overrides, int n, struct bench_options *o, const char *profile,
-                    struct err *e)
+                    bool balance, struct err *e)
 {
     struct conf conf = {0};
     struct bench_row row;
@@ -48,6 +49,11 @@ static int show_row(const char *word, const char *const *overrides, int n, struc
     struct bench_result r = {0};
     int rc = bench_row_read(&conf, word, overrides, n, &row, e);
     o->profile = profile != NULL;
+    if (balance) {
+        if (!rc) rc = bench_balance(&row, o->steps, e);
+        conf_free(&conf);
+        return rc;
+    }
     if (!rc) rc = bench_measure(&row, o, &job, &r, e);
     if (!rc && profile) {
         struct buf table = {0};
@@ -71,13 +77,15 @@ int cli_bench(int argc, char **argv)
     struct bench_options o = {.steps = 7, .warmup = 1, .base = process_peak_rss()};
     int64_t threads = 0;
     const char *profile = NULL;
-    bool table = false;
+    bool table = false, balance = false;
     double seconds = 0.25;
     const struct arg_flag flags[] = {
         {"steps", 0, ARG_INT, &o.steps, "N", "steps that are timed", 1, 1e6},
         {"warmup", 0, ARG_INT, &o.warmup, "N", "steps after the first that are not", 0, 1e6},
         {"threads", 0, ARG_INT, &threads, "N", "threads that compute; 0: all cores", 0, 4096},
         {"profile", 0, ARG_OPTIONAL, &profile, "ops|layers", "time by op or by layer, to standard error"},
+        {"balance", 0, ARG_BOOL, &balance, NULL,
+         "how evenly a step shares out among 1 to 64 threads, each one's share timed alone, N times, for the least"},
         {"table", 0, ARG_BOOL, &table, NULL,
          "gemm: each back end by classes of sizes, on one thread, and the choice among them"},
         {"seconds", 0, ARG_DURATION, &seconds, "TIME", "gemm, ops: for each line", 0, 3600},
@@ -90,7 +98,8 @@ int cli_bench(int argc, char **argv)
                            1,
                            -1,
                            "examples:\n  triad bench vit_s16\n  triad bench clip_small --threads 1 --profile\n"
-                           "  triad bench vit_s16 batch=64 --profile=layers\n  triad bench peak\n"
+                           "  triad bench vit_s16 batch=64 --profile=layers\n  triad bench vit_s16 --balance --steps "
+                           "2\n  triad bench peak\n"
                            "  triad bench gemm --table cube\n  triad bench ops norm\n"};
     struct err e = {0};
     int n, rc = args_parse(&a, argc, argv, &n, &e);
@@ -103,13 +112,15 @@ int cli_bench(int argc, char **argv)
         const char *part = n > 1 ? argv[2] : NULL;
         if (n > 1 + !peak && (peak || gemm || ops))
             rc = err_set(&e, ERR_USAGE, "triad bench: one word too many: '%s'", argv[2 + !peak]);
+        else if (balance && (profile || peak || gemm || ops))
+            rc = err_set(&e, ERR_USAGE, "triad bench: --balance goes with a row, and without --profile");
         else if (table && !gemm)
             rc = err_set(&e, ERR_USAGE, "triad bench: --table goes with gemm, not with '%s'", argv[1]);
         else
             rc = peak   ? show_peak(&e)
                  : gemm ? (table ? bench_gemm_table : bench_gemm)(part, seconds, &e)
                  : ops  ? bench_ops(part, seconds, &e)
-                        : show_row(argv[1], (const char *const *)(argv + 2), n - 1, &o, profile, &e);
+                        : show_row(argv[1], (const char *const *)(argv + 2), n - 1, &o, profile, balance, &e);
     }
     if (rc) log_error("%s", e.msg);
     return err_exit_status(rc);

@@ -3,7 +3,6 @@
  * those of a data set made with Python, byte for byte. */
 #include "data/emoji_parts.h"
 
-#include <dlfcn.h>
 #include <ft2build.h>
 #include FT_FREETYPE_H
 #include <hb.h>
@@ -11,6 +10,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/library.h"
 #include "data/image.h"
 
 /* What is used of the two libraries, which are loaded when the first font is opened: with what they bring they would take a
@@ -41,17 +41,6 @@ static struct {
 #undef X
 } fonts;
 
-static int load(const char *path, const char *package, const char *const *names, void **address, struct err *e)
-{
-    void *lib = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
-    if (!lib)
-        return err_set(e, ERR_IO, "emoji need %s, which cannot be loaded: %s; install %s (apt-get)", path, dlerror(),
-                       package);
-    for (int i = 0; names[i]; i++)
-        if (!(address[i] = dlsym(lib, names[i]))) return err_set(e, ERR_IO, "%s has no %s", path, names[i]);
-    return 0;
-}
-
 static int load_libraries(struct err *e)
 {
 #define X(name) #name,
@@ -61,9 +50,13 @@ static int load_libraries(struct err *e)
     _Static_assert(sizeof fonts == (FREETYPE + HARFBUZZ) * sizeof(void *), "one pointer a name, in their order");
     void *address[FREETYPE + HARFBUZZ];
     if (fonts.FT_Init_FreeType) return 0;
-    if (load(FREETYPE_SONAME, "libfreetype6", freetype, address, e) ||
-        load(HARFBUZZ_SONAME, "libharfbuzz0b", harfbuzz, address + FREETYPE, e))
-        return -1;
+    if (!library_load(
+            &(struct library){FREETYPE_SONAME, "emoji need FreeType", "install libfreetype6 (apt-get)", freetype},
+            address, e) ||
+        !library_load(
+            &(struct library){HARFBUZZ_SONAME, "emoji need HarfBuzz", "install libharfbuzz0b (apt-get)", harfbuzz},
+            address + FREETYPE, e))
+        return e->code;
     memcpy(&fonts, address, sizeof fonts);
     return 0;
 }

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/library.h"
+
 struct hdf5 hdf5;
 
 int hdf5_load(struct err *e)
@@ -15,23 +17,16 @@ int hdf5_load(struct err *e)
 #define X(name) #name,
         HDF5_NAMES(X)
 #undef X
-    };
-    enum { N = sizeof names / sizeof *names };
+            NULL};
+    enum { N = sizeof names / sizeof *names - 1 };
     _Static_assert(sizeof(struct hdf5) == N * sizeof(void *), "the table is one pointer a name, in their order");
     if (hdf5.H5open) return 0;
     const char *own = getenv("TRIAD_HDF5"), *path = own && *own ? own : HDF5_SONAME;
-    void *address[N], *lib = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
-    if (!lib)
-        return err_set(e, ERR_IO,
-                       "packs need HDF5's library, which cannot be loaded: %s; install libhdf5-103-1 (apt-get), or "
-                       "name its file in TRIAD_HDF5",
-                       dlerror());
-    for (int i = 0; i < N; i++)
-        if (!(address[i] = dlsym(lib, names[i]))) {
-            dlclose(lib);
-            return err_set(e, ERR_IO, "%s is not the HDF5 library that triad was built for: it has no %s", path,
-                           names[i]);
-        }
+    void *address[N],
+        *lib = library_load(&(struct library){path, "packs need HDF5's library",
+                                              "install libhdf5-103-1 (apt-get), or name its file in TRIAD_HDF5", names},
+                            address, e);
+    if (!lib) return e->code;
     struct hdf5 found;
     memcpy(&found, address, sizeof found);
     found.H5dont_atexit(); /* its handler crashes after a file that a full disk kept from being closed */

@@ -390,6 +390,20 @@ void opt_step(struct opt *o, const void *grad, double norm, double lr)
     for (int64_t i = 0; i < o->n_task; i++) opt_task_step(o, &o->task[i], &c);
 }
 
+/* OpenMP's static schedule: as many tasks each, the first threads one more where some are left. */
+double opt_balance(const struct opt *o, int threads)
+{
+    int64_t all = 0, most = 0;
+    for (int64_t t = 0, first = 0, n; t < threads; t++, first += n) {
+        int64_t sum = 0;
+        n = o->n_task / threads + (t < o->n_task % threads);
+        for (int64_t i = first; i < first + n; i++) sum += o->task[i].to - o->task[i].from;
+        all += sum;
+        if (sum > most) most = sum;
+    }
+    return most ? (double)all / ((double)most * threads) : 1;
+}
+
 /* ---- asked from outside ------------------------------------------------------------------------------------------ */
 
 int opt_param_count(const struct opt *o)

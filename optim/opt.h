@@ -127,6 +127,9 @@ int opt_param_count(const struct opt *o); /* that are trained */
  * nothing; the same bits for any number of threads. */
 void opt_step(struct opt *o, const void *grad, double norm, double lr);
 
+/* How evenly a step's work shares out on so many threads: all of it / (threads x the largest share), 1 at best. */
+double opt_balance(const struct opt *o, int threads);
+
 /* State for checkpoints: one tensor for a parameter and what is kept of it ("adamw.m", "adamw.v", "sgd.momentum",
  * "ema", ...; Adafactor's "adafactor.row" and "adafactor.column" are smaller than the parameter). `data` is the
  * optimizer's: float, bf16, or one-byte codes with `absmax` (opt_blocks(count) numbers). */

@@ -195,7 +195,7 @@ static void take_forward(const struct ad_call *c, const void *job, int64_t first
     int64_t heads = ((const struct attention_attr *)c->attr)->heads;
     struct tasks *tasks = c->scratch;
     struct room room;
-    for (int64_t u; (u = __atomic_fetch_add(&tasks->next, AT_ONCE, __ATOMIC_RELAXED)) < tasks->n;)
+    for (int64_t u; (u = ad_take(&tasks->next, AT_ONCE, tasks->n)) < tasks->n;)
         for (int64_t end = attn_min(u + AT_ONCE, tasks->n); u < end; u++) {
             int64_t item = item_of(tasks->start, tasks->items, u / heads),
                     chunks = tasks->start[item + 1] - tasks->start[item],

@@ -313,7 +313,7 @@ static void take_grad(const struct ad_call *c, const void *job, int64_t first, i
 {
     struct tasks *tasks = c->scratch;
     struct room room;
-    for (int64_t u; (u = __atomic_fetch_add(&tasks->next, 1, __ATOMIC_RELAXED)) < tasks->n;) {
+    for (int64_t u; (u = ad_take(&tasks->next, 1, tasks->n)) < tasks->n;) {
         if (tasks->keys)
             half_task(c, tasks, u, &room);
         else

@@ -131,7 +131,7 @@ static void take_tiles(const struct job *j, int64_t *next, tile_fn tile)
     int32_t *done = j->done;
     float room[TILE * LD] __attribute__((aligned(64)));
     gemm_enter_thread();
-    for (int64_t t; (t = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < p * q;) {
+    for (int64_t t; (t = ad_take(next, 1, p * q)) < p * q;) {
         int64_t w = t / p, i = t % p, k = (i + w) % q;
         /* Block k was last with block i + 1, one wave ago; of the last i, with block 0, q - p waves before that. */
         bool last = i + 1 == p;
@@ -575,7 +575,8 @@ static void cut(const struct ad_call *c, int threads, struct ad_parts *p)
     }
     p->n = 3;
     p->phase[0] = (struct ad_phase){.items = 1, .run = begin, .alone = true};
-    p->phase[1] = (struct ad_phase){.items = threads, .run = run_tiles, .alone = shorter(j) <= 1};
+    int64_t tiles = shorter(j); /* that can be at work at the same time */
+    p->phase[1] = (struct ad_phase){.items = min_of(threads, tiles), .run = run_tiles, .alone = tiles <= 1};
     p->phase[2] = (struct ad_phase){.items = 1, .run = end, .alone = true};
 }
 

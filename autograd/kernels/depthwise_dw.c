@@ -113,18 +113,20 @@ static void dw_row_pixels(const struct conv_dims *d, const struct reach *h, cons
 }
 
 /* Tasks: ranges of rows x ranges of channels. Adding the ranges up takes taps x channels each, so that few positions are
- * cut into few of them. */
+ * cut into few of them. Channels, whose sums are their own, go over the threads evenly if they can. */
 struct dw_cut {
     int64_t parts, rows, chunks, channels;
 };
-static struct dw_cut dw_cut_of(const struct conv_dims *d)
+static struct dw_cut dw_cut_of(const struct conv_dims *d, int threads)
 {
-    enum { MIN_CHANNELS = 64, MAX_CHUNKS = 8 };
+    enum { MIN_CHANNELS = 64, MAX_CHUNKS = 8, FEW_CHANNELS = 32 };
     int64_t rows = d->n * d->out[0], taps = d->k[0] * d->k[1];
     int64_t parts = max_of(1, min_of(min_of(MAX_PARTS, rows), rows * d->out[1] / (16 * taps)));
     struct dw_cut c = {.rows = (rows + parts - 1) / parts};
     c.parts = c.rows ? (rows + c.rows - 1) / c.rows : 1;
     c.chunks = max_of(1, min_of(min_of(MAX_CHUNKS, MAX_PARTS / c.parts), d->c / MIN_CHANNELS));
+    while (c.parts * c.chunks % threads && (c.chunks + 1) * FEW_CHANNELS <= d->c && c.parts * c.chunks < 4 * threads)
+        c.chunks++;
     c.channels = ((d->c + c.chunks - 1) / c.chunks + 15) / 16 * 16;
     return c;
 }
@@ -222,7 +224,7 @@ static void cut_dw(const struct ad_call *c, int threads, struct ad_parts *p)
     struct dw_job *j = (void *)p->job;
     j->k = conv_call_of(c);
     const struct conv_dims *d = &j->k.d;
-    j->cut = dw_cut_of(d);
+    j->cut = dw_cut_of(d, threads);
     j->zeros = c->scratch;
     j->sums = j->zeros + whole_lines(d->c);
     j->room = j->sums + sums_room(&j->k, &j->cut);
@@ -238,7 +240,7 @@ static void cut_dw(const struct ad_call *c, int threads, struct ad_parts *p)
 static size_t scratch_dw(const struct ad_call *c)
 {
     struct conv_call k = conv_call_of(c);
-    struct dw_cut cut = dw_cut_of(&k.d);
+    struct dw_cut cut = dw_cut_of(&k.d, 1);
     return (size_t)(whole_lines(k.d.c) + sums_room(&k, &cut) + cut.parts * part_room(&k)) * sizeof(float);
 }
 

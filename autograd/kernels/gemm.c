@@ -3,6 +3,7 @@
 #pragma GCC optimize("O3")
 #include "autograd/kernels/gemm.h"
 
+#include <math.h>
 #include <omp.h>
 #include <string.h>
 
@@ -136,9 +137,12 @@ static struct gemm_args part_of(const struct gemm_args *g, int64_t i0, int64_t m
     return s;
 }
 
-static void multiply_range(const struct gemm_work *w, int64_t p)
+/* Block (i, j) of range p. */
+static void multiply_range(const struct gemm_work *w, int64_t item)
 {
     const struct gemm_args *g = &w->g;
+    const struct gemm_cut *c = &w->cut;
+    int64_t blocks = c->nm * c->nn, p = item / blocks, i = item % blocks / c->nn * c->m, j = item % c->nn * c->n;
     struct gemm_args whole = *g; /* but for what is done to the whole sums */
     whole.bias = NULL;
     whole.residual = NULL;
@@ -148,8 +152,9 @@ static void multiply_range(const struct gemm_work *w, int64_t p)
     whole.panels.at = NULL; /* their blocks of K are others */
     struct gemm_source room;
     int64_t length = range_length(g->k, w->ranges), k0 = min_of(p * length, g->k);
-    struct gemm_args s = part_of(&whole, 0, g->m, 0, g->n, k0, min_of(length, g->k - k0), &room);
-    s.c = w->sums + p * g->m * g->n;
+    struct gemm_args s =
+        part_of(&whole, i, min_of(c->m, g->m - i), j, min_of(c->n, g->n - j), k0, min_of(length, g->k - k0), &room);
+    s.c = w->sums + (p * g->m + i) * g->n + j;
     s.c_row = g->n;
     gemm_block(&s);
 }
@@ -195,6 +200,14 @@ static int64_t piece_columns(const struct gemm_cut *c)
     return c->by_rows ? c->n : even(c->n, c->pieces, 32);
 }
 
+static struct packing packing_of(const struct gemm_args *g)
+{
+    struct packing p = {.a = !g->source && g->a_col != 1 ? 1.2 : 0.6, .b = g->b_col == 1 ? 0.8 : 1.8, .columns = 512};
+    if (g->panels.at) p.b = 0, p.columns = 2048;
+    if (gemm_reads_a(g)) p.a = 0;
+    return p;
+}
+
 /* Cycles until the last thread is done: some of what comes last is waited for. */
 static double cost_of(const struct gemm_cut *c, struct packing p, int64_t threads)
 {
@@ -220,9 +233,7 @@ static struct gemm_cut cut_of(const struct gemm_args *g, int64_t threads)
     int64_t most_parts = work < threads << 20 ? threads : 4 * threads; /* looking for the best takes time, too */
     struct gemm_cut best = {m, n, 1, 1, .last = 1, .pieces = 1};
     if (threads == 1 || is_small(g)) return best;
-    struct packing p = {.a = !g->source && g->a_col != 1 ? 1.2 : 0.6, .b = g->b_col == 1 ? 0.8 : 1.8, .columns = 512};
-    if (g->panels.at) p.b = 0, p.columns = 2048;
-    if (gemm_reads_a(g)) p.a = 0;
+    struct packing p = packing_of(g);
     double least = cost_of(&best, p, threads);
     for (int64_t parts = threads; parts <= most_parts; parts += threads)
         for (int64_t pm = 1; pm <= parts; pm++) {
@@ -238,6 +249,28 @@ static struct gemm_cut cut_of(const struct gemm_args *g, int64_t threads)
                     if (cost < least) least = cost, best = c;
                 }
         }
+    return best;
+}
+
+/* Blocks of each range of K, where these are no more than the threads. */
+static struct gemm_cut range_cut_of(const struct gemm_args *g, int64_t ranges, int64_t threads)
+{
+    enum { BEGIN = 4000 }; /* cycles that a block takes besides */
+    struct gemm_cut best = {g->m, g->n, 1, 1, .last = 1, .pieces = 1};
+#if defined(__AVX2__)
+    struct packing p = packing_of(g);
+    double length = (double)range_length(g->k, ranges), least = INFINITY;
+    int64_t most = threads > 1 ? 2 * ((threads + ranges - 1) / ranges) : 1;
+    for (int64_t pm = 1; pm <= most; pm++)
+        for (int64_t pn = 1; pm * pn <= most; pn++) {
+            struct gemm_cut c = {.m = even(g->m, pm, 6), .n = even(g->n, pn, 32), .last = 1, .pieces = 1};
+            c.nm = (g->m + c.m - 1) / c.m;
+            c.nn = (g->n + c.n - 1) / c.n;
+            int64_t rounds = (ranges * c.nm * c.nn + threads - 1) / threads;
+            double cost = (double)rounds * (block_cost(c.m, c.n, p) * length + BEGIN);
+            if (cost < least) least = cost, best = c;
+        }
+#endif
     return best;
 }
 
@@ -274,7 +307,8 @@ struct gemm_work gemm_work_of(const struct gemm_args *g, void *scratch, int64_t 
     if (g->m == 0 || g->n == 0) return w;
     if (g->k) w.ranges = ranges(g->m, g->n, g->k);
     if (w.ranges > 1) {
-        w.items[0] = w.ranges;
+        w.cut = range_cut_of(g, w.ranges, threads);
+        w.items[0] = w.ranges * w.cut.nm * w.cut.nn;
         w.items[1] = g->m;
         return w;
     }

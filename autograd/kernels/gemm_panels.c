@@ -69,7 +69,7 @@ void gemm_pack_b(const struct gemm_args *g, int64_t j0, int64_t n, int64_t k, in
 
 /* ---- B that is kept in panels --------------------------------------------------------------------------------------- */
 
-enum { PIECE = 256 / NR }; /* panels that are copied together */
+enum { PIECE = 64 / NR }; /* panels that are copied together: so few that many threads have some */
 
 int64_t gemm_panels_count(int64_t n, int64_t k)
 {

@@ -251,8 +251,9 @@ static double row_sum_as(const struct ad_tensor *x, int64_t at, int64_t n)
 /* What a phase knows of the call. */
 struct job {
     struct loops loops;
-    struct pieces pieces; /* ROWS */
-    int64_t blocks;       /* COLUMNS */
+    struct pieces pieces;   /* ROWS */
+    int64_t blocks;         /* COLUMNS: of rows */
+    int64_t across, stripe; /* COLUMNS: pieces of a row where there are few blocks, and their numbers */
 };
 _Static_assert(sizeof(struct job) <= AD_JOB_BYTES, "a job lies in struct ad_parts");
 
@@ -314,21 +315,23 @@ SIMD_FN void add_rows(enum ad_dtype t, float *restrict acc, const void *const *r
 
 static void sum_column_blocks(const struct ad_call *c, const void *job, int64_t first, int64_t last)
 {
-    const struct loops *l = &((const struct job *)job)->loops;
-    int64_t width = l->kept[l->n_kept - 1].n, blocks = ((const struct job *)job)->blocks;
+    const struct job *s = job;
+    const struct loops *l = &s->loops;
+    int64_t width = l->kept[l->n_kept - 1].n, blocks = s->blocks;
     const struct ad_tensor *x = &c->in[0];
-    float *part = c->scratch; /* (outer, blocks, width) */
-    for (int64_t t = first; t < last; t++) {
-        int64_t base = offset_of(l->kept, l->n_kept - 1, t / blocks, NULL), from = t % blocks * STRIP;
+    for (int64_t item = first; item < last; item++) {
+        int64_t t = item / s->across, j = item % s->across * s->stripe, n_j = min64(s->stripe, width - j);
+        float *part = (float *)c->scratch + t * width + j; /* of (outer, blocks, width) */
+        int64_t base = offset_of(l->kept, l->n_kept - 1, t / blocks, NULL) + j, from = t % blocks * STRIP;
         int64_t to = min64(l->n_in, from + STRIP);
-        memset(part + t * width, 0, (size_t)width * sizeof *part);
+        memset(part, 0, (size_t)n_j * sizeof *part);
         int64_t each = width > SHORT ? 1 : 4; /* several streams at once are read at half the speed of one */
         for (int64_t i = from; i < to; i += each) {
             const void *row[4];
             int n = (int)min64(each, to - i);
             for (int k = 0; k < n; k++)
                 row[k] = at_as(x->dtype, x->data, base + offset_of(l->summed, l->n_summed, i + k, NULL));
-            BY_TYPE(x->dtype, add_rows, part + t * width, row, n, width);
+            BY_TYPE(x->dtype, add_rows, part, row, n, n_j);
         }
     }
 }
@@ -368,6 +371,17 @@ static void sum_nothing(const struct ad_call *c, const void *job, int64_t first,
     memset(c->out[0].data, 0, (size_t)((const struct job *)job)->loops.n_out * sizeof(float));
 }
 
+/* Pieces of `width` columns so that each thread has some of so many tasks; sums do not see the cut. */
+static void cut_across(struct job *j, int64_t width, int64_t tasks, int threads)
+{
+    enum { LEAST = 64, EACH = 4 };
+    int64_t want = tasks < EACH * threads && threads > 1 ? (EACH * threads + tasks - 1) / tasks : 1;
+    if (tasks >= threads && tasks % threads == 0) want = 1;
+    int64_t stripe = (width + want - 1) / want;
+    j->stripe = stripe < LEAST ? LEAST : (stripe + LEAST - 1) / LEAST * LEAST;
+    j->across = (width + j->stripe - 1) / j->stripe;
+}
+
 static void cut_sum(const struct ad_call *c, int threads, struct ad_parts *p)
 {
     struct job *j = (void *)p->job;
@@ -386,9 +400,10 @@ static void cut_sum(const struct ad_call *c, int threads, struct ad_parts *p)
         p->phase[1] = (struct ad_phase){.items = l->n_out, .run = join_row_blocks, .alone = tasks <= PAR_MIN};
     } else if (w == COLUMNS) {
         j->blocks = (l->n_in + STRIP - 1) / STRIP;
-        int64_t outer = l->n_out / l->kept[l->n_kept - 1].n;
-        p->phase[0] = (struct ad_phase){.items = outer * j->blocks, .run = sum_column_blocks, .alone = alone};
-        alone = j->blocks * l->n_out <= PAR_MIN;
+        int64_t width = l->kept[l->n_kept - 1].n, tasks = l->n_out / width * j->blocks;
+        cut_across(j, width, tasks, alone ? 1 : threads);
+        p->phase[0] = (struct ad_phase){.items = tasks * j->across, .run = sum_column_blocks, .alone = alone};
+        alone = j->blocks * l->n_out * 4 <= PAR_MIN; /* they lie far apart */
         p->phase[1] = (struct ad_phase){.items = l->n_out, .run = join_column_blocks, .alone = alone};
     } else {
         p->phase[0] = (struct ad_phase){.items = l->n_out, .run = sum_other, .alone = alone};

@@ -325,59 +325,48 @@ SIMD_FN void kernel_back_of(const int m, const float *u, int64_t size, int64_t n
     for (int i = 0; i < 9; i++) vf_put(w + i * w_step, x[i / 3 * SIDE + i % 3], n);
 }
 
-static void transform_kernel(const struct tiles *s, const struct ad_tensor *w, bool turned, float *u)
+/* VL numbers of the kernel from b on, transformed, or their gradient back from there. */
+static void transform_kernel(const struct tiles *s, const struct ad_tensor *w, bool turned, int64_t b, float *u)
 {
-    int64_t size = s->c * s->f;
-#pragma omp parallel for schedule(static) if (size * 32 > PAR_MIN)
-    for (int64_t b = 0; b < size; b += VL) {
-        int64_t n = min_of(VL, size - b), step = size;
-        const float *from = (const float *)w->data + b;
-        float wide[9 * VL];
-        if (ad_is_half(w->dtype)) {
-            for (int i = 0; i < 9; i++) vf_widen(w->dtype, at_as(w->dtype, w->data, i * size + b), wide + i * VL, n);
-            from = wide;
-            step = VL;
-        }
-        if (s->m == 2)
-            kernel_of(2, from, step, n, turned, u + b, size);
-        else
-            kernel_of(4, from, step, n, turned, u + b, size);
+    int64_t size = s->c * s->f, n = min_of(VL, size - b), step = size;
+    const float *from = (const float *)w->data + b;
+    float wide[9 * VL];
+    if (ad_is_half(w->dtype)) {
+        for (int i = 0; i < 9; i++) vf_widen(w->dtype, at_as(w->dtype, w->data, i * size + b), wide + i * VL, n);
+        from = wide;
+        step = VL;
     }
+    if (s->m == 2)
+        kernel_of(2, from, step, n, turned, u + b, size);
+    else
+        kernel_of(4, from, step, n, turned, u + b, size);
 }
 
-static void transform_back(const struct tiles *s, const float *u, const struct ad_tensor *w)
+static void transform_back(const struct tiles *s, const float *u, int64_t b, const struct ad_tensor *w)
 {
-    int64_t size = s->c * s->f;
+    int64_t size = s->c * s->f, n = min_of(VL, size - b);
     bool half = ad_is_half(w->dtype);
-#pragma omp parallel for schedule(static) if (size * 32 > PAR_MIN)
-    for (int64_t b = 0; b < size; b += VL) {
-        int64_t n = min_of(VL, size - b), step = half ? VL : size;
-        float wide[9 * VL], *to = half ? wide : (float *)w->data + b;
-        if (s->m == 2)
-            kernel_back_of(2, u + b, size, n, to, step);
-        else
-            kernel_back_of(4, u + b, size, n, to, step);
-        for (int i = 0; i < 9 && half; i++)
-            vf_narrow(w->dtype, wide + i * VL, at_as(w->dtype, w->data, i * size + b), n);
-    }
+    float wide[9 * VL], *to = half ? wide : (float *)w->data + b;
+    if (s->m == 2)
+        kernel_back_of(2, u + b, size, n, to, half ? VL : size);
+    else
+        kernel_back_of(4, u + b, size, n, to, half ? VL : size);
+    for (int i = 0; i < 9 && half; i++) vf_narrow(w->dtype, wide + i * VL, at_as(w->dtype, w->data, i * size + b), n);
 }
 
-/* ---- conv2d and conv2d_transpose ----------------------------------------------------------------------------------------- */
+/* ---- how the work is cut --------------------------------------------------------------------------------------------- */
 
-/* The product of place p for `rows` tiles; the kernel's matrix is (c, f), or (f, c) and read across where `turned`. */
-static void multiply(const struct tiles *s, const float *u, bool turned, int64_t rows, const float *v, float *m)
-{
-    struct gemm_args g = {.m = rows, .n = s->f, .k = s->c, .a = v, .a_row = s->c, .a_col = 1};
-    g.b = u;
-    g.b_row = turned ? 1 : s->f;
-    g.b_col = turned ? s->c : 1;
-    g.c = m;
-    g.c_row = s->f;
-    gemm_block(&g);
-}
-
-/* Few channels: a thread takes a block of tiles through all three steps in its second-level cache. */
-enum { ROOM = 1 << 18, NEAR = 256 };
+/* Few channels: a thread takes a block of tiles through all three steps in its second-level cache. Many: the threads take
+ * each step together, in rounds of as many tiles as a few megabytes hold; so does conv2d_dw. */
+enum {
+    ROOM = 1 << 18,
+    NEAR = 256,
+    FEW_TILES = 12,
+    MOST_TILES = 128,
+    FEW_ROWS = 48,
+    MOST_ROWS = 256,
+    LINE_OF_KERNEL = 64
+};
 struct room {
     float x[ROOM];
 } __attribute__((aligned(64)));
@@ -387,26 +376,7 @@ static bool stays_near(const struct tiles *s)
     return s->c + s->f <= NEAR;
 }
 
-static void run_near(const struct tiles *s, const float *u, bool turned)
-{
-    int64_t rows = min_of(ROOM / (s->places * (s->c + s->f)), 128), blocks = ceil_div(s->count, rows);
-#pragma omp parallel
-    {
-        struct room room;
-        float *v = room.x, *m = v + s->places * rows * s->c;
-        gemm_enter_thread();
-#pragma omp for schedule(dynamic)
-        for (int64_t b = 0; b < blocks; b++) {
-            int64_t first = b * rows, n = min_of(rows, s->count - first);
-            for (int64_t t = 0; t < n; t++) read_tile(s, first + t, v + t * s->c, rows * s->c);
-            for (int p = 0; p < s->places; p++)
-                multiply(s, u + p * s->c * s->f, turned, n, v + p * rows * s->c, m + p * rows * s->f);
-            for (int64_t t = 0; t < n; t++) write_tile(s, first + t, m + t * s->f, rows * s->f);
-        }
-    }
-}
-
-/* Many channels: the threads take each step together for as many tiles as a few megabytes hold. */
+/* Tiles of a round, of which there are as few as hold no more than so many numbers. */
 static int64_t group_of(const struct tiles *s, int64_t floats)
 {
     int64_t most = max_of(256, floats / (s->places * (s->c + s->f)));
@@ -416,69 +386,131 @@ static int64_t far_group(const struct tiles *s)
 {
     return group_of(s, 1 << 22);
 }
-
-static void run_far(const struct tiles *s, const float *u, bool turned, float *scratch)
-{
-    enum { ROWS = 256 };
-    int64_t group = far_group(s), pieces = ceil_div(group, ROWS);
-    float *v = scratch, *m = v + s->places * group * s->c;
-#pragma omp parallel
-    {
-        gemm_enter_thread();
-        for (int64_t first = 0; first < s->count; first += group) {
-            int64_t n = min_of(group, s->count - first);
-#pragma omp for schedule(static)
-            for (int64_t t = 0; t < n; t++) read_tile(s, first + t, v + t * s->c, group * s->c);
-#pragma omp for schedule(dynamic)
-            for (int64_t i = 0; i < s->places * pieces; i++) {
-                int64_t p = i / pieces, r = i % pieces * ROWS, rows = min_of(ROWS, n - r);
-                if (rows > 0)
-                    multiply(s, u + p * s->c * s->f, turned, rows, v + (p * group + r) * s->c,
-                             m + (p * group + r) * s->f);
-            }
-#pragma omp for schedule(static)
-            for (int64_t t = 0; t < n; t++) write_tile(s, first + t, m + t * s->f, group * s->f);
-        }
-    }
-}
-
-/* ---- conv2d_dw ----------------------------------------------------------------------------------------------------------- */
-
 static int64_t dw_group(const struct tiles *s)
 {
     return group_of(s, 1 << 21);
 }
 
-static void run_dw(const struct tiles *s, float *u, float *scratch)
+/* `size` in parts of at most `most`, each `times` an item; more of them, down to `few`, until items go evenly over the
+ * threads. The length of a part. Sums do not see it, but for OpenBLAS'. */
+static int64_t part_length(int64_t size, int64_t most, int64_t few, int64_t times, int64_t threads)
 {
-    enum { ROWS = 256 };
-    int64_t group = dw_group(s), pieces = ceil_div(s->c, ROWS);
-    float *v = scratch, *e = v + s->places * group * s->c;
-#pragma omp parallel
-    {
-        gemm_enter_thread();
-        for (int64_t first = 0; first < s->count; first += group) {
-            int64_t n = min_of(group, s->count - first);
-#pragma omp for schedule(static)
-            for (int64_t t = 0; t < n; t++) {
-                read_tile(s, first + t, v + t * s->c, group * s->c);
-                read_tile_grad(s, first + t, e + t * s->f, group * s->f);
-            }
-#pragma omp for schedule(dynamic)
-            for (int64_t i = 0; i < s->places * pieces; i++) {
-                int64_t p = i / pieces, r = i % pieces * ROWS;
-                struct gemm_args g = {.m = min_of(ROWS, s->c - r), .n = s->f, .k = n, .a = v + p * group * s->c + r};
-                g.a_row = 1;
-                g.a_col = s->c;
-                g.b = e + p * group * s->f;
-                g.b_row = s->f;
-                g.b_col = 1;
-                g.c = u + (p * s->c + r) * s->f;
-                g.c_row = s->f;
-                g.add = first > 0;
-                gemm_block(&g);
-            }
-        }
+    int64_t parts = max_of(1, ceil_div(size, most));
+#if defined(__AVX2__)
+    while (parts * times % threads && ceil_div(size, parts + 1) >= few) parts++;
+#endif
+    return max_of(1, ceil_div(size, parts));
+}
+
+/* What the phases know of the call. */
+struct job {
+    struct conv_call k;
+    struct tiles s;
+    int64_t group, length,
+        pieces;       /* tiles of a round; of tiles, or rows of the products: of an item; items for a round or place */
+    float *u, *v, *m; /* kernel's places, inputs', results' or their gradients' */
+    bool turned;
+};
+_Static_assert(sizeof(struct job) <= AD_JOB_BYTES, "a job lies in struct ad_parts");
+
+static void run_kernel(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct job *j = job;
+    for (int64_t b = from * LINE_OF_KERNEL, end = min_of(to * LINE_OF_KERNEL, j->s.c * j->s.f); b < end; b += VL)
+        transform_kernel(&j->s, j->k.w, j->turned, b, j->u);
+}
+static void run_kernel_back(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct job *j = job;
+    for (int64_t b = from * LINE_OF_KERNEL, end = min_of(to * LINE_OF_KERNEL, j->s.c * j->s.f); b < end; b += VL)
+        transform_back(&j->s, j->u, b, j->k.w);
+}
+
+/* The product of place p for `rows` tiles; the kernel's matrix is (c, f), or (f, c) and read across where `turned`. */
+static void multiply(const struct job *j, int64_t p, int64_t rows, const float *v, float *m)
+{
+    const struct tiles *s = &j->s;
+    struct gemm_args g = {.m = rows, .n = s->f, .k = s->c, .a = v, .a_row = s->c, .a_col = 1};
+    g.b = j->u + p * s->c * s->f;
+    g.b_row = j->turned ? 1 : s->f;
+    g.b_col = j->turned ? s->c : 1;
+    g.c = m;
+    g.c_row = s->f;
+    gemm_block(&g);
+}
+
+static void run_near(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct job *j = job;
+    const struct tiles *s = &j->s;
+    struct room room;
+    float *v = room.x, *m = v + s->places * j->length * s->c;
+    gemm_enter_thread();
+    for (int64_t b = from; b < to; b++) {
+        int64_t first = b * j->length, n = min_of(j->length, s->count - first);
+        for (int64_t t = 0; t < n; t++) read_tile(s, first + t, v + t * s->c, j->length * s->c);
+        for (int p = 0; p < s->places; p++) multiply(j, p, n, v + p * j->length * s->c, m + p * j->length * s->f);
+        for (int64_t t = 0; t < n; t++) write_tile(s, first + t, m + t * s->f, j->length * s->f);
+    }
+}
+
+static void read_round(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct job *j = job;
+    const struct tiles *s = &j->s;
+    for (int64_t t = from; t < min_of(to, s->count); t++) read_tile(s, t, j->v + t % j->group * s->c, j->group * s->c);
+}
+
+static void multiply_round(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct job *j = job;
+    const struct tiles *s = &j->s;
+    gemm_enter_thread();
+    for (int64_t i = from; i < to; i++) {
+        int64_t round = i / (s->places * j->pieces), p = i / j->pieces % s->places, r = i % j->pieces * j->length,
+                rows = min_of(j->length, min_of(j->group, s->count - round * j->group) - r);
+        if (rows > 0) multiply(j, p, rows, j->v + (p * j->group + r) * s->c, j->m + (p * j->group + r) * s->f);
+    }
+}
+
+static void write_round(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct job *j = job;
+    const struct tiles *s = &j->s;
+    for (int64_t t = from; t < min_of(to, s->count); t++) write_tile(s, t, j->m + t % j->group * s->f, j->group * s->f);
+}
+
+static void read_round_dw(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct job *j = job;
+    const struct tiles *s = &j->s;
+    for (int64_t t = from; t < min_of(to, s->count); t++) {
+        read_tile(s, t, j->v + t % j->group * s->c, j->group * s->c);
+        read_tile_grad(s, t, j->m + t % j->group * s->f, j->group * s->f);
+    }
+}
+
+static void multiply_round_dw(const struct ad_call *c, const void *job, int64_t from, int64_t to)
+{
+    const struct job *j = job;
+    const struct tiles *s = &j->s;
+    gemm_enter_thread();
+    for (int64_t i = from; i < to; i++) {
+        int64_t round = i / (s->places * j->pieces), p = i / j->pieces % s->places, r = i % j->pieces * j->length;
+        struct gemm_args g = {.m = min_of(j->length, s->c - r),
+                              .n = s->f,
+                              .k = min_of(j->group, s->count - round * j->group),
+                              .a = j->v + p * j->group * s->c + r};
+        if (g.m <= 0) continue;
+        g.a_row = 1;
+        g.a_col = s->c;
+        g.b = j->m + p * j->group * s->f;
+        g.b_row = s->f;
+        g.b_col = 1;
+        g.c = j->u + (p * s->c + r) * s->f;
+        g.c_row = s->f;
+        g.add = round > 0;
+        gemm_block(&g);
     }
 }
 
@@ -535,20 +567,57 @@ size_t winograd_scratch(const struct ad_call *c)
     return (size_t)floats * sizeof(float);
 }
 
-void winograd_run(const struct ad_call *c)
+static void cut_near(struct job *j, int threads, struct ad_parts *p)
 {
-    struct conv_call k;
-    struct tiles s = tiles_of(c, &k);
-    float *u = c->scratch, *rest = u + kernel_floats(&s);
-    bool turned = c->op == &ad_op_conv2d_transpose;
-    if (c->op == &ad_op_conv2d_dw) {
-        run_dw(&s, u, rest);
-        transform_back(&s, u, k.w);
-        return;
-    }
-    transform_kernel(&s, k.w, turned, u);
-    if (stays_near(&s))
-        run_near(&s, u, turned);
+    const struct tiles *s = &j->s;
+    j->length = part_length(s->count, min_of(ROOM / (s->places * (s->c + s->f)), MOST_TILES), FEW_TILES, 1, threads);
+    p->n = 2;
+    p->phase[1] = (struct ad_phase){.items = ceil_div(s->count, j->length), .run = run_near, .dynamic = true};
+}
+
+static void cut_far(struct job *j, int threads, struct ad_parts *p)
+{
+    const struct tiles *s = &j->s;
+    j->length = part_length(j->group, MOST_ROWS, FEW_ROWS, s->places, threads);
+    j->pieces = ceil_div(j->group, j->length);
+    p->n = 4;
+    p->first_round = 1;
+    p->end_round = 4;
+    p->phase[1] = (struct ad_phase){.items = j->group, .run = read_round};
+    p->phase[2] = (struct ad_phase){.items = s->places * j->pieces, .run = multiply_round, .dynamic = true};
+    p->phase[3] = (struct ad_phase){.items = j->group, .run = write_round};
+}
+
+static void cut_dw(struct job *j, int threads, struct ad_parts *p)
+{
+    const struct tiles *s = &j->s;
+    j->length = part_length(s->c, MOST_ROWS, FEW_ROWS, s->places, threads);
+    j->pieces = ceil_div(s->c, j->length);
+    p->n = 3;
+    p->end_round = 2;
+    p->phase[0] = (struct ad_phase){.items = j->group, .run = read_round_dw};
+    p->phase[1] = (struct ad_phase){.items = s->places * j->pieces, .run = multiply_round_dw, .dynamic = true};
+}
+
+void winograd_cut(const struct ad_call *c, int threads, struct ad_parts *p)
+{
+    struct job *j = (void *)p->job;
+    j->s = tiles_of(c, &j->k);
+    bool dw = c->op == &ad_op_conv2d_dw, near = !dw && stays_near(&j->s);
+    j->turned = c->op == &ad_op_conv2d_transpose;
+    j->u = c->scratch;
+    j->v = j->u + kernel_floats(&j->s);
+    j->group = dw ? dw_group(&j->s) : near ? j->s.count : far_group(&j->s);
+    j->m = j->v + j->s.places * j->group * j->s.c;
+    p->rounds = ceil_div(j->s.count, j->group);
+    if (near)
+        cut_near(j, threads, p);
+    else if (dw)
+        cut_dw(j, threads, p);
     else
-        run_far(&s, u, turned, rest);
+        cut_far(j, threads, p);
+    int64_t size = j->s.c * j->s.f;
+    p->phase[dw ? 2 : 0] = (struct ad_phase){.items = ceil_div(size, LINE_OF_KERNEL),
+                                             .run = dw ? run_kernel_back : run_kernel,
+                                             .alone = size * 32 <= PAR_MIN};
 }

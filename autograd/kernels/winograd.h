@@ -14,10 +14,10 @@
 
 #define winograd_pays ISA_FN(winograd_pays)
 #define winograd_scratch ISA_FN(winograd_scratch)
-#define winograd_run ISA_FN(winograd_run)
+#define winograd_cut ISA_FN(winograd_cut)
 /* Whether conv2d, conv2d_transpose and conv2d_dw of these sizes are to go this way. */
 bool winograd_pays(const struct conv_dims *d);
 size_t winograd_scratch(const struct ad_call *c);
-void winograd_run(const struct ad_call *c);
+void winograd_cut(const struct ad_call *c, int threads, struct ad_parts *p);
 
 #endif

@@ -368,6 +368,45 @@ static void test_winograd(void **state)
     }
 }
 
+/* Twice as many tiles as one round takes, beside the two halves of the images, a round each: their sums are the same but for
+ * the order in which conv2d_dw adds rounds and OpenBLAS adds at all: 2^-24 times the root of 1224 terms, twice that by
+ * the transforms. */
+static void test_winograd_rounds(void **state)
+{
+    enum { HALF = 14, SIDE = 16, C = 136, SIZE = HALF * SIDE * SIDE * C };
+    struct conv_attr a = {.stride = {1, 1}, .pad = {1, 1}, .dilation = {1, 1}, .groups = 1}, dw = a;
+    dw.kernel[0] = dw.kernel[1] = 3;
+    struct ad_tensor x = check_tensor(SHAPE(2 * HALF, SIDE, SIDE, C)), w = check_tensor(SHAPE(3, 3, C, C)),
+                     y = check_tensor(SHAPE(2 * HALF, SIDE, SIDE, C));
+    const struct ad_op *ops[] = {&ad_op_conv2d, &ad_op_conv2d_transpose, &ad_op_conv2d_dw};
+    for (int k = 0; k < 3; k++) {
+        struct ad_tensor in[2] = {k == 1 ? y : x, k == 2 ? y : w};
+        struct check_run all = check_once(ops[k], k == 2 ? &dw : &a, in, 2, true), half[2];
+        for (int h = 0; h < 2; h++) {
+            struct ad_tensor part[2] = {in[0], in[1]};
+            for (int i = 0; i < (k == 2 ? 2 : 1); i++) {
+                part[i].shape.dim[0] = HALF;
+                part[i].data = (float *)in[i].data + h * SIZE;
+            }
+            half[h] = check_once(ops[k], k == 2 ? &dw : &a, part, 2, true);
+        }
+        const float *got = all.out[0].data, *first = half[0].out[0].data, *second = half[1].out[0].data;
+        double error = 0, norm = 0;
+        for (int64_t i = 0, n = ad_count(half[0].out[0].shape); i < (k == 2 ? n : 2 * n); i++) {
+            double want = k == 2 ? (double)first[i] + (double)second[i] : (double)(i < n ? first[i] : second[i - n]);
+            error += ((double)got[i] - want) * ((double)got[i] - want);
+            norm += want * want;
+        }
+        if (!(sqrt(error) <= 1e-5 * sqrt(norm) && norm > 0))
+            fail_msg("%s: in rounds it is off by %.2g of %.2g", ops[k]->name, sqrt(error), sqrt(norm));
+        check_free(&all);
+        for (int h = 0; h < 2; h++) check_free(&half[h]);
+    }
+    free(x.data);
+    free(y.data);
+    free(w.data);
+}
+
 /* ---- pooling and resizing: linear, or exact ---------------------------------------------------------------------- */
 
 static void test_resample(void **state)
@@ -568,6 +607,7 @@ int main(void)
                                        cmocka_unit_test(test_depthwise),
                                        cmocka_unit_test(test_depthwise_tiles),
                                        cmocka_unit_test(test_winograd),
+                                       cmocka_unit_test(test_winograd_rounds),
                                        cmocka_unit_test(test_resample),
                                        cmocka_unit_test(test_max_pool),
                                        cmocka_unit_test(test_norms),

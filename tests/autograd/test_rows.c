@@ -234,14 +234,16 @@ static void a_norm_takes_the_residual(void **state)
 /* Results as large as these, here of 1 MB and more, are written past the caches, and images are seen through one by one by a
  * thread each where each has two of them at least: 20 images, so on 7 threads too; 5 are not. */
 enum { PAST = 1 << 18 };
+static int64_t stream_from;
 static int all_pass_by(void **state)
 {
+    stream_from = ad_stream_from;
     ad_stream_from = PAST;
     return 0;
 }
 static int as_it_was(void **state)
 {
-    ad_stream_from = 1 << 22;
+    ad_stream_from = stream_from;
     return 0;
 }
 static void norms_past_the_caches(void **state)

@@ -214,6 +214,36 @@ static void profiles_go_to_standard_error(void **state)
     assert_says("\noptimizer ");
 }
 
+/* For every number of threads a line of the table, and in the JSON shares that add up. */
+static void work_is_shared_out(void **state)
+{
+    put("tiny.yaml", tiny_vit);
+    if (RUN(temp_path(&dir, "tiny.yaml"), "batch=16", "--balance", "--steps=2")) fail_msg("%s", said);
+    assert_says("threads  speed-up  balance");
+    json_t *j = line_of(), *all = json_object_get(j, "balance"), *line;
+    size_t i;
+    int threads = 0;
+    json_array_foreach(all, i, line)
+    {
+        int t = (int)number(line, "threads");
+        double work = number(line, "work_s"), span = number(line, "span_s"), balance = number(line, "balance");
+        assert_true(t > threads && work > 0 && span > 0);
+        assert_true(fabs(balance - work / (span * t)) < 0.001 && balance <= 1.0001);
+        assert_true(number(line, "uncut") < 1 && number(line, "regions") >= 0 && number(line, "barriers") >= 0);
+        double one = number(json_array_get(all, 0), "work_s");
+        assert_true(fabs(number(line, "speedup") - one / span) < 0.01 * one / span);
+        threads = t;
+    }
+    assert_true(i >= 7 && threads == 64);
+    json_decref(j);
+    assert_int_equal(RUN("logmel", "--balance", "--steps=1"), 2);
+    assert_says("logmel: it has no plan");
+    assert_int_equal(RUN("adamw", "--balance", "--profile"), 2);
+    assert_says("--balance goes with a row");
+    assert_int_equal(RUN("peak", "--balance"), 2);
+    assert_says("--balance goes with a row");
+}
+
 static void slips_are_told(void **state)
 {
     assert_int_equal(RUN("vit_s61"), 2);
@@ -366,11 +396,17 @@ int main(void)
 {
     temp_dir_begin(&dir);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_row_gives_every_figure),      cmocka_unit_test(threads_and_keys_are_taken),
-        cmocka_unit_test(a_limit_of_memory_is_kept),     cmocka_unit_test(every_kind_of_work_runs),
-        cmocka_unit_test(profiles_go_to_standard_error), cmocka_unit_test(slips_are_told),
-        cmocka_unit_test(the_machine_is_measured),       cmocka_unit_test(ops_are_compared),
-        cmocka_unit_test(products_are_compared),         cmocka_unit_test(back_ends_are_compared),
+        cmocka_unit_test(a_row_gives_every_figure),
+        cmocka_unit_test(threads_and_keys_are_taken),
+        cmocka_unit_test(a_limit_of_memory_is_kept),
+        cmocka_unit_test(every_kind_of_work_runs),
+        cmocka_unit_test(profiles_go_to_standard_error),
+        cmocka_unit_test(slips_are_told),
+        cmocka_unit_test(work_is_shared_out),
+        cmocka_unit_test(the_machine_is_measured),
+        cmocka_unit_test(ops_are_compared),
+        cmocka_unit_test(products_are_compared),
+        cmocka_unit_test(back_ends_are_compared),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(out);

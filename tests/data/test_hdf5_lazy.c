@@ -71,7 +71,7 @@ static void test_absent(void **state)
 
 static void test_another_library(void **state)
 {
-    refuses("libm.so.6", "not the HDF5 library");
+    refuses("libm.so.6", "not the library that triad was built for");
 }
 
 static void test_found_after_all(void **state)
