@@ -151,6 +151,9 @@ $(BUILD)/libxsmm.so: $(XSMM)
 bench-backends: all $(if $(XSMM),$(BUILD)/libxsmm.so) ## gemm's back ends beside OpenBLAS and libxsmm -> build/bench/backends.json
 	@LD_LIBRARY_PATH=$(BUILD):$$LD_LIBRARY_PATH python3 bench/compare.py backends --triad $(BUILD)/triad --out $(BUILD)/bench $(BENCH)
 
+bench-balance: all ## how each row's step shares out among 1 to 64 threads, on one -> build/bench/balance.json; BENCH="--rows gpt"
+	@python3 bench/compare.py balance --triad $(BUILD)/triad --out $(BUILD)/bench --steps 4 $(BENCH)
+
 bench-page: ## docs/performance.md and its pictures from the results in build/bench
 	@python3 bench/page.py $(BUILD)/bench
 
@@ -192,5 +195,5 @@ help: ## this list
 
 -include $(shell find $(BUILD) -name '*.d' -not -path '$(BUILD)/asan/*' -not -path '$(BUILD)/fuzz/*' -not -path '$(BUILD)/neon/*' 2>/dev/null)
 
-.PHONY: all tests test-bins examples test neon avx512 quickstart bench bench-peers bench-emoji bench-backends bench-page asan fuzz fuzz-bins style format deps check install clean help
+.PHONY: all tests test-bins examples test neon avx512 quickstart bench bench-peers bench-emoji bench-backends bench-balance bench-page asan fuzz fuzz-bins style format deps check install clean help
 .SECONDARY:

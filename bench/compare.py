@@ -160,6 +160,20 @@ def backends(options):
     write(options, "backends.json", result)
 
 
+def balance(options):
+    """`triad bench ROW --balance`: how the steps share out among 1 to 64 threads, timed share by share on one."""
+    result = dict(header(options), balance={})
+    for row in options.rows:
+        if row == "logmel":  # its loop is over frames: it has no plan
+            continue
+        r = run([options.triad, "bench", *row.split("+"), "--balance", "--steps", str(options.steps)], 1)
+        if not r:
+            continue
+        result["balance"][row] = r["balance"]
+        print(f"{row:16} " + "  ".join(f"{b['threads']}: {b['speedup']:.1f}" for b in r["balance"]), flush=True)
+    write(options, "balance.json", result)
+
+
 def summary(row, runs, variants):
     """Ratios by variant over rounds, and the variant whose own median is the least."""
     ours = [r for r in runs if r["program"] == "triad"]
@@ -228,7 +242,7 @@ def peers(options):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("what", choices=["alone", "peers", "backends"])
+    p.add_argument("what", choices=["alone", "peers", "backends", "balance"])
     p.add_argument("--rows", help="by default all")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--steps", type=int, default=7)
@@ -245,7 +259,7 @@ def main():
     unknown = [r for r in options.rows if r.partition("+")[0] not in ROWS]
     if unknown:
         p.error(f"unknown row '{unknown[0]}'; there are {', '.join(ROWS)}")
-    dict(alone=alone, peers=peers, backends=backends)[options.what](options)
+    dict(alone=alone, peers=peers, backends=backends, balance=balance)[options.what](options)
 
 
 if __name__ == "__main__":

@@ -226,6 +226,23 @@ loop's time over the op's.\n"
     return ["## What is not a product\n", text, table(head, lines), why(sentences, "ops")]
 
 
+def balance_part(data, sentences):
+    shown = (2, 4, 8, 16, 32, 64)
+    lines = []
+    for row, all_ in data["balance"].items():
+        by = {b["threads"]: b for b in all_}
+        waits = ", ".join(f"{w['op']} {100 * w['share']:.0f}" for w in by[64]["waits"][:3] if w["share"] >= 0.005)
+        lines.append([row, *(f"{by[t]['speedup']:.1f} ({100 * by[t]['balance']:.0f})" for t in shown),
+                      by[64]["regions"], by[64]["barriers"], waits])  # fmt: skip
+    text = "`triad bench ROW --balance` on one thread: a step is cut and laid out as for so many threads, and each thread's share of what\n\
+lies between two barriers is timed by itself, the least of some rounds. One thread's time over the sum of the longest shares, and in\n\
+brackets the balance: the threads' work over what they could do in that time, in per cent. What is between the two is work that the\n\
+cut adds (or, above it, caches that smaller blocks fit better). What threads do to one another in shared caches and memory is not in\n\
+it, nor are the barriers. Last: what 64 threads wait for, in per cent of their time.\n"
+    head = ["row", *(f"{t} threads" for t in shown), "regions", "barriers", "waited for"]
+    return ["## Balance on many threads\n", text, table(head, lines), why(sentences, "balance")]
+
+
 ISAS = dict(avx512="AVX-512", avx2="AVX2")
 
 
@@ -303,8 +320,8 @@ FIELDS = """## The fields of `triad bench ROW`
 
 def main():
     folder = sys.argv[1] if len(sys.argv) > 1 else "build/bench"
-    names = ("triad.json", "peers.json", "emoji.json", "backends.json")
-    alone, peers, emoji, products = (load(folder, name) for name in names)
+    names = ("triad.json", "peers.json", "emoji.json", "backends.json", "balance.json")
+    alone, peers, emoji, products, balance = (load(folder, name) for name in names)
     sentences = kept_sentences()
     parts = [TOP]
     if peers:
@@ -314,6 +331,8 @@ def main():
     if alone:
         parts += roofline_part(alone, sentences) + lost_part(alone, sentences) + gemm_part(alone, sentences)
         parts += ops_part(alone, sentences)
+    if balance:
+        parts += balance_part(balance, sentences)
     if products:
         parts += backends_part(products, sentences)
     parts.append(FIELDS)
