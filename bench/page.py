@@ -231,7 +231,7 @@ def balance_part(data, sentences):
     lines = []
     for row, all_ in data["balance"].items():
         by = {b["threads"]: b for b in all_}
-        waits = ", ".join(f"{w['op']} {100 * w['share']:.0f}" for w in by[64]["waits"][:3] if w["share"] >= 0.005)
+        waits = ", ".join(f"{w['op']} ({w['kernel']}) {100 * w['share']:.0f}" for w in by[64]["waits"][:3] if w["share"] >= 0.005)
         lines.append([row, *(f"{by[t]['speedup']:.1f} ({100 * by[t]['balance']:.0f})" for t in shown),
                       by[64]["regions"], by[64]["barriers"], waits])  # fmt: skip
     text = "`triad bench ROW --balance` on one thread: a step is cut and laid out as for so many threads, and each thread's share of what\n\
