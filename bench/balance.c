@@ -10,7 +10,7 @@
 static const int counts[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
 enum { N_COUNT = sizeof counts / sizeof *counts, MOST_OPS = 5 };
 
-/* Time of one thread over that of many, with what opens regions of its own done by one; and without that. */
+/* Of the calls that are cut. up: time of one thread over that of many. */
 struct speed {
     double up, balance, extra; /* extra: what cutting adds to the work */
     double uncut;              /* share of one thread's time */

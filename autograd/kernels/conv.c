@@ -13,15 +13,6 @@
 #include "autograd/kernels/winograd.h"
 #include "base/isa.h"
 
-static int64_t min_of(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* A call that is products and no more. */
 struct conv_job {
     struct conv_call k;

@@ -3,41 +3,20 @@
 
 #include "autograd/kernels/simd.h"
 
-static int64_t min_of(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-static int64_t max_of(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* Pieces of rows go over the threads where there are several groups; and where C is long and narrow and its sums are taken
  * in several steps, so that a piece of C stays in the second-level cache from step to step. Then there are more of them where
  * threads would be left without, but for OpenBLAS, whose sums follow the size. */
 enum { GROUP_ROWS = 256, GROUP_TASKS = 32, NEAR = 1 << 16, NEAR_ROWS = 192, FEW_ROWS = 96, STEP = 256 };
 
-static int64_t even_rows(int64_t m, int64_t rows, int64_t groups, int64_t threads)
-{
-    int64_t parts = ceil_div(m, rows);
-#if defined(__AVX2__)
-    while (parts * groups % threads && ceil_div(m, parts + 1) >= FEW_ROWS) parts++;
-#endif
-    return ceil_div(m, parts);
-}
-
 static int64_t piece_rows(const struct product *p, int64_t groups, int64_t threads)
 {
     const struct gemm_args *g = &p->g;
     if (g->m < 1) return g->m;
-    if (groups > 1) return even_rows(g->m, max_of(GROUP_ROWS, ceil_div(g->m * groups, GROUP_TASKS)), groups, threads);
+    if (groups > 1)
+        return part_length(g->m, max_of(GROUP_ROWS, ceil_div(g->m * groups, GROUP_TASKS)), FEW_ROWS, groups, threads);
     int64_t rows = max_of(NEAR_ROWS, NEAR / max_of(1, g->n));
     if (p->by_column || g->k <= STEP || g->n > STEP || g->m < 16 * rows) return g->m;
-    return even_rows(g->m, rows, 1, threads);
+    return part_length(g->m, rows, FEW_ROWS, 1, threads);
 }
 
 /* Rows i0 .. i0+rows-1. `source` gives A and must stay; it follows p, whose patches it reads. */

@@ -14,6 +14,30 @@
 #define conv_transpose_scratch ISA_FN(conv_transpose_scratch)
 #define conv_cut_transpose ISA_FN(conv_cut_transpose)
 
+static inline int64_t min_of(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+static inline int64_t max_of(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+static inline int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* `size` in parts of at most `most`, each `times` an item; more of them, down to `few`, until items go evenly over the
+ * threads. The length of a part. Sums do not see it, but for OpenBLAS', which follow the size. */
+static inline int64_t part_length(int64_t size, int64_t most, int64_t few, int64_t times, int64_t threads)
+{
+    int64_t parts = max_of(1, ceil_div(size, most));
+#if defined(__AVX2__)
+    while (parts * times % threads && ceil_div(size, parts + 1) >= few) parts++;
+#endif
+    return max_of(1, ceil_div(size, parts));
+}
+
 /* The product of one group: everything of `gemm_args` but the source, which are patches unless the operand is plain. */
 struct product {
     struct patches patches;

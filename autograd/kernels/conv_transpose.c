@@ -7,19 +7,6 @@
 #include "autograd/kernels/simd.h"
 #include "base/threads.h"
 
-static int64_t max_of(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-static int64_t min_of(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 SIMD_FN void transpose(enum ad_dtype type, const void *restrict w, int64_t f, int64_t cg, int64_t fg,
                        float *restrict to)
 {
@@ -169,8 +156,9 @@ size_t conv_transpose_scratch(const struct conv_call *k)
 
 struct transpose_job {
     struct conv_call k;
+    int64_t images; /* that have rounds of their own, for each class; 1: one round for all of them */
     int64_t pack, items[2],
-        rows; /* of a class at most: taps of all groups; products of all images; rows that are scattered */
+        rows; /* of a round at most: taps of all groups; items of products; rows that are scattered */
     float *weights;
     char *room, *product;
     int threads;
@@ -205,19 +193,18 @@ static bool writes_itself(const struct class *s)
     return classes_of(&s->k->d) == 1 || (writes_in_place(&s->k->d) && s->h.axis.grid == 1);
 }
 
-static int64_t images_of(const struct class *s)
+/* Round r: a class, and where its images come one by one, since a product's sums over ranges of K lie in one place, an image. */
+static struct class class_of_round(const struct transpose_job *j, int64_t r)
 {
-    return classes_of(&s->k->d) > 1 && writes_itself(s) ? s->k->d.n : 1;
-}
-
-static void choose_image(struct class *s, int64_t n)
-{
-    const struct conv_dims *d = &s->k->d;
-    const struct ad_tensor *x = s->k->x;
-    if (!writes_itself(s)) return;
-    s->c_row = d->stride[1] * d->c;
-    s->image = classes_of(d) == 1 ? -1 : n;
-    s->to = classes_of(d) == 1 ? x->data : at_as(x->dtype, x->data, (n * d->h[1] + s->b) * d->c);
+    const struct conv_dims *d = &j->k.d;
+    const struct ad_tensor *x = j->k.x;
+    struct class s = class_at(j, r / j->images);
+    if (!writes_itself(&s)) return s;
+    bool unit = classes_of(d) == 1;
+    s.c_row = d->stride[1] * d->c;
+    s.image = unit ? -1 : r % j->images;
+    s.to = unit ? x->data : at_as(x->dtype, x->data, (s.image * d->h[1] + s.b) * d->c);
+    return s;
 }
 
 static void pack_classes(const struct ad_call *c, const void *job, int64_t from, int64_t to)
@@ -232,17 +219,12 @@ static void pack_classes(const struct ad_call *c, const void *job, int64_t from,
 
 static void multiply_class(const struct transpose_job *j, int phase, int64_t from, int64_t to)
 {
-    struct class s = class_at(j, from / j->items[phase]);
+    struct class s = class_of_round(j, from / j->items[phase]);
     if (taps_of(&s) == 0) return;
-    choose_image(&s, 0);
     struct products p = conv_products_of(class_product, &s, j->k.d.groups, j->product, j->threads);
     gemm_enter_thread();
-    for (int64_t i = from; i < to; i++) {
-        int64_t at = i % j->items[phase];
-        if (at >= p.items[phase] * images_of(&s)) break;
-        choose_image(&s, at / p.items[phase]);
-        conv_do_item(&p, &s, phase, at % p.items[phase]);
-    }
+    for (int64_t i = from; i < to && i % j->items[phase] < p.items[phase]; i++)
+        conv_do_item(&p, &s, phase, i % j->items[phase]);
 }
 static void multiply_class_first(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
@@ -256,13 +238,15 @@ static void multiply_class_second(const struct ad_call *c, const void *job, int6
 static void scatter_class(const struct ad_call *c, const void *job, int64_t from, int64_t to)
 {
     const struct transpose_job *j = job;
-    struct class s = class_at(j, from / j->rows);
+    int64_t round = from / j->rows;
+    struct class s = class_of_round(j, round);
     bool none = taps_of(&s) == 0;
-    for (int64_t i = from; i < to && (none || !writes_itself(&s)); i++)
-        if (i % j->rows < j->k.d.n * s.h.axis.grid) scatter(&s, none ? NULL : s.to, i % j->rows);
+    if (round % j->images || (!none && writes_itself(&s))) return;
+    for (int64_t i = from; i < to && i % j->rows < j->k.d.n * s.h.axis.grid; i++)
+        scatter(&s, none ? NULL : s.to, i % j->rows);
 }
 
-/* A round for each class, with as many items as the largest has. */
+/* Rounds, with as many items as the largest has. */
 void conv_cut_transpose(const struct ad_call *c, int threads, struct ad_parts *p)
 {
     struct transpose_job *j = (void *)p->job;
@@ -271,23 +255,23 @@ void conv_cut_transpose(const struct ad_call *c, int threads, struct ad_parts *p
     const struct conv_dims *d = &j->k.d;
     struct transpose_room r = transpose_room_of(&j->k);
     int64_t numbers = 0;
+    j->images = classes_of(d) > 1 && writes_in_place(d) ? max_of(1, d->n) : 1;
     j->weights = c->scratch;
     j->room = (char *)(j->weights + r.weights);
     j->product = j->room + r.result;
     for (int64_t i = 0; i < classes_of(d); i++) {
-        struct class s = class_at(j, i);
+        struct class s = class_of_round(j, i * j->images);
         j->pack = max_of(j->pack, d->groups * taps_of(&s));
         if (taps_of(&s) == 0 || !writes_itself(&s)) j->rows = max_of(j->rows, d->n * s.h.axis.grid);
         numbers = max_of(numbers, d->n * s.h.axis.grid * s.w.axis.grid * d->c);
         if (taps_of(&s) == 0) continue;
-        choose_image(&s, 0);
         struct products of = conv_products_of(class_product, &s, d->groups, j->product, threads);
-        for (int k = 0; k < 2; k++) j->items[k] = max_of(j->items[k], of.items[k] * images_of(&s));
+        for (int k = 0; k < 2; k++) j->items[k] = max_of(j->items[k], of.items[k]);
     }
     p->n = 4;
     p->first_round = 1;
     p->end_round = 4;
-    p->rounds = classes_of(d);
+    p->rounds = classes_of(d) * j->images;
     p->phase[0] = (struct ad_phase){
         .items = classes_of(d) * j->pack, .run = pack_classes, .alone = ad_count(j->k.w->shape) <= PAR_MIN};
     p->phase[1] = (struct ad_phase){.items = j->items[0], .run = multiply_class_first, .dynamic = true};

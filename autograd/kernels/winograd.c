@@ -6,23 +6,10 @@
 #pragma GCC optimize("O3")
 #include "autograd/kernels/winograd.h"
 
-#include "autograd/kernels/gemm.h"
+#include "autograd/kernels/conv_products.h"
 #include "autograd/kernels/simd.h"
 #include "autograd/kernels/winograd_tiles.h"
 #include "base/threads.h"
-
-static int64_t min_of(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-static int64_t max_of(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
 
 /* ---- how the work is cut --------------------------------------------------------------------------------------------- */
 
@@ -59,17 +46,6 @@ static int64_t far_group(const struct winograd_tiles *s)
 static int64_t dw_group(const struct winograd_tiles *s)
 {
     return group_of(s, 1 << 21);
-}
-
-/* `size` in parts of at most `most`, each `times` an item; more of them, down to `few`, until items go evenly over the
- * threads. The length of a part. Sums do not see it, but for OpenBLAS'. */
-static int64_t part_length(int64_t size, int64_t most, int64_t few, int64_t times, int64_t threads)
-{
-    int64_t parts = max_of(1, ceil_div(size, most));
-#if defined(__AVX2__)
-    while (parts * times % threads && ceil_div(size, parts + 1) >= few) parts++;
-#endif
-    return max_of(1, ceil_div(size, parts));
 }
 
 /* What the phases know of the call. */

@@ -261,6 +261,9 @@ static void test_cuts(void **state)
     free(w.data);
     check((struct geometry){
         1, {1, 700}, {1, 5}, 1, 13, 8, (struct conv_attr){{1, 2}, {0, 2}, {1, 1}, 1, {0, 0}, {0, 0}}});
+    /* Each image's gradient is a product of its own whose sums are taken in ranges. */
+    check((struct geometry){
+        3, {1, 301}, {1, 3}, 1, 64, 512, (struct conv_attr){{1, 2}, {0, 1}, {1, 1}, 1, {0, 0}, {0, 0}}});
 }
 
 /* ---- Winograd's tiles ------------------------------------------------------------------------------------------------ */
