@@ -28,13 +28,11 @@ static inline int64_t ceil_div(int64_t a, int64_t b)
 }
 
 /* `size` in parts of at most `most`, each `times` an item; more of them, down to `few`, until items go evenly over the
- * threads. The length of a part. Sums do not see it, but for OpenBLAS', which follow the size. */
+ * threads. The length of a part. One part size, whatever the threads, where products do not cut freely. */
 static inline int64_t part_length(int64_t size, int64_t most, int64_t few, int64_t times, int64_t threads)
 {
     int64_t parts = max_of(1, ceil_div(size, most));
-#if defined(__AVX2__)
-    while (parts * times % threads && ceil_div(size, parts + 1) >= few) parts++;
-#endif
+    while (GEMM_CUTS_FREELY && parts * times % threads && ceil_div(size, parts + 1) >= few) parts++;
     return max_of(1, ceil_div(size, parts));
 }
 

@@ -223,12 +223,10 @@ static bool is_small(const struct gemm_args *g)
     return g->m * g->n * g->k < 1 << 18;
 }
 
-/* Blocks may follow the thread count where they do not change the order of any sum; OpenBLAS' sums follow the size. */
+/* Blocks follow the thread count where they may. */
 static struct gemm_cut cut_of(const struct gemm_args *g, int64_t threads)
 {
-#if !defined(__AVX2__)
-    threads = 8;
-#endif
+    if (!GEMM_CUTS_FREELY) threads = 8;
     int64_t m = g->m, n = g->n, work = m * n * g->k, most_pieces = work < threads << 23 ? 1 : 8;
     int64_t most_parts = work < threads << 20 ? threads : 4 * threads; /* looking for the best takes time, too */
     struct gemm_cut best = {m, n, 1, 1, .last = 1, .pieces = 1};
@@ -257,7 +255,7 @@ static struct gemm_cut range_cut_of(const struct gemm_args *g, int64_t ranges, i
 {
     enum { BEGIN = 4000 }; /* cycles that a block takes besides */
     struct gemm_cut best = {g->m, g->n, 1, 1, .last = 1, .pieces = 1};
-#if defined(__AVX2__)
+    if (!GEMM_CUTS_FREELY) return best;
     struct packing p = packing_of(g);
     double length = (double)range_length(g->k, ranges), least = INFINITY;
     int64_t most = threads > 1 ? 2 * ((threads + ranges - 1) / ranges) : 1;
@@ -270,7 +268,6 @@ static struct gemm_cut range_cut_of(const struct gemm_args *g, int64_t ranges, i
             double cost = (double)rounds * (block_cost(c.m, c.n, p) * length + BEGIN);
             if (cost < least) least = cost, best = c;
         }
-#endif
     return best;
 }
 

@@ -78,10 +78,13 @@ static inline bool gemm_reads_a(const struct gemm_args *g)
     return g->panels.at && !g->source && g->a_type == AD_F32 && g->a_col == 1;
 }
 
+/* GEMM_CUTS_FREELY: bits do not depend on the blocks that a product is cut into. OpenBLAS' sums follow the size of a block. */
 #ifdef __AVX2__
 #define GEMM_HALF 1
+#define GEMM_CUTS_FREELY 1
 #else
 #define GEMM_HALF 0
+#define GEMM_CUTS_FREELY 0
 #endif
 
 /* How C is cut: nm x nn blocks of (m, n), taken one after the other by whoever is free. The `last`, one for each thread, are

@@ -33,7 +33,7 @@ static inline int contrast_outputs(const struct contrast_attr *a)
 }
 
 /* The similarities are cut into tiles of `block` rows and columns, which follow from the sizes alone; the first `kept` of
- * them, counted row by row, are kept. */
+ * them, in the order in which the kernel takes them, are kept. */
 enum { CONTRAST_TILE = 512 };
 struct contrast_tiles {
     int64_t block, rows, columns, kept; /* rows, columns: of tiles */

@@ -1,5 +1,6 @@
 /* The contrastive losses by tiles against the plain loops: odd sizes, absent vectors, several positives, hot and cold
- * scales, NaN and infinity; the same bits for any number of threads and for tiles kept or multiplied again; memory. */
+ * scales, NaN and infinity; the same bits for any number of threads, those that share tiles too, and for tiles kept or
+ * multiplied again; memory. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -147,7 +148,8 @@ static void bind(struct ad_plan *p, const struct trial *t, const float *a, const
     ad_bind(p, "bias", &t->bias);
 }
 
-static struct result run(const struct trial *t, unsigned flags)
+/* With threads 0 as many as there are; otherwise cut for so many, by one. */
+static struct result run(const struct trial *t, unsigned flags, int threads)
 {
     static const char *const names[OUTS] = {"loss", "da", "db", "dscale", "dbias"};
     struct result r = {0};
@@ -158,7 +160,14 @@ static struct result run(const struct trial *t, unsigned flags)
     float *room[2] = {NULL, NULL};
     if (!p) fail_msg("%s", e.msg);
     bind(p, t, widened(t, t->a, t->n, &room[0]), widened(t, t->b, t->m, &room[1]));
-    if (ad_run(p, 1, 1, &e)) fail_msg("%s", e.msg);
+    if (threads) {
+        double *waits = mem_zero(ad_plan_timings(p, NULL), sizeof *waits);
+        struct ad_balance b;
+        if (ad_plan_balance(p, threads, 1, 1, 1, &b, waits, &e)) fail_msg("%s", e.msg);
+        free(waits);
+    } else if (ad_run(p, 1, 1, &e)) {
+        fail_msg("%s", e.msg);
+    }
     for (int i = 0; i < OUTS; i++) {
         struct ad_shape s;
         const float *y = ad_result(p, names[i], &s);
@@ -217,12 +226,12 @@ static void check(struct trial *t, const char *what)
     struct contrast_tiles tiles = contrast_tiles(&attr, AD_F32, t->n, t->m);
     int64_t all = tiles.kept * tiles.block * tiles.block * (int64_t)sizeof(float), keep[] = {0, all / 2, all};
     int before = threads_count();
-    struct result want = run(t, AD_REFERENCE), first = {0};
+    struct result want = run(t, AD_REFERENCE, 0), first = {0};
     for (int i = 0; i < 4; i++)
         for (int k = 0; k < 3; k++) {
             omp_set_num_threads(threads[i]);
             t->keep = keep[k];
-            struct result got = run(t, 0);
+            struct result got = run(t, 0, 0);
             if (i + k == 0) {
                 compare(t, &want, &got, what);
                 first = got;
@@ -266,6 +275,39 @@ static void many_tiles(void **state)
     }
 }
 
+/* More threads than blocks on the shorter side: they share tiles, in parts of many lengths. In the last trial there are more
+ * tiles in a wave than they share at a time, and too many pairs for the plain loops. */
+static void threads_share_tiles(void **state)
+{
+    static const int64_t sizes[][3] = {{200, 150, 70},   {520, 300, 40},   {300, 520, 40},
+                                       {1000, 1000, 33}, {2100, 260, 130}, {8300, 8200, 4}};
+    static const int threads[] = {1, 3, 8, 10, 16, 20, 24, 48, 64};
+    int before = threads_count();
+    struct rng r = rng_make(SEED, 8, 0);
+    for (int i = 0; i < 12; i++) {
+        const int64_t *s = sizes[i / 2];
+        struct trial t = make(&r, s[0], s[1], s[2], 0.9, i % 4 > 1 ? 90 : 0, true);
+        t.sig = i % 2;
+        t.keep = 3 << 20;
+        omp_set_num_threads(1);
+        struct result first = run(&t, 0, 0);
+        bool many = s[0] * s[1] > 1 << 20;
+        if (!many) {
+            struct result want = run(&t, AD_REFERENCE, 0);
+            compare(&t, &want, &first, "shared tiles");
+            result_free(&want);
+        }
+        for (int k = many ? 8 : 0; k < 9; k++) {
+            struct result got = run(&t, 0, threads[k]);
+            same_bits(&first, &got, "shared tiles");
+            result_free(&got);
+        }
+        result_free(&first);
+        done(&t);
+    }
+    omp_set_num_threads(before);
+}
+
 /* Nobody on one side, nobody at all, nobody's positive, no rows. */
 static void nobody(void **state)
 {
@@ -278,7 +320,7 @@ static void nobody(void **state)
         for (int64_t k = 0; k < t.n && i / 2 == 3; k++) t.id_a[k] = -1;
         check(&t, "nobody");
         if (i / 2 != 3 || !t.sig) {
-            struct result got = run(&t, 0);
+            struct result got = run(&t, 0, 0);
             for (int k = 0; k < OUTS; k++)
                 for (int64_t x = 0; x < got.n[k]; x++) assert_true(got.x[k][x] == 0);
             result_free(&got);
@@ -314,7 +356,7 @@ static void not_finite(void **state)
         int64_t row = 5;
         (i % 4 < 2 ? t.has_a : t.has_b)[row] = 1;
         x[row * t.width + 1] = odd[i / 4];
-        struct result want = run(&t, AD_REFERENCE), got = run(&t, 0);
+        struct result want = run(&t, AD_REFERENCE, 0), got = run(&t, 0, 0);
         for (int k = 0; k < OUTS; k++)
             for (int64_t z = 0; z < want.n[k]; z++)
                 if (isfinite(want.x[k][z]) != isfinite(got.x[k][z]))
@@ -334,12 +376,12 @@ static void absent_are_not_seen(void **state)
     for (int sig = 0; sig < 2; sig++) {
         struct trial t = make(&r, 90, 81, 7, 0.6, 9, false);
         t.sig = sig;
-        struct result first = run(&t, 0);
+        struct result first = run(&t, 0, 0);
         for (int64_t i = 0; i < t.n; i++)
             for (int64_t d = 0; d < t.width && t.has_a[i] == 0; d++) t.a[i * t.width + d] = 3e38f;
         for (int64_t i = 0; i < t.m; i++)
             for (int64_t d = 0; d < t.width && t.has_b[i] == 0; d++) t.b[i * t.width + d] = -3e38f;
-        struct result second = run(&t, 0);
+        struct result second = run(&t, 0, 0);
         same_bits(&first, &second, "absent");
         for (int64_t i = 0; i < t.n; i++)
             for (int64_t d = 0; d < t.width && t.has_a[i] == 0; d++) assert_true(second.x[1][i * t.width + d] == 0);
@@ -364,14 +406,15 @@ static int64_t arena_of(int64_t n, int64_t width, bool sig, int64_t keep)
     return bytes;
 }
 
-/* Both gradients, some numbers a row, and what was asked for; never a square. */
+/* Both gradients, some numbers a row, 16 tiles that threads may share, and what was asked for; never a square. */
 static void memory_is_that_of_the_vectors(void **state)
 {
     for (int sig = 0; sig < 2; sig++)
         for (int64_t n = 1024; n <= 65536; n *= 8) {
             int64_t vectors = 2 * n * 64 * (int64_t)sizeof(float), rows = 2 * n * 64;
-            assert_true(arena_of(n, 64, sig, 0) <= vectors + rows);
-            assert_true(arena_of(n, 64, sig, 1 << 22) <= vectors + rows + (1 << 22));
+            int64_t tiles = 16 * CONTRAST_TILE * (CONTRAST_TILE + 16) * (int64_t)sizeof(float);
+            assert_true(arena_of(n, 64, sig, 0) <= vectors + rows + tiles);
+            assert_true(arena_of(n, 64, sig, 1 << 22) <= vectors + rows + tiles + (1 << 22));
         }
 }
 
@@ -431,6 +474,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(odd_sizes),
         cmocka_unit_test(many_tiles),
+        cmocka_unit_test(threads_share_tiles),
         cmocka_unit_test(nobody),
         cmocka_unit_test(any_scale),
         cmocka_unit_test(not_finite),
