@@ -141,6 +141,7 @@ MAKE(gather, ad_gather(g, o->x, o->index))
 MAKE(sum_last, ad_sum(g, o->x, 1U << (ad_rank(g, o->x) - 1), false))
 MAKE(sum_first, ad_sum(g, o->x, 1, false))
 MAKE(sum_middle, ad_sum(g, o->x, 2, false))
+MAKE(sum_products, ad_sum_products_to(g, o->x, o->more, SHAPE(ad_dim(g, o->x, 0), 1, ad_dim(g, o->x, -1))))
 MAKE(transpose, ad_swap(g, o->x, 0, 1))
 MAKE(depthwise, depthwise(g, o))
 MAKE(attention, ad_attention(g, o->x, o->more, o->third, o->index, o->index, 0, 16, 0))
@@ -199,6 +200,7 @@ static const struct line lines[] = {
     {"sum over the last axis", "sum", make_sum_last, ROWS, {1, 0}},
     {"sum over the first axis", "sum", make_sum_first, ROWS, {1, 0}},
     {"sum over a middle axis", "sum", make_sum_middle, {3, {64, 1024, 256}}, {1, 0}},
+    {"sum of products over a middle axis", "sum_products", make_sum_products, {3, {64, 1024, 256}}, {2, 0}},
     {"transpose", "transpose", make_transpose, {2, {4096, 4096}}, {1, 1}},
     {"depthwise", "conv2d", make_depthwise, IMAGES, {1, 1}},
     {"depthwise dX", "conv2d_transpose", make_depthwise, IMAGES, {1, 1}, .grad = true},

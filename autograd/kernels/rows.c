@@ -11,7 +11,8 @@
 #include "base/isa.h"
 #include "base/threads.h"
 
-extern const struct ad_op ad_op_softmax, ad_op_log_softmax, ad_op_logsumexp, ad_op_sum, ad_op_max, ad_op_min;
+extern const struct ad_op ad_op_softmax, ad_op_log_softmax, ad_op_logsumexp, ad_op_sum, ad_op_sum_products, ad_op_max,
+    ad_op_min;
 
 static int64_t min64(int64_t a, int64_t b)
 {
@@ -313,6 +314,23 @@ SIMD_FN void add_rows(enum ad_dtype t, float *restrict acc, const void *const *r
     }
 }
 
+/* Adds the products of two rows, of types t and u. */
+SIMD_FN void add_products_of(enum ad_dtype u, enum ad_dtype t, float *restrict acc, const void *a, const void *b,
+                             int64_t width)
+{
+    int64_t j = 0;
+    for (; j + VL <= width; j += VL) {
+        ask_l1((const char *)at_as(t, a, j) + AHEAD);
+        ask_l1((const char *)at_as(u, b, j) + AHEAD);
+        vf_store(acc + j, vf_load(acc + j) + vf_load_as(t, a, j) * vf_load_as(u, b, j));
+    }
+    for (; j < width; j++) acc[j] += float_as(t, a, j) * float_as(u, b, j);
+}
+SIMD_FN void add_products(enum ad_dtype t, enum ad_dtype u, float *acc, const void *a, const void *b, int64_t width)
+{
+    BY_TYPE(u, add_products_of, t, acc, a, b, width);
+}
+
 static void sum_column_blocks(const struct ad_call *c, const void *job, int64_t first, int64_t last)
 {
     const struct job *s = job;
@@ -325,13 +343,19 @@ static void sum_column_blocks(const struct ad_call *c, const void *job, int64_t 
         int64_t base = offset_of(l->kept, l->n_kept - 1, t / blocks, NULL) + j, from = t % blocks * STRIP;
         int64_t to = min64(l->n_in, from + STRIP);
         memset(part, 0, (size_t)n_j * sizeof *part);
-        int64_t each = width > SHORT ? 1 : 4; /* several streams at once are read at half the speed of one */
+        int64_t each =
+            width > SHORT || c->n_in > 1 ? 1 : 4; /* several streams at once are read at half the speed of one */
         for (int64_t i = from; i < to; i += each) {
             const void *row[4];
             int n = (int)min64(each, to - i);
             for (int k = 0; k < n; k++)
                 row[k] = at_as(x->dtype, x->data, base + offset_of(l->summed, l->n_summed, i + k, NULL));
-            BY_TYPE(x->dtype, add_rows, part, row, n, n_j);
+            int64_t at = base + offset_of(l->summed, l->n_summed, i, NULL);
+            if (c->n_in > 1)
+                BY_TYPE(x->dtype, add_products, c->in[1].dtype, part, row[0], at_as(c->in[1].dtype, c->in[1].data, at),
+                        n_j);
+            else
+                BY_TYPE(x->dtype, add_rows, part, row, n, n_j);
         }
     }
 }
@@ -410,6 +434,12 @@ static void cut_sum(const struct ad_call *c, int threads, struct ad_parts *p)
     }
 }
 
+static bool by_columns(const struct ad_call *c)
+{
+    struct loops l = make_loops(c, true);
+    return l.n_out && l.n_in && way_of(&l) == COLUMNS;
+}
+
 /* max and min: an item an output; the inner axis by vectors where it is contiguous. */
 static void run_extreme(const struct ad_call *c, const void *job, int64_t first, int64_t last)
 {
@@ -445,6 +475,13 @@ const struct ad_kernel ISA_FN(ad_kernels_rows)[] = {
     {.op = &ad_op_log_softmax, .dtype = AD_F32, .cut = cut_log_softmax, .name = "rows", .half_in = 1},
     {.op = &ad_op_logsumexp, .dtype = AD_F32, .accepts = is_last, .cut = cut_logsumexp, .name = "rows", .half_in = 1},
     {.op = &ad_op_sum, .dtype = AD_F32, .cut = cut_sum, .scratch = sum_scratch, .name = "rows", .half_in = 1},
+    {.op = &ad_op_sum_products,
+     .dtype = AD_F32,
+     .accepts = by_columns,
+     .cut = cut_sum,
+     .scratch = sum_scratch,
+     .name = "rows",
+     .half_in = 3},
     {.op = &ad_op_max, .dtype = AD_F32, .cut = cut_extreme, .name = "rows", .half_in = 1},
     {.op = &ad_op_min, .dtype = AD_F32, .cut = cut_extreme, .name = "rows", .half_in = 1},
     {0},

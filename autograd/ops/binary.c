@@ -85,7 +85,11 @@ val ad_sub(struct ad_graph *g, val a, val b)
     return AD_NODE(g, &ad_op_sub, NULL, a, b);
 }
 
-SMOOTH(mul, ANY, a *b, ad_mul(g, d, b), ad_mul(g, d, a))
+static void vjp_mul(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)
+{
+    for (int i = 0; i < 2; i++) dx[i] = ad_sum_products_to(g, dy[0], n->in[!i], ad_shape_of(g, n->in[i]));
+}
+OP(mul, ANY, a *b, vjp_mul, as_is)
 val ad_mul(struct ad_graph *g, val a, val b)
 {
     double c;

@@ -48,8 +48,9 @@ val ad_sum_all(G, val x); /* -> () */
 val ad_mean_all(G, val x);
 val ad_sum_last(G, val x); /* (..., D) -> (..., 1) */
 val ad_mean_last(G, val x);
-val ad_sum_to(G, val x, struct ad_shape s); /* the adjoint of broadcasting s to x */
-val ad_argmax(G, val x, int axis);          /* int32, axis removed; the first of equals */
+val ad_sum_to(G, val x, struct ad_shape s);                 /* the adjoint of broadcasting s to x */
+val ad_sum_products_to(G, val a, val b, struct ad_shape s); /* the same of a b, which need not be there */
+val ad_argmax(G, val x, int axis);                          /* int32, axis removed; the first of equals */
 val ad_cumsum(G, val x, int axis, bool reverse);
 val ad_logsumexp(G, val x, int axis, bool keep);
 /* The k largest along the last axis, in falling order (ties: lower index first): values (..., k), int32 indices (...,

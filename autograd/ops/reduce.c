@@ -2,11 +2,13 @@
 #include "autograd/ops/reduce.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "autograd/ops/common.h"
 
-extern const struct ad_op ad_op_sum, ad_op_max, ad_op_min, ad_op_argmax, ad_op_cumsum, ad_op_logsumexp, ad_op_top_k;
+extern const struct ad_op ad_op_sum, ad_op_sum_products, ad_op_max, ad_op_min, ad_op_argmax, ad_op_cumsum,
+    ad_op_logsumexp, ad_op_top_k;
 
 /* ---- sum, max, min over the axes of a mask ----------------------------------------------------------------------- */
 
@@ -144,6 +146,65 @@ const struct ad_op ad_op_sum = {.name = "sum",
                                 .vjp = vjp_sum,
                                 .flops = flops_reduce,
                                 AD_CASES(cases_sum)};
+
+/* ---- sum_products: of a b over the axes of a mask; a and b of one shape ------------------------------------------- */
+
+static int infer_sum_products(struct ad_infer *f)
+{
+    char a[96], b[96];
+    if (!ad_same_shape(f->in_shape[0], f->in_shape[1]) || f->in_dtype[0] != f->in_dtype[1])
+        return ad_infer_fail(f, "it needs two of one shape and type, not %s %s and %s %s",
+                             ad_dtype_name(f->in_dtype[0]), ad_shape_text(a, f->in_shape[0]),
+                             ad_dtype_name(f->in_dtype[1]), ad_shape_text(b, f->in_shape[1]));
+    return infer_reduce(f);
+}
+
+static void eval_sum_products(const struct ad_call *c)
+{
+    const struct ad_tensor *a = &c->in[0], *b = &c->in[1], *y = &c->out[0];
+    uint32_t axes = ((const struct ad_reduce_attr *)c->attr)->axes;
+    int64_t at[AD_MAX_DIMS] = {0}, n = ad_count(a->shape);
+    for (int64_t i = 0, to = ad_count(y->shape); i < to; i++) ad_set(y, i, 0);
+    double *sum = mem_zero((size_t)ad_count(y->shape) + 1, sizeof *sum);
+    for (int64_t i = 0; i < n; i++, ad_next(a->shape, at)) {
+        int64_t to = 0;
+        for (int d = 0; d < a->shape.rank; d++)
+            if (!(axes >> d & 1)) to = to * a->shape.dim[d] + at[d];
+        sum[to] += ad_get(a, i) * ad_get(b, i);
+    }
+    for (int64_t i = 0, to = ad_count(y->shape); i < to; i++) ad_set(y, i, sum[i]);
+    free(sum);
+}
+
+static void vjp_sum_products(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)
+{
+    val d = keep_axes(g, dy[0], n->in[0], ((const struct ad_reduce_attr *)n->attr)->axes);
+    for (int i = 0; i < 2; i++) dx[i] = ad_mul(g, d, n->in[!i]);
+}
+
+static double flops_sum_products(const struct ad_call *c)
+{
+    return 2 * (double)ad_count(c->in[0].shape);
+}
+
+static int build_sum_products(struct ad_graph *g, const val *in, val *out)
+{
+    static const struct ad_reduce_attr attr[] = {{2, false}, {3, true}, {5, false}, {7, false}};
+    for (int i = 0; i < 4; i++) out[i] = AD_NODE(g, &ad_op_sum_products, &attr[i], in[0], in[1]);
+    return 4;
+}
+static const struct ad_case cases_sum_products[] = {{.in = "2x3x4 2x3x4", .build = build_sum_products},
+                                                    {.in = "1x5x1 1x5x1", .build = build_sum_products}};
+
+const struct ad_op ad_op_sum_products = {.name = "sum_products",
+                                         .attr_size = sizeof(struct ad_reduce_attr),
+                                         .min_in = 2,
+                                         .max_in = 2,
+                                         .infer = infer_sum_products,
+                                         .eval = eval_sum_products,
+                                         .vjp = vjp_sum_products,
+                                         .flops = flops_sum_products,
+                                         AD_CASES(cases_sum_products)};
 /* max, min: a NaN wins. Error: an axis with nothing in it. */
 const struct ad_op ad_op_max = {.name = "max",
                                 .attr_size = sizeof(struct ad_reduce_attr),
@@ -223,19 +284,41 @@ val ad_mean_last(struct ad_graph *g, val x)
     return ad_mean(g, x, last_axis(g, x), true);
 }
 
-val ad_sum_to(struct ad_graph *g, val x, struct ad_shape s)
+/* The axes along which s was broadcast to the shape of x. */
+static int axes_to(struct ad_graph *g, val x, struct ad_shape s, unsigned *axes)
 {
     struct ad_shape from = ad_shape_of(g, x), both;
     char a[96], b[96];
-    if (!x || ad_same_shape(from, s)) return x;
-    if (!ad_broadcast_shape(from, s, &both) || !ad_same_shape(both, from))
-        return ad_fail(g, "sum_to: %s does not broadcast to %s", ad_shape_text(a, s), ad_shape_text(b, from));
-    unsigned axes = 0;
+    if (!ad_broadcast_shape(from, s, &both) || !ad_same_shape(both, from)) {
+        ad_fail(g, "sum_to: %s does not broadcast to %s", ad_shape_text(a, s), ad_shape_text(b, from));
+        return -1;
+    }
+    *axes = 0;
     for (int i = 0; i < from.rank; i++) {
         int k = i - (from.rank - s.rank);
-        if (k < 0 || (s.dim[k] == 1 && from.dim[i] != 1)) axes |= 1u << i;
+        if (k < 0 || (s.dim[k] == 1 && from.dim[i] != 1)) *axes |= 1u << i;
     }
-    return ad_reshape(g, ad_sum(g, x, axes, true), s);
+    return 0;
+}
+
+val ad_sum_to(struct ad_graph *g, val x, struct ad_shape s)
+{
+    unsigned axes;
+    if (!x || ad_same_shape(ad_shape_of(g, x), s)) return x;
+    return axes_to(g, x, s, &axes) ? 0 : ad_reshape(g, ad_sum(g, x, axes, true), s);
+}
+
+val ad_sum_products_to(struct ad_graph *g, val a, val b, struct ad_shape s)
+{
+    unsigned axes;
+    if (!a || !b) return 0;
+    struct ad_shape whole = ad_shape_of(g, a);
+    bool rows =
+        whole.rank && s.rank && s.dim[s.rank - 1] > 1 && ad_count(s) < ad_count(whole); /* are summed, not along them */
+    if (!rows || !ad_is_float(ad_dtype_of(g, a)) || !ad_same_shape(ad_shape_of(g, b), whole))
+        return ad_sum_to(g, ad_mul(g, a, b), s);
+    if (axes_to(g, a, s, &axes)) return 0;
+    return ad_reshape(g, AD_NODE(g, &ad_op_sum_products, (&(struct ad_reduce_attr){axes, true}), a, b), s);
 }
 
 /* ---- argmax: int32, the first of equals, a NaN before all; the axis goes. Error: the axis is empty --------------- */

@@ -318,14 +318,18 @@ static void resamples(void **state)
 
 /* ---- reductions ------------------------------------------------------------------------------------------------------ */
 
-extern const struct ad_op ad_op_softmax, ad_op_log_softmax, ad_op_logsumexp, ad_op_sum, ad_op_max, ad_op_min;
+extern const struct ad_op ad_op_softmax, ad_op_log_softmax, ad_op_logsumexp, ad_op_sum, ad_op_sum_products, ad_op_max,
+    ad_op_min;
 
 static void check_reduction(const struct ad_op *op, const void *attr, struct ad_shape s, bool odd)
 {
     char what[96];
     ad_shape_text(what, s);
-    struct job j = {.op = op, .attr = attr, .n_in = 1, .half_in = 1, .any_nan = odd, .what = what};
-    j.in[0] = numbers(s);
+    struct job j = {.op = op, .attr = attr, .n_in = op->min_in, .any_nan = odd, .what = what};
+    for (int i = 0; i < j.n_in; i++) {
+        j.in[i] = numbers(s);
+        j.half_in |= 1U << i;
+    }
     for (int64_t k = 0; odd && k < 1 + ad_count(s) / 500; k++)
         ((float *)j.in[0].data)[check_int(0, ad_count(s) - 1)] = k % 3 == 2 ? NAN : k % 3 ? INFINITY : -INFINITY;
     check_job(&j, 2);
@@ -355,6 +359,10 @@ static void reductions(void **state)
             for (int op = 0; op < 3; op++)
                 for (int odd = 0; odd < 2; odd++)
                     check_reduction(ops[op], &(struct ad_reduce_attr){.axes = axes}, shapes[i], odd);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (uint32_t axes = 1; axes < 4; axes++)
+            for (int odd = 0; odd < 2; odd++)
+                check_reduction(&ad_op_sum_products, &(struct ad_reduce_attr){.axes = axes}, shapes[i], odd);
 }
 
 int main(void)

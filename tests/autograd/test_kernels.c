@@ -253,6 +253,7 @@ enum kind {
     SEGMENT,
     SPREAD,
     DROPOUT,
+    PRODUCTS,
     KINDS
 };
 
@@ -322,6 +323,12 @@ static val emit(struct trial *t, enum kind kind, val base, struct rng *r)
         bool per_item = rng_u32(r) & 1;
         if (ad_rank(g, x) < 1 || rng_u32(r) & 1) return ad_dropout(g, x, 0.3, per_item);
         return ad_dropout_part(g, x, ad_const(g, AD_I32, (double)rng_below(r, 100)), 0.3, per_item);
+    }
+    case PRODUCTS: {
+        struct ad_shape s = ad_shape_of(g, x);
+        for (int i = 0; i + 1 < s.rank; i++)
+            if (axes >> i & 1) s.dim[i] = 1;
+        return ad_sum_products_to(g, x, ad_flip(g, x, axis), s);
     }
     default: return 0;
     }
@@ -401,6 +408,8 @@ static void build_large(struct ad_graph *g)
         snprintf(name, sizeof name, "sum%d", axes);
         ad_output(g, name, ad_sum(g, x, (unsigned)axes, false));
     }
+    ad_output(g, "products1", ad_sum_products_to(g, x, ad_flip(g, x, 0), SHAPE(17, 65)));
+    ad_output(g, "products2", ad_sum_products_to(g, x, ad_flip(g, x, 0), SHAPE(130, 1, 65)));
     ad_output(g, "softmax", ad_softmax(g, x));
     ad_output(g, "max", ad_max(g, ad_swap(g, x, 0, 2), 2, false));
     ad_output(g, "scatter", ad_scatter_add(g, x, index, 40));
@@ -412,8 +421,9 @@ static void build_large(struct ad_graph *g)
 
 static void any_number_of_threads(void **state)
 {
-    static const char *const names[] = {"sum1",    "sum2", "sum3",    "sum4",   "sum5", "sum6",    "sum7",
-                                        "softmax", "max",  "scatter", "gather", "copy", "dropout", "gelu"};
+    static const char *const names[] = {"sum1",    "sum2",    "sum3",      "sum4",     "sum5",   "sum6",
+                                        "sum7",    "softmax", "max",       "scatter",  "gather", "copy",
+                                        "dropout", "gelu",    "products1", "products2"};
     enum { N = 130 * 17 * 65, COUNT = (int)(sizeof names / sizeof *names) };
     struct ad_graph *g = ad_graph_new();
     struct err e = {0};
@@ -451,8 +461,8 @@ static void any_number_of_threads(void **state)
 int main(void)
 {
     static const char *const kinds[] = {
-        "sum",    "max", "min",    "softmax",     "log_softmax", "logsumexp",         "views",
-        "concat", "pad", "gather", "scatter_add", "segment_sum", "segment_broadcast", "dropout"};
+        "sum", "max",    "min",         "softmax",     "log_softmax",       "logsumexp", "views",       "concat",
+        "pad", "gather", "scatter_add", "segment_sum", "segment_broadcast", "dropout",   "sum_products"};
     struct CMUnitTest random[KINDS];
     for (int i = 0; i < KINDS; i++)
         random[i] = (struct CMUnitTest){kinds[i], random_shapes, NULL, NULL, (void *)(uintptr_t)i};
