@@ -256,6 +256,16 @@ static inline int64_t ad_take(int64_t *next, int64_t most, int64_t n)
     if (one) one->given = true;
     return __atomic_fetch_add(next, most, __ATOMIC_RELAXED);
 }
+/* Rows of `width` numbers in `tasks` blocks of rows, of which there may be too few for the threads: the numbers of a row that an
+ * item has, whole lines, so that each thread has some of the items where it can. */
+static inline int64_t ad_stripe(int64_t width, int64_t tasks, int threads)
+{
+    enum { LEAST = 64, EACH = 4 };
+    int64_t want = tasks < EACH * threads && threads > 1 ? (EACH * threads + tasks - 1) / tasks : 1;
+    if (tasks >= threads && tasks % threads == 0) want = 1;
+    int64_t stripe = (width + want - 1) / want;
+    return stripe < LEAST ? LEAST : (stripe + LEAST - 1) / LEAST * LEAST;
+}
 const struct ad_kernel *ad_kernel_find(const struct ad_op *op, const struct ad_call *c);
 
 /* Fast elementwise loops for f32: n contiguous numbers (an input of `step[i]` 0 is one number, repeated). */

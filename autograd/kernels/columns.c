@@ -90,8 +90,8 @@ SIMD_FN void moments_step(const struct columns *k, int64_t i, int rows, int64_t 
     vf m = vf_get(around + j, n), s = vf_get(sum + j, n), q = vf_get(square + j, n);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
-        ask_ahead(t, k->x, (i + r) * k->c + j);
-        vf e = vf_get_as(t, k->x, (i + r) * k->c + j, n) - m;
+        ask_ahead(t, k->x, (i + r) * k->row + j);
+        vf e = vf_get_as(t, k->x, (i + r) * k->row + j, n) - m;
         s += e;
         q = vf_madd(e, e, q);
     }
@@ -138,7 +138,7 @@ SIMD_FN void affine(const struct columns *k, int64_t i, int rows, int64_t j, int
     vf m = vf_get(k->mean + j, n), a = vf_get(k->scale + j, n), b = vf_get(k->bias + j, n);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
-        int64_t at = (i + r) * k->c + j;
+        int64_t at = (i + r) * k->row + j;
         if (act != AD_ACT_SILU) ask_ahead(t.x, k->x, at);
         vf p = vf_madd(vf_get_as(t.x, k->x, at, n) - m, a, b);
         if (more) p += vf_get_as(t.more, k->more, at, n);
@@ -177,7 +177,7 @@ SIMD_FN void products_kept(const struct columns *k, int64_t i, int rows, int64_t
     vf sx = vf_get(sum_x + j, n), s = vf_get(sum + j, n);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
-        int64_t at = (i + r) * k->c + j;
+        int64_t at = (i + r) * k->row + j;
         if (act != AD_ACT_SILU) ask_ahead(t.x, k->x, at), ask_ahead(t.dy, k->dy, at);
         vf e = vf_get_as(t.x, k->x, at, n) - m, d = behind_act(k, act, more, t, at, n, e, a, b);
         if (keep) put_result(t.y, k->y, at, d, n, k->stream);
@@ -219,7 +219,7 @@ SIMD_FN void dx(const struct columns *k, int64_t i, int rows, int64_t j, int64_t
     vf shift = vf_get(k->shift + j, n), slope = vf_get(k->slope + j, n);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
-        int64_t at = (i + r) * k->c + j;
+        int64_t at = (i + r) * k->row + j;
         if (act != AD_ACT_SILU) ask_ahead(t.x, k->x, at), ask_ahead(t.dy, k->dy, at);
         vf e = vf_get_as(t.x, k->x, at, n) - m, d = behind_act(k, act, more, t, at, n, e, a, b);
         put_result(t.y, k->y, at, vf_madd(e, -slope, vf_madd(d, a, -shift)), n, k->stream);

@@ -13,9 +13,9 @@ struct column_types {
     enum ad_dtype x, dy, more, y, d;
 };
 
-/* A block of `rows` rows of c channels. Pointers to channels' numbers: (c). */
+/* A block of `rows` rows, `row` numbers apart, of c channels. Pointers to channels' numbers: (c). */
 struct columns {
-    int64_t rows, c;
+    int64_t rows, row, c;
     int act; /* enum ad_norm_act */
     struct column_types type;
     const void *x, *dy;

@@ -18,6 +18,7 @@ struct norm_job {
     float *mean, *var; /* (n, c / k) */
     bool stream;
     bool by_image; /* each image is seen through before the next, and its blocks' sums are joined as they come */
+    int64_t across, stripe; /* a block of rows is so many items, of so many channels each */
 };
 
 static int64_t max_of(int64_t a, int64_t b)
@@ -92,18 +93,37 @@ static struct norm_room room_of(const struct norm_job *j, void *scratch)
     return (struct norm_room){joined, (float *)joined, block, block + j->n * j->blocks * SUMS * j->c};
 }
 
+/* Item i of those that images' blocks are cut into: block t of all of them, channels from `first` on. */
+struct part {
+    int64_t t, first;
+};
+static struct part part_of(const struct norm_job *j, int64_t i)
+{
+    return (struct part){i / j->across, i % j->across * j->stripe};
+}
+static int64_t parts_of(const struct norm_job *j)
+{
+    return j->n * j->blocks * j->across;
+}
+/* Parts, so that each thread has some; an image that is seen through is one thread's. Sums do not see the cut. */
+static void cut_across(struct norm_job *j, int threads)
+{
+    j->stripe = threads > 1 && !j->by_image ? ad_stripe(j->c, j->n * j->blocks, threads) : j->c;
+    j->across = j->c > 0 ? (j->c + j->stripe - 1) / j->stripe : 1;
+}
+
 /* Of block t of all images' blocks. Where an image is seen through at once, its blocks take turns in the first one's. */
 static float *sums_of(const struct norm_job *j, const struct norm_room *room, int64_t t)
 {
     return room->block + (j->by_image ? t / j->blocks * j->blocks : t) * SUMS * j->c;
 }
 
-/* Block t of all images' blocks. */
-static struct columns columns_of(const struct norm_job *j, const struct norm_room *room, int64_t t)
+static struct columns columns_of(const struct norm_job *j, const struct norm_room *room, struct part p)
 {
-    int64_t n = t / j->blocks, first = t % j->blocks * j->step, at = (n * j->s + first) * j->c;
-    const float *v = room->image + n * VECTORS * j->c;
-    struct columns k = {.rows = min_of(j->step, j->s - first), .c = j->c, .act = j->act, .type = j->type};
+    int64_t n = p.t / j->blocks, first = p.t % j->blocks * j->step, at = (n * j->s + first) * j->c + p.first;
+    const float *v = room->image + n * VECTORS * j->c + p.first;
+    struct columns k = {.rows = min_of(j->step, j->s - first), .row = j->c, .act = j->act, .type = j->type};
+    k.c = min_of(j->stripe, j->c - p.first);
     k.x = at_as(j->type.x, j->x, at);
     k.y = at_as(j->type.y, j->y, at);
     k.stream = j->stream;
@@ -205,11 +225,12 @@ static void run_moments(const struct ad_call *c, const void *job, int64_t from, 
 {
     const struct norm_job *j = job;
     struct norm_room room = room_of(j, c->scratch);
-    for (int64_t t = from; t < to; t++) {
-        struct columns k = columns_of(j, &room, t);
-        float *part = sums_of(j, &room, t);
-        columns_moments(&k, part, part + j->c, part + 2 * j->c);
-        if (j->by_image) join_block(j, &room, t / j->blocks, t % j->blocks, 0, j->c);
+    for (int64_t i = from; i < to; i++) {
+        struct part p = part_of(j, i);
+        struct columns k = columns_of(j, &room, p);
+        float *sums = sums_of(j, &room, p.t);
+        columns_moments(&k, sums + p.first, sums + j->c + p.first, sums + 2 * (j->c + p.first));
+        if (j->by_image) join_block(j, &room, p.t / j->blocks, p.t % j->blocks, 0, j->c);
     }
 }
 
@@ -230,8 +251,8 @@ static void run_affine(const struct ad_call *c, const void *job, int64_t from, i
 {
     const struct norm_job *j = job;
     struct norm_room room = room_of(j, c->scratch);
-    for (int64_t t = to; t-- > from;) {
-        struct columns k = columns_of(j, &room, t);
+    for (int64_t i = to; i-- > from;) {
+        struct columns k = columns_of(j, &room, part_of(j, i));
         columns_affine(&k);
     }
 }
@@ -260,15 +281,16 @@ static void cut(const struct ad_call *c, int threads, struct ad_parts *p)
     *j = job_of(c);
     bool alone = j->n * j->s * j->c <= PAR_MIN;
     j->by_image = fits(j, 1, threads);
+    cut_across(j, alone ? 1 : threads);
     if (j->by_image) {
         p->n = 1;
         p->phase[0] = (struct ad_phase){.items = j->n, .run = run_images};
         return;
     }
     p->n = 3;
-    p->phase[0] = (struct ad_phase){.items = j->n * j->blocks, .run = run_moments, .alone = alone};
+    p->phase[0] = (struct ad_phase){.items = parts_of(j), .run = run_moments, .alone = alone};
     p->phase[1] = (struct ad_phase){.items = j->n * chunks_of(j), .run = run_statistics, .alone = alone};
-    p->phase[2] = (struct ad_phase){.items = j->n * j->blocks, .run = run_affine, .alone = alone};
+    p->phase[2] = (struct ad_phase){.items = parts_of(j), .run = run_affine, .alone = alone};
 }
 
 /* ---- gradient --------------------------------------------------------------------------------------------------------- */
@@ -342,12 +364,13 @@ static void run_products(const struct ad_call *c, const void *job, int64_t from,
     const struct norm_job *j = job;
     struct norm_room room = room_of(j, c->scratch);
     bool keep = keeps(j);
-    for (int64_t t = from; t < to; t++) {
-        struct columns k = columns_of(j, &room, t);
-        float *part = sums_of(j, &room, t);
+    for (int64_t i = from; i < to; i++) {
+        struct part p = part_of(j, i);
+        struct columns k = columns_of(j, &room, p);
+        float *sums = sums_of(j, &room, p.t);
         k.keep = keep;
-        columns_products(&k, part, part + j->c, part + 2 * j->c);
-        if (j->by_image) add_block(j, &room, t / j->blocks, t % j->blocks, 0, j->c);
+        columns_products(&k, sums + p.first, sums + j->c + p.first, sums + 2 * (j->c + p.first));
+        if (j->by_image) add_block(j, &room, p.t / j->blocks, p.t % j->blocks, 0, j->c);
     }
 }
 
@@ -370,8 +393,8 @@ static void run_dx(const struct ad_call *c, const void *job, int64_t from, int64
     const struct norm_job *j = job;
     struct norm_room room = room_of(j, c->scratch);
     bool keep = keeps(j);
-    for (int64_t t = to; t-- > from;) {
-        struct columns k = columns_of(j, &room, t);
+    for (int64_t i = to; i-- > from;) {
+        struct columns k = columns_of(j, &room, part_of(j, i));
         if (keep)
             dx_of_kept(&k);
         else
@@ -411,6 +434,7 @@ static void cut_grad(const struct ad_call *c, int threads, struct ad_parts *p)
     bool alone = j->n * j->s * j->c <= PAR_MIN;
     struct ad_phase sums = {.items = chunks_of(j), .run = run_sums, .alone = alone};
     j->by_image = fits(j, 2, threads);
+    cut_across(j, alone ? 1 : threads);
     if (j->by_image) {
         p->n = 2;
         p->phase[0] = (struct ad_phase){.items = j->n, .run = run_images_grad};
@@ -419,9 +443,9 @@ static void cut_grad(const struct ad_call *c, int threads, struct ad_parts *p)
     }
     p->n = 4;
     p->phase[0] = (struct ad_phase){.items = j->n, .run = run_vectors, .alone = alone};
-    p->phase[1] = (struct ad_phase){.items = j->n * j->blocks, .run = run_products, .alone = alone};
+    p->phase[1] = (struct ad_phase){.items = parts_of(j), .run = run_products, .alone = alone};
     p->phase[2] = sums;
-    p->phase[3] = (struct ad_phase){.items = j->n * j->blocks, .run = run_dx, .alone = alone};
+    p->phase[3] = (struct ad_phase){.items = parts_of(j), .run = run_dx, .alone = alone};
 }
 
 static bool is_group(const struct ad_call *c)

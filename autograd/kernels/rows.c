@@ -350,12 +350,13 @@ static void sum_column_blocks(const struct ad_call *c, const void *job, int64_t 
             int n = (int)min64(each, to - i);
             for (int k = 0; k < n; k++)
                 row[k] = at_as(x->dtype, x->data, base + offset_of(l->summed, l->n_summed, i + k, NULL));
-            int64_t at = base + offset_of(l->summed, l->n_summed, i, NULL);
-            if (c->n_in > 1)
-                BY_TYPE(x->dtype, add_products, c->in[1].dtype, part, row[0], at_as(c->in[1].dtype, c->in[1].data, at),
-                        n_j);
-            else
+            if (c->n_in > 1) {
+                const struct ad_tensor *y = &c->in[1];
+                int64_t at = base + offset_of(l->summed, l->n_summed, i, NULL);
+                BY_TYPE(x->dtype, add_products, y->dtype, part, row[0], at_as(y->dtype, y->data, at), n_j);
+            } else {
                 BY_TYPE(x->dtype, add_rows, part, row, n, n_j);
+            }
         }
     }
 }
@@ -395,17 +396,6 @@ static void sum_nothing(const struct ad_call *c, const void *job, int64_t first,
     memset(c->out[0].data, 0, (size_t)((const struct job *)job)->loops.n_out * sizeof(float));
 }
 
-/* Pieces of `width` columns so that each thread has some of so many tasks; sums do not see the cut. */
-static void cut_across(struct job *j, int64_t width, int64_t tasks, int threads)
-{
-    enum { LEAST = 64, EACH = 4 };
-    int64_t want = tasks < EACH * threads && threads > 1 ? (EACH * threads + tasks - 1) / tasks : 1;
-    if (tasks >= threads && tasks % threads == 0) want = 1;
-    int64_t stripe = (width + want - 1) / want;
-    j->stripe = stripe < LEAST ? LEAST : (stripe + LEAST - 1) / LEAST * LEAST;
-    j->across = (width + j->stripe - 1) / j->stripe;
-}
-
 static void cut_sum(const struct ad_call *c, int threads, struct ad_parts *p)
 {
     struct job *j = (void *)p->job;
@@ -425,7 +415,8 @@ static void cut_sum(const struct ad_call *c, int threads, struct ad_parts *p)
     } else if (w == COLUMNS) {
         j->blocks = (l->n_in + STRIP - 1) / STRIP;
         int64_t width = l->kept[l->n_kept - 1].n, tasks = l->n_out / width * j->blocks;
-        cut_across(j, width, tasks, alone ? 1 : threads);
+        j->stripe = ad_stripe(width, tasks, alone ? 1 : threads);
+        j->across = (width + j->stripe - 1) / j->stripe;
         p->phase[0] = (struct ad_phase){.items = tasks * j->across, .run = sum_column_blocks, .alone = alone};
         alone = j->blocks * l->n_out * 4 <= PAR_MIN; /* they lie far apart */
         p->phase[1] = (struct ad_phase){.items = l->n_out, .run = join_column_blocks, .alone = alone};

@@ -1,5 +1,5 @@
 /* How work shares out among threads, without having them: items run once whatever the number, phases in rounds too; what is
- * said adds up; and a plan of convolutions, attention, products and a contrastive loss gives the same bits cut for up to 64 threads. */
+ * said adds up; and a plan of convolutions, norms, attention, products and a contrastive loss gives the same bits cut for up to 64 threads. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -146,20 +146,23 @@ static val weights(struct net *n, const char *name, struct ad_shape s)
     return nn_param(&n->m, name, s, (struct ad_init){AD_INIT_NORMAL, 0.05}, 0);
 }
 
-/* A 3 x 3 convolution of many channels, one with a stride, one by channels, one by 1 x 1, attention over sequences of unequal lengths, long
+/* A batch norm of few rows, a 3 x 3 convolution of many channels, one with a stride, one by channels, one by 1 x 1, attention over sequences of unequal lengths, long
  * sums into small matrices, a loss over pairs; and all gradients. */
 static struct net net_of_all(void)
 {
     struct net n = net_begin(true);
     struct ad_graph *g = n.m.g;
     val x = ad_input(g, "x", AD_F32, SHAPE(IMAGES, SIDE, SIDE, WIDE)), o = ad_input(g, "offsets", AD_I32, SHAPE(5));
-    val w[6], d[7];
+    val w[8], d[9], mean, var;
     w[0] = weights(&n, "many", SHAPE(3, 3, WIDE, MIDDLE));
     w[1] = weights(&n, "stride", SHAPE(3, 3, MIDDLE, NARROW));
     w[2] = weights(&n, "channels", SHAPE(3, 3, 1, NARROW));
     w[3] = weights(&n, "point", SHAPE(1, 1, NARROW, 32));
     w[4] = weights(&n, "up", SHAPE(32, NARROW));
     w[5] = weights(&n, "down", SHAPE(NARROW, 32));
+    w[6] = weights(&n, "gain", SHAPE(WIDE));
+    w[7] = weights(&n, "bias", SHAPE(WIDE));
+    val few = ad_batch_norm_act(g, ad_slice(g, x, 0, 0, 2, 1), w[6], w[7], 0, AD_ACT_SILU, 1e-5, &mean, &var);
     val y = ad_silu(g, ad_conv2d(g, x, w[0], (struct ad_conv){.pad = {1, 1}}));
     y = ad_conv2d(g, y, w[1], (struct ad_conv){.pad = {1, 1}, .stride = {2, 2}});
     y = ad_silu(g, ad_conv2d(g, y, w[2], (struct ad_conv){.pad = {1, 1}, .groups = NARROW}));
@@ -168,10 +171,11 @@ static struct net net_of_all(void)
     y = ad_linear(g, ad_gelu(g, ad_linear(g, y, w[4], 0)), w[5], 0);
     struct nn_contrast pairs = {.a = ad_slice(g, y, 0, 0, PAIRS, 1), .b = ad_slice(g, y, 0, PAIRS, 2 * PAIRS, 1)};
     val loss = ad_add(g, nn_infonce(&n.m, &pairs, ad_const(g, AD_F32, 0.5)), ad_mean_all(g, ad_square(g, y)));
-    val of[7] = {x, w[0], w[1], w[2], w[3], w[4], w[5]};
-    ad_grad(g, &loss, NULL, 1, of, 7, d);
+    loss = ad_add(g, loss, ad_mean_all(g, ad_square(g, few)));
+    val of[9] = {x, w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]};
+    ad_grad(g, &loss, NULL, 1, of, 9, d);
     ad_output(g, "loss", loss);
-    for (int i = 0; i < 7; i++) {
+    for (int i = 0; i < 9; i++) {
         char name[16];
         snprintf(name, sizeof name, "d%d", i);
         ad_output(g, name, d[i]);
@@ -182,7 +186,7 @@ static struct net net_of_all(void)
 static uint64_t bits_of(const struct net *n)
 {
     uint64_t hash = 0;
-    for (int i = -1; i < 7; i++) {
+    for (int i = -1; i < 9; i++) {
         char name[16] = "loss";
         struct ad_shape s;
         if (i >= 0) snprintf(name, sizeof name, "d%d", i);
