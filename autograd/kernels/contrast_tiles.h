@@ -4,6 +4,8 @@
 #ifndef TRIAD_AUTOGRAD_KERNELS_CONTRAST_TILES_H
 #define TRIAD_AUTOGRAD_KERNELS_CONTRAST_TILES_H
 
+#include <string.h>
+
 #include "autograd/kernels/vfunc.h"
 #include "autograd/ops/contrast.h"
 #include "base/isa.h"

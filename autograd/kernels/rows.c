@@ -343,8 +343,8 @@ static void sum_column_blocks(const struct ad_call *c, const void *job, int64_t 
         int64_t base = offset_of(l->kept, l->n_kept - 1, t / blocks, NULL) + j, from = t % blocks * STRIP;
         int64_t to = min64(l->n_in, from + STRIP);
         memset(part, 0, (size_t)n_j * sizeof *part);
-        int64_t each =
-            width > SHORT || c->n_in > 1 ? 1 : 4; /* several streams at once are read at half the speed of one */
+        /* several streams at once are read at half the speed of one */
+        int64_t each = width > SHORT || c->n_in > 1 ? 1 : 4;
         for (int64_t i = from; i < to; i += each) {
             const void *row[4];
             int n = (int)min64(each, to - i);

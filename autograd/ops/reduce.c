@@ -164,7 +164,6 @@ static void eval_sum_products(const struct ad_call *c)
     const struct ad_tensor *a = &c->in[0], *b = &c->in[1], *y = &c->out[0];
     uint32_t axes = ((const struct ad_reduce_attr *)c->attr)->axes;
     int64_t at[AD_MAX_DIMS] = {0}, n = ad_count(a->shape);
-    for (int64_t i = 0, to = ad_count(y->shape); i < to; i++) ad_set(y, i, 0);
     double *sum = mem_zero((size_t)ad_count(y->shape) + 1, sizeof *sum);
     for (int64_t i = 0; i < n; i++, ad_next(a->shape, at)) {
         int64_t to = 0;
@@ -205,6 +204,7 @@ const struct ad_op ad_op_sum_products = {.name = "sum_products",
                                          .vjp = vjp_sum_products,
                                          .flops = flops_sum_products,
                                          AD_CASES(cases_sum_products)};
+
 /* max, min: a NaN wins. Error: an axis with nothing in it. */
 const struct ad_op ad_op_max = {.name = "max",
                                 .attr_size = sizeof(struct ad_reduce_attr),
@@ -313,9 +313,9 @@ val ad_sum_products_to(struct ad_graph *g, val a, val b, struct ad_shape s)
     unsigned axes;
     if (!a || !b) return 0;
     struct ad_shape whole = ad_shape_of(g, a);
-    bool rows =
-        whole.rank && s.rank && s.dim[s.rank - 1] > 1 && ad_count(s) < ad_count(whole); /* are summed, not along them */
-    if (!rows || !ad_is_float(ad_dtype_of(g, a)) || !ad_same_shape(ad_shape_of(g, b), whole))
+    bool over_rows =
+        whole.rank && s.rank && s.dim[s.rank - 1] > 1 && ad_count(s) < ad_count(whole); /* not along them */
+    if (!over_rows || !ad_is_float(ad_dtype_of(g, a)) || !ad_same_shape(ad_shape_of(g, b), whole))
         return ad_sum_to(g, ad_mul(g, a, b), s);
     if (axes_to(g, a, s, &axes)) return 0;
     return ad_reshape(g, AD_NODE(g, &ad_op_sum_products, (&(struct ad_reduce_attr){axes, true}), a, b), s);
