@@ -65,8 +65,7 @@ void infonce_rows(const struct contrast_job *j, const struct contrast_part *p)
 {
     struct span r = p->rows;
     struct columns k;
-    struct products t = contrast_products(j, p);
-    contrast_columns_of(p, &k);
+    struct products t = contrast_products(j, p, &k);
     for (int64_t i = 0; i < r.n; i++) {
         float *s = p->s + i * p->ld, top, from;
         vf part = vf_set(0);
@@ -200,9 +199,8 @@ void infonce_grad_rows(const struct contrast_job *j, const struct contrast_part 
 {
     struct span r = p->rows;
     struct columns k;
-    struct products t = contrast_products(j, p);
+    struct products t = contrast_products(j, p, &k);
     struct column_weights w;
-    contrast_columns_of(p, &k);
     column_weights_of(p->columns, k.padded, &w);
     for (int64_t i = 0; i < r.n; i++) {
         const float *u = t.u + i * t.ld;

@@ -8,8 +8,7 @@ void siglip_rows(const struct contrast_job *j, const struct contrast_part *p)
 {
     struct span r = p->rows;
     struct columns k;
-    struct products products = contrast_products(j, p);
-    contrast_columns_of(p, &k);
+    struct products products = contrast_products(j, p, &k);
     for (int64_t i = 0; i < r.n; i++) {
         const float *u = products.u + i * products.ld;
         vf sum = vf_set(0);
@@ -27,8 +26,7 @@ void siglip_grad_rows(const struct contrast_job *j, const struct contrast_part *
 {
     struct span r = p->rows;
     struct columns k;
-    struct products products = contrast_products(j, p);
-    contrast_columns_of(p, &k);
+    struct products products = contrast_products(j, p, &k);
     for (int64_t i = 0; i < r.n; i++) {
         const float *u = products.u + i * products.ld;
         float *row = p->s + i * p->ld;

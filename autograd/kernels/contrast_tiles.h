@@ -88,8 +88,6 @@ struct products {
     const float *u;
     int64_t ld;
 };
-/* A B' of a part's rows, which are all the columns of its tile: kept, or in p->s where it is not. */
-struct products contrast_products(const struct contrast_job *j, const struct contrast_part *p);
 /* dA (+)= H B of a part whose H is in p->s. */
 void contrast_add_rows(const struct contrast_job *j, const struct contrast_part *p);
 
@@ -106,6 +104,8 @@ struct columns {
     bool positives;               /* there may be some: the ranges of ids meet */
 } __attribute__((aligned(64)));
 void contrast_columns_of(const struct contrast_part *p, struct columns *to);
+/* A B' of a part's rows, which are all the columns of its tile: kept, or in p->s where it is not; and its columns. */
+struct products contrast_products(const struct contrast_job *j, const struct contrast_part *p, struct columns *k);
 
 SIMD_FN vi vi_load(const int32_t *p)
 {

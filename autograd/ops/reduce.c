@@ -2,7 +2,6 @@
 #include "autograd/ops/reduce.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "autograd/ops/common.h"
@@ -54,7 +53,7 @@ static double smaller(double acc, double x)
     return x < acc || isnan(x) ? x : acc;
 }
 
-/* out[kept axes] = fold over the others, in row order, in double. */
+/* out[kept axes] = fold over the others, in row order, in double; of two inputs, which lie alike, of their products. */
 static void fold(const struct ad_call *c, double (*join)(double, double), double start)
 {
     const struct ad_tensor *in = &c->in[0], *out = &c->out[0];
@@ -74,7 +73,8 @@ static void fold(const struct ad_call *c, double (*join)(double, double), double
         for (int64_t j = ad_count(inner); j > 0; j--, ad_next(inner, k)) {
             int64_t o = base;
             for (int d = 0; d < inner.rank; d++) o += k[d] * si[d];
-            acc = join(acc, ad_get(in, o));
+            double x = ad_get(in, o);
+            acc = join(acc, c->n_in > 1 ? x * ad_get(&c->in[1], o) : x);
         }
         ad_set(out, i, acc);
     }
@@ -159,22 +159,6 @@ static int infer_sum_products(struct ad_infer *f)
     return infer_reduce(f);
 }
 
-static void eval_sum_products(const struct ad_call *c)
-{
-    const struct ad_tensor *a = &c->in[0], *b = &c->in[1], *y = &c->out[0];
-    uint32_t axes = ((const struct ad_reduce_attr *)c->attr)->axes;
-    int64_t at[AD_MAX_DIMS] = {0}, n = ad_count(a->shape);
-    double *sum = mem_zero((size_t)ad_count(y->shape) + 1, sizeof *sum);
-    for (int64_t i = 0; i < n; i++, ad_next(a->shape, at)) {
-        int64_t to = 0;
-        for (int d = 0; d < a->shape.rank; d++)
-            if (!(axes >> d & 1)) to = to * a->shape.dim[d] + at[d];
-        sum[to] += ad_get(a, i) * ad_get(b, i);
-    }
-    for (int64_t i = 0, to = ad_count(y->shape); i < to; i++) ad_set(y, i, sum[i]);
-    free(sum);
-}
-
 static void vjp_sum_products(struct ad_graph *g, const struct ad_node *n, const val *dy, val *dx)
 {
     val d = keep_axes(g, dy[0], n->in[0], ((const struct ad_reduce_attr *)n->attr)->axes);
@@ -200,7 +184,7 @@ const struct ad_op ad_op_sum_products = {.name = "sum_products",
                                          .min_in = 2,
                                          .max_in = 2,
                                          .infer = infer_sum_products,
-                                         .eval = eval_sum_products,
+                                         .eval = eval_sum,
                                          .vjp = vjp_sum_products,
                                          .flops = flops_sum_products,
                                          AD_CASES(cases_sum_products)};
