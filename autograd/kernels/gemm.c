@@ -174,7 +174,7 @@ static void add_ranges(const struct gemm_work *w, int64_t i)
 
 /* ---- blocks of C ---------------------------------------------------------------------------------------------------- */
 
-/* Cycles for a number of an operand to be packed; A's are once for so many columns. */
+/* Cycles for a number of an operand to be packed, or read where it lies; A's are once for so many columns. */
 struct packing {
     double a, b;
     int64_t columns;
@@ -203,8 +203,8 @@ static int64_t piece_columns(const struct gemm_cut *c)
 static struct packing packing_of(const struct gemm_args *g)
 {
     struct packing p = {.a = !g->source && g->a_col != 1 ? 1.2 : 0.6, .b = g->b_col == 1 ? 0.8 : 1.8, .columns = 512};
-    if (g->panels.at) p.b = 0, p.columns = 2048;
-    if (gemm_reads_a(g)) p.a = 0;
+    if (g->panels.at) p.b = 0.1, p.columns = 2048;
+    if (gemm_reads_a(g)) p.a = 0.3;
     return p;
 }
 

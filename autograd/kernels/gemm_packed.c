@@ -17,7 +17,7 @@
 enum { KEPT_COLUMNS = 2048 }; /* that a group of A meets where B is kept in panels */
 
 struct room {
-    float a[GROUP * HEAP + VL], b[PANELS_OF_B * (GEMM_MOST_K * NR + GAP)], tile[MR * NR], res[MR * NR];
+    float a[2][GROUP * HEAP + VL], b[PANELS_OF_B * (GEMM_MOST_K * NR + GAP)], tile[MR * NR], res[MR * NR];
 } __attribute__((aligned(64)));
 
 /* Columns of B that there is room for. */
@@ -191,6 +191,10 @@ struct strip {
     int64_t lda, group;   /* lda: of A, where it is read in place, or 0; group: panels of A */
     bool tall;            /* A is read in place by tall tiles */
     bool by_row, ends;    /* ends: the sums are whole behind this block, and something is still to be done to them */
+    bool mixes;           /* copying goes along with multiplying */
+    bool a_there;         /* the next group of A has been copied, into room->a[turn] */
+    int turn;
+    int64_t b_there; /* the columns whose panels have been copied */
     float *sum;
     int64_t ld;
 };
@@ -255,9 +259,10 @@ static void tile(const struct gemm_args *g, struct room *room, const struct stri
                  int64_t j)
 {
     int wide = b.width / VL - 1;
-    kernel_fn run = s->tall  ? kernels_tall[a.mr - 1][wide]
-                    : s->lda ? kernels_in_place[a.mr - 1][wide]
-                             : kernels[a.mr - 1][wide][s->by_row];
+    kernel_fn run = b.of_a || b.of_b ? kernels_copying[a.mr - 1][b.of_a != NULL][b.of_b != NULL]
+                    : s->tall        ? kernels_tall[a.mr - 1][wide]
+                    : s->lda         ? kernels_in_place[a.mr - 1][wide]
+                                     : kernels[a.mr - 1][wide][s->by_row];
     bool add = g->add || s->k > 0;
     if (b.n < b.width) {
         edge_tile(g, room, run, s, a, b, add, j);
@@ -293,17 +298,17 @@ static bool reads_in_place(const struct gemm_args *g)
  * for one by one, throw one another out: then all the strip's panels are copied at once, row by row. */
 enum { CROWDED = 16384 };
 
-/* The first group of A comes to the strip's column j: B's panel is copied, unless it is read in place; and where the next
- * one is copied from. */
+/* The first group of A comes to the strip's column j: B's panel is copied, unless it is read in place or is there already;
+ * and where the next one is copied from. */
 static void first_time(const struct gemm_args *g, struct room *room, const struct strip *s, int64_t j, struct panel *b)
 {
     int64_t k = s->k, row = g->b_row * size_as(g->b_type), end = j + b->width;
-    bool crowded = g->b_col == 1 && row % CROWDED == 0;
+    bool crowded = g->b_col == 1 && row % CROWDED == 0 && !s->mixes;
     float *to = room->b + j / NR * panel_size(s->kc);
-    if (!crowded && j >= s->first) gemm_pack_b(g, s->j0 + j, b->n, k, s->kc, to);
+    if (!crowded && j >= s->first && j >= s->b_there) gemm_pack_b(g, s->j0 + j, b->n, k, s->kc, to);
     if (crowded && j == s->first) gemm_pack_b(g, s->j0 + j, s->n - j, k, s->kc, to);
     if (end >= s->n) end = 0, k += s->kc;
-    if (g->b_col != 1 || crowded || k >= g->k) return;
+    if (g->b_col != 1 || crowded || s->mixes || k >= g->k) return;
     b->next = at_as(g->b_type, g->b, k * g->b_row + s->j0 + end);
     b->next_row = row;
     b->next_last = NR * size_as(g->b_type) - 1;
@@ -317,34 +322,114 @@ static bool asks_for_a(const struct gemm_args *g, const struct strip *s)
     return VL > 8 || !s->lda || g->k <= s->block;
 }
 
+/* ---- copying beside the multiplying --------------------------------------------------------------------------------- */
+
+/* Both operands are copied as they lie, A by columns: the gradient of weights. */
+static bool mixes(const struct gemm_args *g, bool by_row)
+{
+    return !g->panels.at && !g->source && !by_row && g->b_col == 1 && g->a_type == AD_F32 && g->b_type == AD_F32 &&
+           !reads_in_place(g) && !g->stream;
+}
+
+/* The first rows are asked for; the tile that copies asks for the rest. */
+static struct copying copying_of(const float *from, int64_t row, int64_t rows, float *to)
+{
+    enum { FIRST = 8 };
+    struct copying c = {.from = (const char *)from, .to = to, .from_row = row * (int64_t)sizeof *from, .rows = rows};
+    for (int64_t r = 0; r < FIRST && r < rows; r++) ask_l2(c.from + r * c.from_row);
+    return c;
+}
+
+static void copied(struct copying *c, int64_t rows, int64_t to_row)
+{
+    c->rows -= rows;
+    c->from += rows * c->from_row;
+    c->to += rows * to_row;
+}
+
+/* Rows that no tile has copied. */
+SIMD_FN void copy_rest(struct copying *c, int vectors, int64_t to_row)
+{
+    for (; c->rows > 0; c->rows--) copy_row(c, vectors, to_row);
+}
+
+/* What is copied while a group meets a panel of B: of the first group the next panel, of each a panel of the next group's A. */
+struct jobs {
+    struct copying a, b;
+};
+
+/* Column j: the panels of A come last, when the group has come to the last panels of B. */
+static struct jobs jobs_of(const struct gemm_args *g, struct room *room, struct strip *s, const struct heights *h,
+                           struct group p, struct group next, int64_t next_k, int64_t next_kc, int64_t j)
+{
+    struct jobs job = {0};
+    int64_t end = j + NR, left = (s->n - j + NR - 1) / NR, y = next.panels - left;
+    if (p.first == 0 && end + NR <= s->n && end >= s->b_there) {
+        const float *from = (const float *)g->b + s->k * g->b_row + s->j0 + end;
+        job.b = copying_of(from, g->b_row, s->kc, room->b + end / NR * panel_size(s->kc));
+        s->b_there = end + NR;
+    }
+    if (y < 0 || next_kc <= 0 || (s->n + NR - 1) / NR < next.panels) return job;
+    struct group one = group_of(h, next.first + y, 1);
+    float *to = room->a[!s->turn] + y * HEAP;
+    if (one.i + VL <= g->m)
+        job.a = copying_of((const float *)g->a + one.i + next_k * g->a_col, g->a_col, next_kc, to);
+    else
+        pack_a(g, false, h, one, next_k, next_kc, to);
+    s->a_there = left == 1;
+    return job;
+}
+
+/* The group's tiles by one panel of B, with what they copy. */
+static void group_times_panel(const struct gemm_args *g, struct room *room, const struct strip *s,
+                              const struct heights *h, struct group p, struct panel b, int64_t j, struct ahead *next_a,
+                              struct jobs job)
+{
+    int64_t each = s->kc / BLOCK_UNROLL * (BLOCK_UNROLL / COPY_EACH); /* rows that a tile copies */
+    for (int64_t x = 0, i = p.i; x < p.panels; x++) {
+        struct rows a = {room->a[s->turn] + x * HEAP, i, height(h, p.first + x)};
+        if (s->lda) a.a = (const float *)g->a + i * s->lda + s->k;
+        ask(next_a);
+        bool whole = b.width == NR && each > 0;
+        b.of_a = whole && job.a.rows >= each ? &job.a : NULL;
+        b.of_b = whole && job.b.rows >= each ? &job.b : NULL;
+        tile(g, room, s, a, b, j);
+        if (b.of_a) copied(&job.a, each, COLUMN);
+        if (b.of_b) copied(&job.b, each, NR);
+        b.next += s->tall ? s->kc * 8 : s->kc / NEXT_EACH * b.next_row;
+        i += a.mr;
+    }
+    copy_rest(&job.a, 1, COLUMN);
+    copy_rest(&job.b, 2, NR);
+}
+
 /* A group of panels of A meets the strip's panels of B. */
-static void group_times_strip(const struct gemm_args *g, struct room *room, const struct strip *s,
-                              const struct heights *h, struct group p)
+static void group_times_strip(const struct gemm_args *g, struct room *room, struct strip *s, const struct heights *h,
+                              struct group p)
 {
     int64_t size = panel_size(s->kc), panels = (s->n + NR - 1) / NR;
     struct group next = p;
-    if (!s->lda) pack_a(g, s->by_row, h, p, s->k, s->kc, room->a);
+    if (s->a_there)
+        s->turn = !s->turn;
+    else if (!s->lda)
+        pack_a(g, s->by_row, h, p, s->k, s->kc, room->a[s->turn]);
+    s->a_there = false;
     int64_t next_k = s->k, next_kc = s->kc;
     if (p.first + p.panels < h->panels)
         next = group_of(h, p.first + p.panels, s->group);
     else
         next = group_of(h, 0, s->group), next_k += s->kc, next_kc = min_of(s->block, g->k - next_k);
     struct ahead next_a = {0};
-    if (asks_for_a(g, s)) next_a = ahead_of_a(g, s->by_row, next, next_k, next_kc, p.panels * panels);
+    if (asks_for_a(g, s) && !s->mixes) next_a = ahead_of_a(g, s->by_row, next, next_k, next_kc, p.panels * panels);
     for (int64_t j = 0; j < s->n;) {
         int64_t width = j < s->first ? min_of(NR, s->first - j) : panel_width(s->n, j);
         struct panel b = {.b = s->b + j / NR * size, .ldb = width, .n = min_of(width, s->n - j), .width = width};
+        struct jobs job = {0};
         b.next = (const char *)(s->tall && j + NR < s->n ? b.b + size : s->b);
         if (j < s->first) b.b = (const float *)g->b + s->k * g->b_row + s->j0 + j, b.ldb = g->b_row;
         if (p.first == 0 && !g->panels.at) first_time(g, room, s, j, &b);
-        for (int64_t x = 0, i = p.i; x < p.panels; x++) {
-            struct rows a = {room->a + x * HEAP, i, height(h, p.first + x)};
-            if (s->lda) a.a = (const float *)g->a + i * s->lda + s->k;
-            ask(&next_a);
-            tile(g, room, s, a, b, j);
-            b.next += s->tall ? s->kc * 8 : s->kc / NEXT_EACH * b.next_row;
-            i += a.mr;
-        }
+        if (s->mixes) job = jobs_of(g, room, s, h, p, next, next_k, next_kc, j);
+        group_times_panel(g, room, s, h, p, b, j, &next_a, job);
         j += width;
     }
 }
@@ -377,11 +462,13 @@ static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int6
                       .sum = sum,
                       .ld = ld};
     s.by_row = g->source ? !g->source->by_column : g->a_col == 1 || g->k == 1;
+    s.mixes = mixes(g, s.by_row);
     bool ends = g->bias || g->residual || g->act || g->c_type != AD_F32;
     for (s.k = 0; s.k < g->k; s.k += s.block) {
         s.kc = min_of(s.block, g->k - s.k);
         s.b = g->panels.at ? panel_at(&g->panels, s.k, s.kc, s.block, j0) : room->b;
         s.ends = ends && s.k + s.kc == g->k;
+        s.b_there = 0;
         for (int64_t first = 0; first < h.panels; first += s.group)
             group_times_strip(g, room, &s, &h, group_of(&h, first, s.group));
     }
@@ -391,7 +478,7 @@ static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int6
  * each lot of rows, which are so many that this costs little. */
 static void multiply_half(const struct gemm_args *g)
 {
-    enum { ROWS = 256, COLUMNS = 384 }; /* with the room 1.7 MB: a thread's stack may have 2 */
+    enum { ROWS = 192, COLUMNS = 384 }; /* with the room 1.75 MB: a thread's stack may have 2 */
     struct room room;
     float sum[ROWS * COLUMNS] __attribute__((aligned(64)));
     for (int64_t j = 0; j < g->n; j += COLUMNS)
@@ -417,6 +504,8 @@ void gemm_multiply(const struct gemm_args *g)
     }
     struct room room;
     int64_t n = g->panels.at ? KEPT_COLUMNS : most_columns(gemm_k_block(g->k));
+    int64_t strips = (g->n + n - 1) / n; /* about equally wide */
+    n = ((g->n + strips - 1) / strips + NR - 1) / NR * NR;
     for (int64_t j = 0; j < g->n; j += n) strip(g, &room, j, min_of(n, g->n - j), (float *)g->c + j, g->c_row);
     if (g->stream) stream_end();
 }

@@ -31,13 +31,24 @@ SIMD_FN void finish(int mr, int nv, block_sums sum, const struct end *e)
 }
 
 /* A panel of B as the kernel reads it, and rows of memory that it asks for: the numbers of the next panel to be copied. */
+struct copying;
 struct panel {
     const float *b;
     int64_t ldb, n, width;
     const char *next;
     int64_t next_row, next_last; /* bytes to the next row, and to the last one of each row */
+    struct copying *of_a, *of_b; /* what a kernel that copies does beside it, or NULL */
 };
 enum { NEXT_EACH = GROUP }; /* one row in so many steps: a group of tiles has asked for all */
+
+/* Rows of memory that will be multiplied later, from_row bytes apart, to their place in a panel: a column of A's in each, or
+ * two vectors of B's. */
+struct copying {
+    const char *from;
+    float *to;
+    int64_t from_row, rows;
+};
+enum { COPY_EACH = VL > 8 ? 4 : 8 }; /* a row in so many steps: what stores wait for must not hold up the sums */
 
 /* A B (mr x nv vectors), and its end. */
 SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, const struct panel *b, const struct end *e)
@@ -47,6 +58,50 @@ SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, con
     block_clear(mr, nv, sum);
     block_multiply(mr, nv, kc, a, by_row ? ROW : 1, by_row ? 1 : COLUMN, b->b, b->ldb, next, sum);
     finish(mr, nv, sum, e);
+}
+
+/* Copies a row, and asks for one some way ahead. */
+SIMD_FN void copy_row(struct copying *c, int vectors, int64_t to_row)
+{
+    enum { AHEAD = 8 };
+    const char *ahead = c->from + AHEAD * c->from_row;
+    ask_l2(ahead);
+    ask_l2(ahead + vectors * VL * (int64_t)sizeof(float) - 1);
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; v++) vf_store(c->to + v * VL, vf_load((const float *)c->from + v * VL));
+    c->from += c->from_row;
+    c->to += to_row;
+}
+
+/* The same by columns of A and two vectors wide, which copies beside it. The sums wait for nothing: what is copied is in the
+ * second-level cache, or asked for. */
+SIMD_FN void kernel_copying(int mr, bool of_a, bool of_b, int64_t kc, const float *a, const struct panel *p,
+                            const struct end *e)
+{
+    struct copying ca = {0}, cb = {0};
+    if (of_a) ca = *p->of_a;
+    if (of_b) cb = *p->of_b;
+    const float *b = p->b;
+    block_sums sum;
+    block_clear(mr, 2, sum);
+    int64_t k = 0;
+    for (; k + BLOCK_UNROLL <= kc; k += BLOCK_UNROLL) {
+#pragma GCC unroll 8
+        for (int u = 0; u < BLOCK_UNROLL; u++) {
+            if (of_b && u % COPY_EACH == 0) copy_row(&cb, 2, NR);
+            if (of_a && u % COPY_EACH == COPY_EACH / 2) copy_row(&ca, 1, COLUMN);
+            block_step(mr, 2, a, a + 3, 1, b + u * NR, sum);
+            a += COLUMN;
+        }
+        b += BLOCK_UNROLL * NR;
+    }
+#pragma GCC unroll 1
+    for (; k < kc; k++) {
+        block_step(mr, 2, a, a + 3, 1, b, sum);
+        a += COLUMN;
+        b += NR;
+    }
+    finish(mr, 2, sum, e);
 }
 
 /* The same where A is read in place, by rows lda apart, and B is in panels. */
@@ -130,6 +185,16 @@ typedef void (*kernel_fn)(int64_t kc, const float *a, int64_t lda, const struct 
 #endif
 HEIGHTS(EACH_OF)
 static const kernel_fn kernels[MR][2][2] = {HEIGHTS(ROW_OF)};
+#define COPYING(mr, of_a, of_b)                                                                          \
+    static void copying_##mr##_##of_a##_##of_b(int64_t kc, const float *a, int64_t lda, const struct panel *b, \
+                                               const struct end *e)                                      \
+    {                                                                                                    \
+        kernel_copying(mr, of_a, of_b, kc, a, b, e);                                                     \
+    }
+#define WAYS(mr) COPYING(mr, 0, 1) COPYING(mr, 1, 0) COPYING(mr, 1, 1)
+#define WAYS_OF(mr) {{NULL, copying_##mr##_0_1}, {copying_##mr##_1_0, copying_##mr##_1_1}},
+HEIGHTS(WAYS)
+static const kernel_fn kernels_copying[MR][2][2] = {HEIGHTS(WAYS_OF)}; /* of A, of B */
 #define IN_PLACE(kind, mr, nv)                                                                           \
     static void kind##_##mr##_##nv(int64_t kc, const float *a, int64_t lda, const struct panel *b,       \
                                    const struct end *e)                                                  \

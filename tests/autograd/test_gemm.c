@@ -105,6 +105,18 @@ static void test_cuts(void **state) /* sizes that are cut into blocks: rows, col
     check((struct matmul_attr){.tb = 1}, SHAPE(3), SHAPE(3), 200, 130, 100, true);
 }
 
+/* Gradients of weights, A by columns: both operands are copied beside the multiplying, the next panel of B and the next group of
+ * A. Few rows or columns, so that some of it finds no tile; a last block of K that is shorter; rows of B 16 KB apart. */
+static void test_copies_beside(void **state)
+{
+    static const int64_t at[][3] = {{213, 420, 1030}, {61, 700, 1037},  {170, 97, 2050},  {130, 260, 601},
+                                    {457, 131, 2049}, {20, 1300, 1600}, {14, 2000, 1100}, {700, 160, 517},
+                                    {90, 4096, 300},  {331, 65, 1026},  {57, 1200, 513}};
+    for (size_t i = 0; i < sizeof at / sizeof *at; i++)
+        check((struct matmul_attr){.ta = 1, .bias = i & 1, .residual = i % 3 == 0}, SCALAR, SCALAR, at[i][0], at[i][1],
+              at[i][2], i % 2);
+}
+
 /* What is read where it lies (gemm_direct.c), its blocks of K, its strips of columns; few rows. */
 static void test_small_and_thin(void **state)
 {
@@ -376,6 +388,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_odd_sizes),
                                        cmocka_unit_test(test_batches),
                                        cmocka_unit_test(test_cuts),
+                                       cmocka_unit_test(test_copies_beside),
                                        cmocka_unit_test(test_small_and_thin),
                                        cmocka_unit_test(test_back_ends_agree),
                                        cmocka_unit_test(test_rows_far_apart),
