@@ -210,6 +210,12 @@ taking turns; medians. dX and dW are the products of the gradients, with one ope
         head += ["libxsmm GF/s", "ratio"]
         lines = [line + ([f"{g['xsmm_gflops']:.0f}", f"{g['xsmm_ratio']:.2f}"] if "xsmm_ratio" in g else ["", ""])
                  for line, g in zip(lines, rows)]  # fmt: skip
+    if any("kept_gflops" in g for g in rows):
+        head += ["weights in panels GF/s", "% of peak", "ratio to oneDNN"]
+        lines = [line + ([f"{g['kept_gflops']:.0f}", f"{100 * g['kept_gflops'] / g['peak_gflops']:.0f}",
+                          f"{g['kept_gflops'] / g['dnnl_gflops']:.2f}" if "dnnl_gflops" in g else ""]
+                         if "kept_gflops" in g else ["", "", ""]) for line, g in zip(lines, rows)]  # fmt: skip
+        text += "Forward and dX of a layer multiply by weights, which training brings into panels once an update: the last columns.\n"
     return ["## Matrix products\n", text, table(head, lines), why(sentences, "gemm")]
 
 

@@ -15,7 +15,7 @@
 const char *const bench_contestants[BENCH_CONTESTANTS] = {
     [BENCH_GEMM] = "triad",    [BENCH_DIRECT] = "direct",       [BENCH_THIN] = "thin", [BENCH_NARROW] = "narrow",
     [BENCH_PACKED] = "packed", [BENCH_LANES] = "lanes",         [BENCH_BLAS] = "blas", [BENCH_DNNL] = "dnnl",
-    [BENCH_XSMM] = "xsmm",     [BENCH_XSMM_ROWS] = "xsmm_rows",
+    [BENCH_XSMM] = "xsmm",     [BENCH_XSMM_ROWS] = "xsmm_rows", [BENCH_KEPT] = "kept",
 };
 
 /* dnnl_sgemm of oneDNN 2 and 3 (row-major). */
@@ -94,6 +94,7 @@ bool bench_takes(enum bench_contestant who, const struct bench_gemm *w)
     case BENCH_LANES: return gemm_can(backend_of(who), &g);
     case BENCH_DNNL: return dnnl_sgemm;
     case BENCH_XSMM: return xsmm_of(w->p);
+    case BENCH_KEPT: return w->p->weights && gemm_wants_panels(g.m, g.n, g.k);
     default: return true;
     }
 }
@@ -113,8 +114,21 @@ static void run(enum bench_contestant who, const struct bench_gemm *w)
         dnnl_sgemm(p->ta ? 'T' : 'N', p->tb ? 'T' : 'N', p->m, p->n, p->k, 1, w->a, lda, w->b, ldb, 0, w->d, p->n);
         break;
     case BENCH_XSMM: xsmm_of(p)(w->b, w->a, w->d); break;
+    case BENCH_KEPT:
+        g.c = w->d;
+        g.panels = (struct gemm_panels){.at = w->panels, .n = p->n};
+        gemm(&g, w->scratch);
+        break;
     default: g.c = w->d; gemm_block_by(backend_of(who), &g);
     }
+}
+
+void bench_keep(const struct bench_gemm *w)
+{
+    struct gemm_args g = args_of(w);
+    int64_t row, column;
+    for (int64_t i = 0, n = gemm_panels_count(g.n, g.k); i < n; i++)
+        w->panels[i] = gemm_panels_place(g.n, g.k, i, &row, &column) ? w->b[row * g.b_row + column * g.b_col] : 0;
 }
 
 extern void openblas_set_num_threads(int n);
@@ -158,21 +172,24 @@ static int64_t lines(int64_t numbers)
 
 int bench_gemm_new(struct bench_gemm *w, const struct bench_product *p, int n, struct err *e)
 {
-    int64_t na = 0, nb = 0, nc = 0, ns = 0;
+    int64_t na = 0, nb = 0, nc = 0, ns = 0, np = 0;
     for (int i = 0; i < n; i++) {
         int64_t need = (int64_t)(gemm_scratch(p[i].m, p[i].n, p[i].k) / sizeof(float));
         if (p[i].m * p[i].k > na) na = lines(p[i].m * p[i].k);
         if (p[i].k * p[i].n > nb) nb = lines(p[i].k * p[i].n);
         if (p[i].m * p[i].n > nc) nc = lines(p[i].m * p[i].n);
         if (need > ns) ns = lines(need);
+        int64_t panels = p[i].weights ? gemm_panels_count(p[i].n, p[i].k) : 0;
+        if (panels > np) np = lines(panels);
     }
-    w->bytes = (size_t)(ns + na + nb + 2 * nc) * sizeof(float);
+    w->bytes = (size_t)(ns + na + nb + 2 * nc + np) * sizeof(float);
     w->scratch = mem_block(w->bytes, "matrices", e);
     if (!w->scratch) return ERR_MEMORY;
     w->a = (float *)w->scratch + ns;
     w->b = w->a + na;
     w->c = w->b + nb;
     w->d = w->c + nc;
+    w->panels = w->d + nc;
     w->threads = threads_count();
     fill(w->a, na, "a");
     fill(w->b, nb, "b");

@@ -11,7 +11,8 @@
 struct bench_product {
     char name[64];
     int64_t m, n, k;
-    bool ta, tb; /* A is stored (K, M), B is stored (N, K) */
+    bool ta, tb;  /* A is stored (K, M), B is stored (N, K) */
+    bool weights; /* B is what training keeps in panels from update to update */
 };
 
 /* A product at work. c: triad's result, d: that of whoever else is timed. */
@@ -19,6 +20,7 @@ struct bench_gemm {
     const struct bench_product *p;
     float *a, *b, *c, *d;
     void *scratch;
+    float *panels; /* B again, by bench_keep */
     int threads;
     size_t bytes; /* of the block that starts at `scratch` */
 };
@@ -27,7 +29,8 @@ struct bench_gemm {
 int bench_gemm_new(struct bench_gemm *w, const struct bench_product *p, int n, struct err *e) MUST_CHECK;
 void bench_gemm_free(struct bench_gemm *w);
 
-/* From BENCH_DIRECT to BENCH_BLAS in the order of enum gemm_backend; the others are our own, alone and on one thread. */
+/* From BENCH_DIRECT to BENCH_BLAS in the order of enum gemm_backend; the others are our own, alone and on one thread; but for
+ * BENCH_KEPT, gemm() by weights in panels. */
 enum bench_contestant {
     BENCH_GEMM,
     BENCH_DIRECT,
@@ -39,6 +42,7 @@ enum bench_contestant {
     BENCH_BLAS,
     BENCH_DNNL,
     BENCH_XSMM,
+    BENCH_KEPT,
     BENCH_CONTESTANTS
 };
 extern const char *const bench_contestants[BENCH_CONTESTANTS];
@@ -49,6 +53,8 @@ void bench_find_libraries(void);
 bool bench_takes(enum bench_contestant who, const struct bench_gemm *w);
 /* The back end that multiplies such a product, where it is not cut. */
 enum bench_contestant bench_chosen(const struct bench_gemm *w);
+/* Copies B into panels, as training does once an update; before BENCH_KEPT is timed. */
+void bench_keep(const struct bench_gemm *w);
 /* Seconds of one of `repeat` calls. */
 double bench_time(enum bench_contestant who, const struct bench_gemm *w, int repeat);
 /* The result of `who`, who was timed last, against gemm()'s; ERR_STATE where they differ by more than sums in another

@@ -3,7 +3,8 @@
  * A is copied into panels of MR rows: [row][ROW] where its rows are contiguous, [k][COLUMN] where its columns are; the
  * strides are constants, so that the kernel needs one pointer. GROUP panels of A stand in the second-level cache while panel
  * after panel of B passes through the first, or comes from there too (AVX-512). The first group copies each panel of B,
- * [k][NR], when it gets there, while the kernels before it have asked for the panel's numbers.
+ * [k][NR], when it gets there, while the kernels before it have asked for the panel's numbers; for gradients of weights, where A
+ * lies by columns, kernels copy the next panels of both beside their sums.
  * Where B is kept in panels, A's rows are read where they lie, if they are of f32: nothing is copied at all. What is packed
  * or read next is asked for ahead. Each number of C is summed over k in order, in the blocks of
  * gemm_k_block: how the rest is cut does not change a bit. */
@@ -191,7 +192,7 @@ struct strip {
     int64_t lda, group;   /* lda: of A, where it is read in place, or 0; group: panels of A */
     bool tall;            /* A is read in place by tall tiles */
     bool by_row, ends;    /* ends: the sums are whole behind this block, and something is still to be done to them */
-    bool mixes;           /* copying goes along with multiplying */
+    bool beside;          /* operands are copied beside the multiplying */
     bool a_there;         /* the next group of A has been copied, into room->a[turn] */
     int turn;
     int64_t b_there; /* the columns whose panels have been copied */
@@ -303,12 +304,12 @@ enum { CROWDED = 16384 };
 static void first_time(const struct gemm_args *g, struct room *room, const struct strip *s, int64_t j, struct panel *b)
 {
     int64_t k = s->k, row = g->b_row * size_as(g->b_type), end = j + b->width;
-    bool crowded = g->b_col == 1 && row % CROWDED == 0 && !s->mixes;
+    bool crowded = g->b_col == 1 && row % CROWDED == 0 && !s->beside;
     float *to = room->b + j / NR * panel_size(s->kc);
     if (!crowded && j >= s->first && j >= s->b_there) gemm_pack_b(g, s->j0 + j, b->n, k, s->kc, to);
     if (crowded && j == s->first) gemm_pack_b(g, s->j0 + j, s->n - j, k, s->kc, to);
     if (end >= s->n) end = 0, k += s->kc;
-    if (g->b_col != 1 || crowded || s->mixes || k >= g->k) return;
+    if (g->b_col != 1 || crowded || s->beside || k >= g->k) return;
     b->next = at_as(g->b_type, g->b, k * g->b_row + s->j0 + end);
     b->next_row = row;
     b->next_last = NR * size_as(g->b_type) - 1;
@@ -325,7 +326,7 @@ static bool asks_for_a(const struct gemm_args *g, const struct strip *s)
 /* ---- copying beside the multiplying --------------------------------------------------------------------------------- */
 
 /* Both operands are copied as they lie, A by columns: the gradient of weights. */
-static bool mixes(const struct gemm_args *g, bool by_row)
+static bool copies_beside(const struct gemm_args *g, bool by_row)
 {
     return !g->panels.at && !g->source && !by_row && g->b_col == 1 && g->a_type == AD_F32 && g->b_type == AD_F32 &&
            !reads_in_place(g) && !g->stream;
@@ -420,7 +421,7 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, stru
     else
         next = group_of(h, 0, s->group), next_k += s->kc, next_kc = min_of(s->block, g->k - next_k);
     struct ahead next_a = {0};
-    if (asks_for_a(g, s) && !s->mixes) next_a = ahead_of_a(g, s->by_row, next, next_k, next_kc, p.panels * panels);
+    if (asks_for_a(g, s) && !s->beside) next_a = ahead_of_a(g, s->by_row, next, next_k, next_kc, p.panels * panels);
     for (int64_t j = 0; j < s->n;) {
         int64_t width = j < s->first ? min_of(NR, s->first - j) : panel_width(s->n, j);
         struct panel b = {.b = s->b + j / NR * size, .ldb = width, .n = min_of(width, s->n - j), .width = width};
@@ -428,7 +429,7 @@ static void group_times_strip(const struct gemm_args *g, struct room *room, stru
         b.next = (const char *)(s->tall && j + NR < s->n ? b.b + size : s->b);
         if (j < s->first) b.b = (const float *)g->b + s->k * g->b_row + s->j0 + j, b.ldb = g->b_row;
         if (p.first == 0 && !g->panels.at) first_time(g, room, s, j, &b);
-        if (s->mixes) job = jobs_of(g, room, s, h, p, next, next_k, next_kc, j);
+        if (s->beside) job = jobs_of(g, room, s, h, p, next, next_k, next_kc, j);
         group_times_panel(g, room, s, h, p, b, j, &next_a, job);
         j += width;
     }
@@ -462,7 +463,7 @@ static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int6
                       .sum = sum,
                       .ld = ld};
     s.by_row = g->source ? !g->source->by_column : g->a_col == 1 || g->k == 1;
-    s.mixes = mixes(g, s.by_row);
+    s.beside = copies_beside(g, s.by_row);
     bool ends = g->bias || g->residual || g->act || g->c_type != AD_F32;
     for (s.k = 0; s.k < g->k; s.k += s.block) {
         s.kc = min_of(s.block, g->k - s.k);
