@@ -4,7 +4,8 @@ curves of the last are drawn by bench/emoji_peer.py).
 
     bench/page.py [build/bench]
 
-The numbers are the results'; the sentences between `<!-- why NAME -->` and `<!-- end -->` are people's and stay as they are.
+The numbers are the results'; the sentences between `<!-- why NAME -->` and `<!-- end -->` are people's and stay as they are, and
+so does a part whose results are not there.
 """
 import json
 import os
@@ -33,6 +34,15 @@ def kept_sentences():
         return {}
     with open(PAGE) as f:
         return dict(re.findall(r"<!-- why (\S+) -->\n(.*?)<!-- end -->", f.read(), re.S))
+
+
+def kept_parts(*headings):
+    """What the page has had under these headings."""
+    if not os.path.exists(PAGE):
+        return []
+    with open(PAGE) as f:
+        parts = re.split(r"^(?=## )", f.read(), flags=re.M)
+    return [part.rstrip("\n") + "\n" for part in parts if part.partition("\n")[0][3:] in headings]
 
 
 def table(head, rows):
@@ -330,17 +340,16 @@ def main():
     alone, peers, emoji, products, balance = (load(folder, name) for name in names)
     sentences = kept_sentences()
     parts = [TOP]
-    if peers:
-        parts += peers_part(peers, sentences)
-    if emoji:
-        parts += emoji_part(emoji, sentences)
+    parts += peers_part(peers, sentences) if peers else kept_parts("Beside PyTorch")
+    parts += emoji_part(emoji, sentences) if emoji else kept_parts("One whole training run")
     if alone:
-        parts += roofline_part(alone, sentences) + lost_part(alone, sentences) + gemm_part(alone, sentences)
-        parts += ops_part(alone, sentences)
-    if balance:
-        parts += balance_part(balance, sentences)
-    if products:
-        parts += backends_part(products, sentences)
+        parts += roofline_part(alone, sentences) + lost_part(alone, sentences)
+        parts += gemm_part(alone, sentences) or kept_parts("Matrix products")
+        parts += ops_part(alone, sentences) or kept_parts("What is not a product")
+    else:
+        parts += kept_parts("The roofline of each row", "Where the rest is lost", "Matrix products", "What is not a product")
+    parts += balance_part(balance, sentences) if balance else kept_parts("Balance on many threads")
+    parts += backends_part(products, sentences) if products else kept_parts("The back ends of gemm")
     parts.append(FIELDS)
     with open(PAGE, "w") as f:
         f.write("\n".join(parts))
