@@ -195,7 +195,6 @@ struct strip {
     bool beside;          /* operands are copied beside the multiplying */
     bool a_there;         /* the next group of A has been copied, into room->a[turn] */
     int turn;
-    int64_t b_there; /* the columns whose panels have been copied */
     float *sum;
     int64_t ld;
 };
@@ -306,7 +305,8 @@ static void first_time(const struct gemm_args *g, struct room *room, const struc
     int64_t k = s->k, row = g->b_row * size_as(g->b_type), end = j + b->width;
     bool crowded = g->b_col == 1 && row % CROWDED == 0 && !s->beside;
     float *to = room->b + j / NR * panel_size(s->kc);
-    if (!crowded && j >= s->first && j >= s->b_there) gemm_pack_b(g, s->j0 + j, b->n, k, s->kc, to);
+    bool there = s->beside && j > 0 && j + NR <= s->n; /* as jobs_of has it */
+    if (!crowded && j >= s->first && !there) gemm_pack_b(g, s->j0 + j, b->n, k, s->kc, to);
     if (crowded && j == s->first) gemm_pack_b(g, s->j0 + j, s->n - j, k, s->kc, to);
     if (end >= s->n) end = 0, k += s->kc;
     if (g->b_col != 1 || crowded || s->beside || k >= g->k) return;
@@ -335,9 +335,8 @@ static bool copies_beside(const struct gemm_args *g, bool by_row)
 /* The first rows are asked for; the tile that copies asks for the rest. */
 static struct copying copying_of(const float *from, int64_t row, int64_t rows, float *to)
 {
-    enum { FIRST = 8 };
     struct copying c = {.from = (const char *)from, .to = to, .from_row = row * (int64_t)sizeof *from, .rows = rows};
-    for (int64_t r = 0; r < FIRST && r < rows; r++) ask_l2(c.from + r * c.from_row);
+    for (int64_t r = 0; r < COPY_AHEAD && r < rows; r++) ask_l2(c.from + r * c.from_row);
     return c;
 }
 
@@ -365,10 +364,9 @@ static struct jobs jobs_of(const struct gemm_args *g, struct room *room, struct 
 {
     struct jobs job = {0};
     int64_t end = j + NR, left = (s->n - j + NR - 1) / NR, y = next.panels - left;
-    if (p.first == 0 && end + NR <= s->n && end >= s->b_there) {
+    if (p.first == 0 && end + NR <= s->n) {
         const float *from = (const float *)g->b + s->k * g->b_row + s->j0 + end;
         job.b = copying_of(from, g->b_row, s->kc, room->b + end / NR * panel_size(s->kc));
-        s->b_there = end + NR;
     }
     if (y < 0 || next_kc <= 0 || (s->n + NR - 1) / NR < next.panels) return job;
     struct group one = group_of(h, next.first + y, 1);
@@ -469,7 +467,6 @@ static void strip(const struct gemm_args *g, struct room *room, int64_t j0, int6
         s.kc = min_of(s.block, g->k - s.k);
         s.b = g->panels.at ? panel_at(&g->panels, s.k, s.kc, s.block, j0) : room->b;
         s.ends = ends && s.k + s.kc == g->k;
-        s.b_there = 0;
         for (int64_t first = 0; first < h.panels; first += s.group)
             group_times_strip(g, room, &s, &h, group_of(&h, first, s.group));
     }

@@ -48,7 +48,8 @@ struct copying {
     float *to;
     int64_t from_row, rows;
 };
-enum { COPY_EACH = VL > 8 ? 4 : 8 }; /* a row in so many steps: what stores wait for must not hold up the sums */
+/* A row in so many steps: what stores wait for must not hold up the sums; and so many rows ahead are asked for. */
+enum { COPY_EACH = VL > 8 ? 4 : 8, COPY_AHEAD = 8 };
 
 /* A B (mr x nv vectors), and its end. */
 SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, const struct panel *b, const struct end *e)
@@ -63,8 +64,7 @@ SIMD_FN void kernel(int mr, int nv, bool by_row, int64_t kc, const float *a, con
 /* Copies a row, and asks for one some way ahead. */
 SIMD_FN void copy_row(struct copying *c, int vectors, int64_t to_row)
 {
-    enum { AHEAD = 8 };
-    const char *ahead = c->from + AHEAD * c->from_row;
+    const char *ahead = c->from + COPY_AHEAD * c->from_row;
     ask_l2(ahead);
     ask_l2(ahead + vectors * VL * (int64_t)sizeof(float) - 1);
 #pragma GCC unroll 2
